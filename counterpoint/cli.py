@@ -89,7 +89,10 @@ def train(args: Namespace) -> int:
     from counterpoint.training.train import train as fit
 
     recipe: Recipe | TowerRecipe = (TOWER_RECIPES | RECIPES)[args.recipe]
-    recipe = dataclasses.replace(recipe, **{name: args[name] for name in vars(recipe) if name in args})
+    told: dict[str, Any] = {name: args[name] for name in vars(recipe) if name in args}
+    if "modalities" in told:
+        told["modalities"] = tuple(told["modalities"])
+    recipe = dataclasses.replace(recipe, **told)
     labelling = _taxonomy(args.taxonomy or _default_taxonomy(args.data))
     data, validation = _training_data(args, labelling, recipe.training.seed)
     run = Run(Path(args.out), recipe, labelling, FeatureSet.of(data.paths))
@@ -513,7 +516,7 @@ def _add_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """RECIPE and an option for every field of it: the recipe that is named decides which fields there are."""
     if arguments[0] != "train":
         return  # the recipes load PyTorch
-    from counterpoint.recipes import RECIPES, TOWER_RECIPES, TowerRecipe
+    from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe
 
     recipes = RECIPES | TOWER_RECIPES
     parser.usage = "counterpoint train RECIPE --data SHARDS ... [--taxonomy PATH] --out RUN [options]"
@@ -530,6 +533,9 @@ def _add_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         if name in RECIPE_PARTS:
             parser.add_argument(f"--{name}", type=type(part), default=part)
     parser.add_argument("--max_steps", type=PositiveInt, default=recipe.max_steps, help="longer clips are cut")
+    if isinstance(recipe, Recipe):
+        told = "those that the model reads, such as video; none: all"
+        parser.add_argument("--modalities", nargs="*", type=str, default=list(recipe.modalities), help=told)
     if isinstance(recipe, TowerRecipe):
         told = "how much less whitened features count towards their last component"
         parser.add_argument("--damping", type=NonNegativeFloat, default=recipe.damping, help=told)

@@ -346,6 +346,16 @@ def test_train_refusals(command: Command, world: Path, tmp_path: Path) -> None:
     assert "no clips in" in command.fails(*arguments)
 
 
+def test_train_on_one_modality(command: Command, world: Path, tmp_path: Path) -> None:
+    validation = ["--validation", str(world / "validation")]
+    assert command(*training(world, tmp_path / "run", *validation, "--modalities", "audio")).code == 0
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["modalities"] == ["audio"]
+    assert Run.load(tmp_path / "run").recipe.modalities == ("audio",)
+    assert command(*training(world, tmp_path / "sound", *validation, recipe="nv-sound")).code == 0
+    said = refused(command, training(world, tmp_path / "smell", *validation, "--modalities", "smell"))
+    assert said == "counterpoint: nv-l reads 'smell', and the features are audio, video"
+
+
 def test_train_a_tower(command: Command, world: Path, tmp_path: Path) -> None:
     printed = command(*tower_training(world, tmp_path / "run", "--validation", str(world / "validation")))
     assert printed.code == 0

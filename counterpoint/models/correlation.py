@@ -7,6 +7,8 @@ The trunk is a late-fusion trunk of the categorizer's own family. Two ways to co
 joined       the paper's: a deep network over both vectors, one output
 contrastive  the paper's future work: an embedding per modality, the score is their scaled cosine
 
+and, as a control, one that compares nothing.
+
 Temperature and bias are fitted after training on validation pairs, half of them true, so that the probability means
 what it says and a gate's threshold of 0.5 is "more likely together than not" on such a mixture.
 """
@@ -19,6 +21,7 @@ import torch.nn.functional as functional
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from counterpoint.errors import CounterpointError
 from counterpoint.models.categorizer import Trunk
 from counterpoint.models.fusion import Correlation
 from counterpoint.models.track import Track, Tracks
@@ -103,6 +106,31 @@ class Contrastive(Comparison):
 
     def _scale(self) -> Tensor:
         return self.log_scale.clamp_max(math.log(100.0)).exp()
+
+
+class Constant(Comparison):
+    """No comparison, but the same probability for every clip: a control.
+
+    Raises:
+        CounterpointError: it is no probability.
+    """
+
+    size = 1
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise CounterpointError(f"a tower's constant probability is from 0 to 1, not {probability}")
+        self.logit = torch.tensor(probability, dtype=torch.float64).logit().item()
+
+    def embed(self, name: str, vector: Tensor) -> Tensor:
+        return vector
+
+    def agreement(self, pair: Pair, one: Tensor, other: Tensor) -> Tensor:
+        return one.new_ones(*torch.broadcast_shapes(one.shape[:-1], other.shape[:-1]), 1)
+
+    def score(self, pair: Pair, agreement: Tensor) -> Tensor:
+        return torch.full_like(agreement[..., 0], self.logit)
 
 
 class Tower(nn.Module):

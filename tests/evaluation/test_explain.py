@@ -175,7 +175,10 @@ def test_without_fusion_nothing_is_heard(data: ClipDataset, tmp_path: Path, draw
     assert list(early.timelines) == ["joined"]
     assert early.timelines["joined"].present.all()
     draw(late, tmp_path / "late.png")
-    assert titles(drawn[-1])[:2] == ["audio: weights, nothing is heard", "video: weights, nothing is heard"]
+    assert titles(drawn[-1])[:2] == [
+        "audio: weights, nothing is added to them",
+        "video: weights, nothing is added to them",
+    ]
 
 
 def test_influence_can_lower_a_weight(data: ClipDataset, tmp_path: Path, drawn: list[Figure]) -> None:
