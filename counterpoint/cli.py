@@ -17,6 +17,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rich.console import Console
 
 from counterpoint import __version__
+from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.instantiate(parser.parse_args(arguments))
     verb = args.verb
     options = args[verb]
-    if verb == "taxonomy":
-        verb = f"taxonomy {options.verb}"
+    if "verb" in options:  # of a group of verbs
+        verb = f"{verb} {options.verb}"
         options = options[options.verb]
     try:
         code = VERBS[verb](options)
@@ -376,6 +377,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "taxonomy diff": taxonomy_diff,
     "taxonomy merge": taxonomy_merge,
     "taxonomy remap": taxonomy_remap,
+    "data mosaic": data_commands.mosaic,
 }
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -445,12 +447,8 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories that are followed")
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
-    taxonomy = _Parser(description="Make, look at and check taxonomies.", usage="counterpoint taxonomy VERB ...")
-    verbs.add_subcommand("taxonomy", taxonomy, help="make, look at and check taxonomies")
-    taxonomy.prog = "counterpoint taxonomy"
-    verbs = taxonomy.add_subcommands(
-        dest="verb", title="verbs", description="`counterpoint taxonomy VERB --help` tells more"
-    )
+    data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
+    verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")
 
     sub = _verb(verbs, "import", taxonomy_import)
     sub.add_argument("file", help="vocabulary.csv, an IAB .tsv or ontology.json")
@@ -489,6 +487,16 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("taxonomy", help=TAXONOMY_HELP)
     sub.add_argument("--out", required=True, help="the run folder to write")
     return parser
+
+
+def _group(verbs: Any, name: str, description: str) -> Any:
+    """A verb that has verbs of its own."""
+    parser = _Parser(description=description, usage=f"counterpoint {name} VERB ...")
+    verbs.add_subcommand(name, parser, help=description[0].lower() + description[1:].rstrip("."))
+    parser.prog = f"counterpoint {name}"
+    return parser.add_subcommands(
+        dest="verb", title="verbs", description=f"`counterpoint {name} VERB --help` tells more"
+    )
 
 
 def _verb(

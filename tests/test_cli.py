@@ -30,7 +30,7 @@ from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 TINY = ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "8", "--head.hidden", "8"]
 TINY += ["--training.batch_size", "16", "--training.learning_rate", "0.02", "--max_steps", "5"]
-VERBS = ["demo", "inspect", "train", "evaluate", "categorize", "tower", "explain", "taxonomy"]
+VERBS = ["demo", "inspect", "train", "evaluate", "categorize", "tower", "explain", "data", "taxonomy"]
 
 
 class Printed(NamedTuple):
@@ -130,7 +130,13 @@ def test_help_names_every_verb(command: Command) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    [*VERBS, *(f"taxonomy {verb}" for verb in ("import", "show", "check")), "train nv-l", "train correlation-nv"],
+    [
+        *VERBS,
+        *(f"taxonomy {verb}" for verb in ("import", "show", "check")),
+        "data mosaic",
+        "train nv-l",
+        "train correlation-nv",
+    ],
 )
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
 def test_help_of_every_verb(command: Command, monkeypatch: pytest.MonkeyPatch, verb: str, columns: str) -> None:
