@@ -178,6 +178,18 @@ class Tower(nn.Module):
         return {pair: probability.view(shape) for pair, probability in self(seconds).probability.items()}
 
 
+def centred(score: Float[Tensor, "pair"]) -> tuple[float, float]:
+    """Temperature and bias for scores that tell nothing: their spread is one, and half of them say yes.
+
+    >>> centred(torch.tensor([1.0, 2.0, 3.0]))
+    (1.0, -2.0)
+    """
+    spread = score.double().std().item()
+    if not spread:
+        raise ValueError("the tower's scores are all the same")
+    return spread, -score.double().median().item() / spread
+
+
 def fit_calibration(score: Float[Tensor, "pair"], true: Bool[Tensor, "pair"]) -> tuple[float, float]:
     """Temperature and bias (Platt scaling) for scores of true and false pairs, each kind weighing a half.
 

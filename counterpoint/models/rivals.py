@@ -3,9 +3,9 @@
 All are blocks of one width over tokens, a token being a step of a modality (Nagrani et al., "Attention Bottlenecks for
 Multimodal Fusion", 2021, section 3.2; ``x_m`` are the tokens of modality m)::
 
-    cross-attention    x_m      <- block_m(x_m; all tokens)                          each its own blocks (equation 5)
-    bottlenecks        x_m, z_m <- block_m(x_m, z; x_m, z),   z <- mean over m of z_m              (equations 6 to 8)
-    one stream         x        <- block(x; x),   x being all tokens                 shared blocks (equation 4)
+    one stream         x        <- block(x; x),   x being all tokens                         their vanilla fusion
+    cross-attention    x_m      <- block_m(x_m; all tokens)                                  with own parameters
+    bottlenecks        x_m, z_m <- block_m(x_m, z; x_m, z),   z <- mean over m of z_m        with few tokens z
 
 ``block(q; k)`` is `counterpoint.models.transformer.TransformerBlock` where q ask and k answer. One stream is what BERT
 does with two sentences (Devlin et al. 2019; VisualBERT): the maps that read the modalities have a bias each, which is

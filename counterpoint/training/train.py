@@ -97,8 +97,8 @@ def train(
             seed=training.seed,
         )
         if not training.max_epochs:
-            run.save_weights(learner.model)  # before validation, which calibrates towers
             trainer.validate(learner, clips, verbose=False)
+            run.save_weights(learner.model)
             return float(trainer.callback_metrics[learner.monitor])
         try:
             trainer.fit(learner, clips, ckpt_path=last, weights_only=True)
