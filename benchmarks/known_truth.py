@@ -22,6 +22,7 @@ from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.evaluation.breakdown import markdown
 from counterpoint.evaluation.evaluate import evaluate
+from counterpoint.matching import matched, parameters
 from counterpoint.models.correlation import Tower
 from counterpoint.recipes import (
     RECIPES,
@@ -88,7 +89,7 @@ class Cell:
     def _run(self, family: str, variant: str) -> Run:
         labelling = load(self.folder / "shards" / "taxonomy")
         features = FeatureSet.of([self.folder / "shards" / "train-0000.tfrecord"])
-        recipe = matched(family, variant.split()[0], features.sizes, len(labelling.taxonomy), self.seed)
+        recipe = sized(family, variant.split()[0], features.sizes, len(labelling.taxonomy), self.seed)
         return Run(self.folder / f"{family}-{variant.replace(' ', '-')}", recipe, labelling, features)
 
     def _tower(self, family: str, random: bool) -> Run:
@@ -118,22 +119,18 @@ class Cell:
         return tower
 
 
-def matched(family: str, variant: str, sizes: dict[str, int], categories: int, seed: int) -> Recipe:
+def sized(family: str, variant: str, sizes: dict[str, int], categories: int, seed: int) -> Recipe:
     """The variant with the head's width that gives it about as many parameters as cm-c at 256."""
 
-    def recipe(name: str, hidden: int) -> Recipe:
-        base = RECIPES[f"{family}-{name}"]
+    def recipe(name: str) -> Recipe:
         training = replace(TRAINING, seed=seed)
-        return replace(base, family=FAMILIES[family], head=HeadConfig(hidden=hidden), training=training)
+        return replace(RECIPES[name], family=FAMILIES[family], head=HeadConfig(hidden=256), training=training)
 
-    def parameters(made: Recipe) -> int:
-        tower = TOWER_RECIPES[f"correlation-{family}"].build(sizes) if made.fusion.tower else None
-        model = made.build(sizes, categories, tower)
-        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    def count(made: Recipe) -> int:
+        tower = TOWER_RECIPES[f"correlation-{family}"] if made.fusion.tower else None
+        return parameters(made, sizes, categories, tower)
 
-    goal = parameters(recipe("cm-c", 256))
-    widths = range(256, 400, 2)
-    return recipe(variant, min(widths, key=lambda width: abs(parameters(recipe(variant, width)) - goal)))
+    return matched(recipe(f"{family}-{variant}"), count(recipe(f"{family}-cm-c")), count)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rich.console import Console
 
 from counterpoint import __version__
+from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.instantiate(parser.parse_args(arguments))
     verb = args.verb
     options = args[verb]
-    if verb == "taxonomy":
-        verb = f"taxonomy {options.verb}"
+    if "verb" in options:  # of a group of verbs
+        verb = f"{verb} {options.verb}"
         options = options[options.verb]
     try:
         code = VERBS[verb](options)
@@ -89,7 +90,10 @@ def train(args: Namespace) -> int:
     from counterpoint.training.train import train as fit
 
     recipe: Recipe | TowerRecipe = (TOWER_RECIPES | RECIPES)[args.recipe]
-    recipe = dataclasses.replace(recipe, **{name: args[name] for name in vars(recipe) if name in args})
+    told: dict[str, Any] = {name: args[name] for name in vars(recipe) if name in args}
+    if "modalities" in told:
+        told["modalities"] = tuple(told["modalities"])
+    recipe = dataclasses.replace(recipe, **told)
     labelling = _taxonomy(args.taxonomy or _default_taxonomy(args.data))
     data, validation = _training_data(args, labelling, recipe.training.seed)
     run = Run(Path(args.out), recipe, labelling, FeatureSet.of(data.paths))
@@ -373,6 +377,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "taxonomy diff": taxonomy_diff,
     "taxonomy merge": taxonomy_merge,
     "taxonomy remap": taxonomy_remap,
+    "data mosaic": data_commands.mosaic,
 }
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -442,12 +447,8 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories that are followed")
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
-    taxonomy = _Parser(description="Make, look at and check taxonomies.", usage="counterpoint taxonomy VERB ...")
-    verbs.add_subcommand("taxonomy", taxonomy, help="make, look at and check taxonomies")
-    taxonomy.prog = "counterpoint taxonomy"
-    verbs = taxonomy.add_subcommands(
-        dest="verb", title="verbs", description="`counterpoint taxonomy VERB --help` tells more"
-    )
+    data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
+    verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")
 
     sub = _verb(verbs, "import", taxonomy_import)
     sub.add_argument("file", help="vocabulary.csv, an IAB .tsv or ontology.json")
@@ -488,6 +489,16 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     return parser
 
 
+def _group(verbs: Any, name: str, description: str) -> Any:
+    """A verb that has verbs of its own."""
+    parser = _Parser(description=description, usage=f"counterpoint {name} VERB ...")
+    verbs.add_subcommand(name, parser, help=description[0].lower() + description[1:].rstrip("."))
+    parser.prog = f"counterpoint {name}"
+    return parser.add_subcommands(
+        dest="verb", title="verbs", description=f"`counterpoint {name} VERB --help` tells more"
+    )
+
+
 def _verb(
     verbs: Any, name: str, function: Callable[[Namespace], int], *, json: bool = False, records: bool = False
 ) -> ArgumentParser:
@@ -513,7 +524,7 @@ def _add_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """RECIPE and an option for every field of it: the recipe that is named decides which fields there are."""
     if arguments[0] != "train":
         return  # the recipes load PyTorch
-    from counterpoint.recipes import RECIPES, TOWER_RECIPES, TowerRecipe
+    from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe
 
     recipes = RECIPES | TOWER_RECIPES
     parser.usage = "counterpoint train RECIPE --data SHARDS ... [--taxonomy PATH] --out RUN [options]"
@@ -530,6 +541,9 @@ def _add_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         if name in RECIPE_PARTS:
             parser.add_argument(f"--{name}", type=type(part), default=part)
     parser.add_argument("--max_steps", type=PositiveInt, default=recipe.max_steps, help="longer clips are cut")
+    if isinstance(recipe, Recipe):
+        told = "those that the model reads, such as video; none: all"
+        parser.add_argument("--modalities", nargs="*", type=str, default=list(recipe.modalities), help=told)
     if isinstance(recipe, TowerRecipe):
         told = "how much less whitened features count towards their last component"
         parser.add_argument("--damping", type=NonNegativeFloat, default=recipe.damping, help=told)

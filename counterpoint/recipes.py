@@ -1,8 +1,10 @@
 """Recipes: complete experiments by the paper's names.
 
 ``nv-`` NetVLAD, ``tm-`` Transformer, ``rnn-`` attention clusters; then ``e`` early, ``l`` late, ``cm`` cross-modal,
-``cm-g`` gated, ``cm-c`` concatenated. A recipe is plain data: print it, change a field with `dataclasses.replace`, or
-build it::
+``cm-g`` gated, ``cm-c`` concatenated. Then what the paper leaves out: ``picture`` or ``sound`` alone, and the rivals
+``tm-xattn`` cross-attention, ``tm-mbt`` attention bottlenecks, ``tm-bert`` one stream.
+
+A recipe is plain data: print it, change a field with `dataclasses.replace`, or build it::
 
     recipe = RECIPES["nv-l"]
     model = recipe.build({"video": 1024, "audio": 128}, categories=640)
@@ -10,87 +12,17 @@ build it::
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import Any
 
 from counterpoint.errors import CounterpointError
-from counterpoint.models.attention_cluster import AttentionCluster, Recurrence, Recurrent
+from counterpoint.families import AttentionClusterFamily as AttentionClusterFamily
+from counterpoint.families import BottleneckFamily, CrossAttentionFamily, OneStreamFamily
+from counterpoint.families import Family as Family
+from counterpoint.families import NetVLADFamily as NetVLADFamily
+from counterpoint.families import TransformerFamily as TransformerFamily
 from counterpoint.models.categorizer import JOINED, Categorizer, Head, Read, Trunk
-from counterpoint.models.correlation import Comparison, Contrastive, Joined, Tower
+from counterpoint.models.correlation import Comparison, Constant, Contrastive, Joined, Tower
 from counterpoint.models.fusion import Concatenated, CrossModal, Early, Fusion, Gated, Late
-from counterpoint.models.layers import CrossModalLayer, Weigher
-from counterpoint.models.netvlad import NetVLAD
-from counterpoint.models.transformer import Projection, TransformerBlock
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetVLADFamily:
-    """NetVLAD with the paper's cluster numbers (section 4.2).
-
-    Args:
-        clusters: by modality; a modality that is not named has 64.
-        hidden: features of one modality's mapped descriptor.
-    """
-
-    clusters: dict[str, int] = field(default_factory=lambda: {"video": 128, "audio": 64, JOINED: 128})
-    hidden: int = 128
-    layers: ClassVar[int] = 1
-
-    def reader(self, name: str, inputs: int) -> tuple[nn.Module, int]:
-        return nn.Identity(), inputs
-
-    def weigher(self, name: str, inputs: int, max_steps: int) -> Weigher:
-        return NetVLAD(inputs, self.clusters.get(name, 64), self.hidden)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerFamily:
-    """Transformer blocks over the steps.
-
-    Args:
-        widths: features by modality, a multiple of ``heads``; a modality that is not named has 128.
-    """
-
-    widths: dict[str, int] = field(default_factory=lambda: {"video": 512, "audio": 128, JOINED: 640})
-    heads: int = 8
-    layers: int = 1
-    dropout: float = 0.1
-
-    def reader(self, name: str, inputs: int) -> tuple[nn.Module, int]:
-        width = self.widths.get(name, 128)
-        return Projection(inputs, width), width
-
-    def weigher(self, name: str, inputs: int, max_steps: int) -> Weigher:
-        return TransformerBlock(inputs, self.heads, max_steps, self.dropout)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionClusterFamily:
-    """Attention clusters over a recurrent network.
-
-    Args:
-        recurrence: ``lstm``, ``gru`` or ``none`` (attention clusters over the features themselves).
-        widths: features of the recurrent network by modality; a modality that is not named has 128.
-        units: attention units, the same number in every modality, since each hears its counterpart.
-        hidden: features of one modality's mapped descriptor.
-    """
-
-    recurrence: Recurrence = "lstm"
-    widths: dict[str, int] = field(default_factory=lambda: {"video": 512, "audio": 128, JOINED: 640})
-    units: int = 16
-    hidden: int = 512
-    layers: ClassVar[int] = 1
-
-    def reader(self, name: str, inputs: int) -> tuple[nn.Module, int]:
-        width = self.widths.get(name, 128)
-        return Recurrent(inputs, width, self.recurrence), width
-
-    def weigher(self, name: str, inputs: int, max_steps: int) -> Weigher:
-        return AttentionCluster(inputs, self.units, self.hidden, max_steps)
-
-
-Family = NetVLADFamily | TransformerFamily | AttentionClusterFamily
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +41,7 @@ class Training:
         patience: epochs without a better validation GAP before the learning rate is multiplied by ``factor``.
         stop_patience: epochs without a better validation GAP before training stops.
         modality_dropout: in this share of training clips one modality, chosen evenly, is taken away.
+        max_epochs: 0 leaves the model as it was drawn, for a control.
         precision: as in Lightning, for example ``bf16-mixed``.
         accumulate: batches whose gradients make one step.
     """
@@ -148,6 +81,16 @@ class ContrastiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConstantConfig:
+    """No comparison: the same probability for every clip."""
+
+    probability: float = 0.5
+
+    def build(self, sizes: dict[str, int]) -> Comparison:
+        return Constant(self.probability)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Negatives:
     """False pairs in a tower's training.
 
@@ -172,7 +115,7 @@ class TowerRecipe:
 
     name: str
     family: Family
-    comparison: JoinedConfig | ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    comparison: JoinedConfig | ContrastiveConfig | ConstantConfig = field(default_factory=ContrastiveConfig)
     negatives: Negatives = field(default_factory=Negatives)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-3, batch_size=256))
     damping: float = 20.0
@@ -193,6 +136,7 @@ class Recipe:
 
     Args:
         max_steps: longer clips are cut here (300 s in the paper).
+        modalities: those that the model reads; none named: all. A tower that it listens to reads its own.
     """
 
     name: str
@@ -201,6 +145,7 @@ class Recipe:
     head: HeadConfig = field(default_factory=HeadConfig)
     training: Training = field(default_factory=Training)
     max_steps: int = 300
+    modalities: tuple[str, ...] = ()
 
     def build(
         self, sizes: Mapping[str, int], categories: int, tower: Tower | None = None, components: bool = False
@@ -208,8 +153,11 @@ class Recipe:
         """The untrained model, for features of these sizes by modality; ``components`` makes it no different.
 
         Raises:
-            CounterpointError: the fusion needs a trained tower and there is none.
+            CounterpointError: the fusion needs a trained tower and there is none, or the features lack a modality.
         """
+        if unknown := set(self.modalities) - set(sizes):
+            raise CounterpointError(f"{self.name} reads {min(unknown)!r}, and the features are {', '.join(sizes)}")
+        sizes = {name: size for name, size in sizes.items() if name in (self.modalities or sizes)}
         if self.fusion.tower and tower is None:
             raise CounterpointError(f"{self.name} needs a trained correlation tower")
         context = self.fusion.context(tower.comparison.size) if self.fusion.tower and tower is not None else 0
@@ -224,21 +172,20 @@ def build_trunk(
     """Everything before the head, and how many features it gives by track."""
     tracks = {JOINED: sum(sizes.values())} if fusion.joined else dict(sizes)
     readers = {name: family.reader(name, size) for name, size in tracks.items()}
-    read = Read({name: reader for name, (reader, _) in readers.items()}, fusion.joined, damping)
-    widths = {name: width for name, (_, width) in readers.items()}
-    layers = []
-    for _ in range(family.layers):
-        weighers = {name: family.weigher(name, width, max_steps) for name, width in widths.items()}
-        layers.append(CrossModalLayer(weighers, fusion, context))
-        widths = {name: weigher.outputs for name, weigher in weighers.items()}
-    return Trunk(read, layers), widths
+    read = Read({name: reader for name, (reader, _) in readers.items()}, sizes, fusion.joined, damping)
+    layers, widths = family.stack({name: width for name, (_, width) in readers.items()}, fusion, max_steps, context)
+    return Trunk(read, layers), dict(widths)
 
 
 def _recipes(prefix: str, family: Family, influence: CrossModal) -> list[Recipe]:
-    """One family's five; ``influence`` is its F."""
+    """One family's seven; ``influence`` is its F."""
     f: dict[str, Any] = {"hidden": influence.hidden, "reach": influence.reach, "start": influence.start}
     fusions = {"e": Early(), "l": Late(), "cm": influence, "cm-g": Gated(**f), "cm-c": Concatenated(**f)}
-    return [Recipe(name=f"{prefix}-{name}", family=family, fusion=fusion) for name, fusion in fusions.items()]
+    alone = {"picture": ("video",), "sound": ("audio",)}
+    return [
+        *(Recipe(name=f"{prefix}-{name}", family=family, fusion=fusion) for name, fusion in fusions.items()),
+        *(Recipe(name=f"{prefix}-{name}", family=family, fusion=Late(), modalities=m) for name, m in alone.items()),
+    ]
 
 
 FAMILIES: dict[str, Family] = {
@@ -254,20 +201,38 @@ RECIPES: dict[str, Recipe] = {
         *_recipes("nv", FAMILIES["nv"], CrossModal(hidden=(64,))),
         *_recipes("tm", FAMILIES["tm"], CrossModal(reach=30)),
         *_recipes("rnn", FAMILIES["rnn"], CrossModal(reach=30)),
+        # At these widths they have about as many parameters as tm-cm-c.
+        Recipe(name="tm-xattn", family=CrossAttentionFamily(), fusion=Late()),
+        Recipe(name="tm-mbt", family=BottleneckFamily(), fusion=Late()),
+        Recipe(name="tm-bert", family=OneStreamFamily(), fusion=Late()),
     )
 }
 # A tower decides one thing of a clip and overfits sooner: few clusters and a wide descriptor.
 TOWER_FAMILIES: dict[str, Family] = {**FAMILIES, "nv": NetVLADFamily(clusters={"video": 8, "audio": 8}, hidden=1024)}
+UNTRAINED = Training(learning_rate=1e-3, batch_size=256, max_epochs=0)
 TOWER_RECIPES: dict[str, TowerRecipe] = {
     recipe.name: recipe
-    for name, family in TOWER_FAMILIES.items()
     for recipe in (
-        TowerRecipe(name=f"correlation-{name}", family=family),
+        *(
+            recipe
+            for name, family in TOWER_FAMILIES.items()
+            for recipe in (
+                TowerRecipe(name=f"correlation-{name}", family=family),
+                TowerRecipe(
+                    name=f"correlation-{name}-joined",
+                    family=family,
+                    comparison=JoinedConfig(),
+                    negatives=Negatives(weight=2.0),
+                ),
+                TowerRecipe(name=f"correlation-{name}-random", family=family, training=UNTRAINED),
+            )
+        ),
         TowerRecipe(
-            name=f"correlation-{name}-joined",
-            family=family,
-            comparison=JoinedConfig(),
-            negatives=Negatives(weight=2.0),
+            name="correlation-constant",
+            family=NetVLADFamily(clusters={"video": 1, "audio": 1}, hidden=1),  # nothing of it counts
+            comparison=ConstantConfig(),
+            training=UNTRAINED,
         ),
     )
 }
+"""``-random`` and ``constant`` are controls: what a model makes of a tower that knows nothing."""

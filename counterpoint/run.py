@@ -219,10 +219,12 @@ T = TypeVar("T")
 def _rebuilt(base: T, stored: Any) -> T:
     """``stored`` (from JSON) in the types of ``base``: a recipe's name tells the types, the file only their values."""
     if dataclasses.is_dataclass(base) and not isinstance(base, type):
-        names = {field.name for field in dataclasses.fields(base)}
-        if names != set(stored):
-            raise ValueError(f"fields {sorted(names ^ set(stored))} differ")
-        values = {name: _rebuilt(getattr(base, name), stored[name]) for name in names}
+        fields = dataclasses.fields(base)
+        # A plain setting that is missing came with a later version, whose default is what was done before.
+        settings = {field.name for field in fields if field.default is not dataclasses.MISSING}
+        if differ := ({field.name for field in fields} ^ set(stored)) - settings:
+            raise ValueError(f"fields {sorted(differ)} differ")
+        values = {name: _rebuilt(getattr(base, name), value) for name, value in stored.items()}
         return dataclasses.replace(base, **values)
     return tuple(stored) if isinstance(base, tuple) else stored  # type: ignore[return-value]
 

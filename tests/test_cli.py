@@ -30,7 +30,7 @@ from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 TINY = ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "8", "--head.hidden", "8"]
 TINY += ["--training.batch_size", "16", "--training.learning_rate", "0.02", "--max_steps", "5"]
-VERBS = ["demo", "inspect", "train", "evaluate", "categorize", "tower", "explain", "taxonomy"]
+VERBS = ["demo", "inspect", "train", "evaluate", "categorize", "tower", "explain", "data", "taxonomy"]
 
 
 class Printed(NamedTuple):
@@ -130,7 +130,13 @@ def test_help_names_every_verb(command: Command) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    [*VERBS, *(f"taxonomy {verb}" for verb in ("import", "show", "check")), "train nv-l", "train correlation-nv"],
+    [
+        *VERBS,
+        *(f"taxonomy {verb}" for verb in ("import", "show", "check")),
+        "data mosaic",
+        "train nv-l",
+        "train correlation-nv",
+    ],
 )
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
 def test_help_of_every_verb(command: Command, monkeypatch: pytest.MonkeyPatch, verb: str, columns: str) -> None:
@@ -344,6 +350,16 @@ def test_train_refusals(command: Command, world: Path, tmp_path: Path) -> None:
     write(tmp_path / "few" / "a.tfrecord", *clips(1))
     arguments = ["train", "nv-l", "--data", tmp_path / "few", "--taxonomy", world / "taxonomy", "--out", "x"]
     assert "no clips in" in command.fails(*arguments)
+
+
+def test_train_on_one_modality(command: Command, world: Path, tmp_path: Path) -> None:
+    validation = ["--validation", str(world / "validation")]
+    assert command(*training(world, tmp_path / "run", *validation, "--modalities", "audio")).code == 0
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["modalities"] == ["audio"]
+    assert Run.load(tmp_path / "run").recipe.modalities == ("audio",)
+    assert command(*training(world, tmp_path / "sound", *validation, recipe="nv-sound")).code == 0
+    said = refused(command, training(world, tmp_path / "smell", *validation, "--modalities", "smell"))
+    assert said == "counterpoint: nv-l reads 'smell', and the features are audio, video"
 
 
 def test_train_a_tower(command: Command, world: Path, tmp_path: Path) -> None:

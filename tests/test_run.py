@@ -79,6 +79,14 @@ def test_faulty_recipe_is_named(copied: Path, change: object) -> None:
         Run.load(copied)
 
 
+def test_recipes_of_before_a_setting_came(copied: Path) -> None:
+    path = copied / RECIPE_FILE
+    stored = json.loads(path.read_text())
+    assert stored.pop("modalities") == []
+    path.write_text(json.dumps(stored))
+    assert Run.load(copied).recipe.modalities == ()
+
+
 def test_faulty_weights_are_named(copied: Path) -> None:
     weights = copied / WEIGHTS_FILE
     whole = weights.read_bytes()

@@ -116,7 +116,7 @@ class Writer:
         self.path = Path(path)
 
     def __enter__(self) -> Self:
-        self._atomic = _replacing(self.path)
+        self._atomic = replacing(self.path)
         self._file = self._atomic.__enter__()
         return self
 
@@ -148,7 +148,7 @@ def _mapped(path: str, size: int, modified: int) -> Bytes:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` if the block succeeds, and is removed if it does not."""
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -275,7 +275,7 @@ def _cached_index(file: tuple[str, int, int]) -> _Index:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.parent.stat().st_mode & 0o222:  # even root leaves a folder alone that nobody may write
-                with _replacing(place) as out:
+                with replacing(place) as out:
                     out.write(_dump(index, file))
                 break
     return index

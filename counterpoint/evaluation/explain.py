@@ -20,7 +20,7 @@ from counterpoint.errors import CounterpointError
 from counterpoint.models.attention_cluster import AttentionCluster
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
-from counterpoint.models.layers import Shown, Weigher
+from counterpoint.models.layers import Layer, Shown, Weigher
 from counterpoint.models.netvlad import NetVLAD
 from counterpoint.models.track import Track, Tracks
 from counterpoint.models.transformer import TransformerBlock
@@ -174,8 +174,9 @@ def _timelines(model: Categorizer, shown: dict[str, Shown], clip: Tracks) -> dic
     anywhere = torch.stack([track.mask[0] for track in clip.values()]).any(0)
     timelines = {}
     for name, weights in shown.items():
-        weigher = model.trunk.layers[-1].weighers[name]  # type: ignore[index]
-        assert isinstance(weigher, Weigher)
+        layer = model.trunk.layers[-1]
+        assert isinstance(layer, Layer)
+        weigher = layer.weigher(name)
         present = clip[name].mask[0] if name in clip else anywhere  # of early fusion's joined track
         parts = (weigher.over_time(part[0]).numpy() for part in weights)
         timelines[name] = Timeline(WORDS[type(weigher)], present.numpy(), *parts)
@@ -233,7 +234,7 @@ def _timeline(figure: SubFigure, grid: GridSpec, row: int, name: str, timeline: 
     reach = float(np.nanmax(np.abs(heard)))
     if not reach:
         axes = figure.add_subplot(grid[row, :])
-        axes.set_title(f"{name}: weights, nothing is heard", fontsize=9)
+        axes.set_title(f"{name}: weights, nothing is added to them", fontsize=9)
         _panel(axes, after, numbers, label, limits, "viridis")
         return
     for column, (what, values, scale, colours) in enumerate(

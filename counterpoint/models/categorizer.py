@@ -1,7 +1,7 @@
 """The categorizer: read -> layers -> pool -> head, for every family and fusion."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from counterpoint.data.youtube8m import CODE_OFFSET, CODE_SCALE
 from counterpoint.models.fusion import Correlation
-from counterpoint.models.layers import CrossModalLayer, Shown
+from counterpoint.models.layers import Layer, Shown
 from counterpoint.models.track import Track, Tracks
 
 JOINED = "joined"
@@ -36,12 +36,19 @@ class Read(nn.Module):
     ``damping`` is for whitened principal components, most telling first, as YouTube-8M's features are: whitening has
     blown the last ones up to the size of the first, and a model with few examples learns their noise. Feature i of n is
     divided by ``1 + damping i / n``, and all are scaled so that their size stays.
+
+    Args:
+        modules: what reads each track: of a modality, or of all joined.
+        modalities: those that are read; others are as if never recorded.
     """
 
     like: Tensor
 
-    def __init__(self, modules: Mapping[str, nn.Module], joined: bool, damping: float = 0.0) -> None:
+    def __init__(
+        self, modules: Mapping[str, nn.Module], modalities: Collection[str], joined: bool, damping: float = 0.0
+    ) -> None:
         super().__init__()
+        self.modalities = frozenset(modalities)
         self.joined = joined
         self.damping = damping
         self.by_track = nn.ModuleDict(modules)
@@ -49,7 +56,11 @@ class Read(nn.Module):
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self, tracks: Tracks) -> Tracks:
-        read = {name: self._damped(_values(track, self.like.dtype)) for name, track in tracks.items()}
+        read = {
+            name: self._damped(_values(track, self.like.dtype))
+            for name, track in tracks.items()
+            if name in self.modalities
+        }
         if self.joined:
             ordered = [read[name] for name in sorted(read)]
             mask = torch.stack([track.mask for track in ordered]).any(0)
@@ -75,7 +86,7 @@ def _values(track: Track, dtype: torch.dtype) -> Track:
 class Trunk(nn.Module):
     """Read -> layers -> pool: one vector per clip and modality, the part that categorizer and tower have in common."""
 
-    def __init__(self, read: Read, layers: Sequence[CrossModalLayer]) -> None:
+    def __init__(self, read: Read, layers: Sequence[Layer]) -> None:
         super().__init__()
         self.read = read
         self.layers = nn.ModuleList(layers)

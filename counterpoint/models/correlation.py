@@ -7,6 +7,8 @@ The trunk is a late-fusion trunk of the categorizer's own family. Two ways to co
 joined       the paper's: a deep network over both vectors, one output
 contrastive  the paper's future work: an embedding per modality, the score is their scaled cosine
 
+and, as a control, one that compares nothing.
+
 Temperature and bias are fitted after training on validation pairs, half of them true, so that the probability means
 what it says and a gate's threshold of 0.5 is "more likely together than not" on such a mixture.
 """
@@ -19,6 +21,7 @@ import torch.nn.functional as functional
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from counterpoint.errors import CounterpointError
 from counterpoint.models.categorizer import Trunk
 from counterpoint.models.fusion import Correlation
 from counterpoint.models.track import Track, Tracks
@@ -105,6 +108,31 @@ class Contrastive(Comparison):
         return self.log_scale.clamp_max(math.log(100.0)).exp()
 
 
+class Constant(Comparison):
+    """No comparison, but the same probability for every clip: a control.
+
+    Raises:
+        CounterpointError: it is no probability.
+    """
+
+    size = 1
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise CounterpointError(f"a tower's constant probability is from 0 to 1, not {probability}")
+        self.logit = torch.tensor(probability, dtype=torch.float64).logit().item()
+
+    def embed(self, name: str, vector: Tensor) -> Tensor:
+        return vector
+
+    def agreement(self, pair: Pair, one: Tensor, other: Tensor) -> Tensor:
+        return one.new_ones(*torch.broadcast_shapes(one.shape[:-1], other.shape[:-1]), 1)
+
+    def score(self, pair: Pair, agreement: Tensor) -> Tensor:
+        return torch.full_like(agreement[..., 0], self.logit)
+
+
 class Tower(nn.Module):
     """Tells for every pair of modalities of a clip whether they are from one video."""
 
@@ -148,6 +176,18 @@ class Tower(nn.Module):
             for name, track in tracks.items()
         }
         return {pair: probability.view(shape) for pair, probability in self(seconds).probability.items()}
+
+
+def centred(score: Float[Tensor, "pair"]) -> tuple[float, float]:
+    """Temperature and bias for scores that tell nothing: their spread is one, and half of them say yes.
+
+    >>> centred(torch.tensor([1.0, 2.0, 3.0]))
+    (1.0, -2.0)
+    """
+    spread = score.double().std().item()
+    if not spread:
+        raise ValueError("the tower's scores are all the same")
+    return spread, -score.double().median().item() / spread
 
 
 def fit_calibration(score: Float[Tensor, "pair"], true: Bool[Tensor, "pair"]) -> tuple[float, float]:

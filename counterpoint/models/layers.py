@@ -1,4 +1,7 @@
-"""One layer of every model: each modality weighs its track, hears the others, and combines by what it heard."""
+"""One layer of every model: each modality weighs its track, hears the others, and combines by what it heard.
+
+(Rivals, whose modalities meet otherwise, have other layers: `counterpoint.models.rivals`.)
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -44,7 +47,21 @@ class Weigher(nn.Module):
         raise NotImplementedError
 
 
-class CrossModalLayer(nn.Module):
+class Layer(nn.Module):
+    """What a trunk is made of."""
+
+    def forward(
+        self, tracks: Tracks, correlation: Correlation | None, show: bool = False
+    ) -> tuple[Tracks, dict[str, Shown]]:
+        """The combined tracks and, if asked to ``show`` them, the weights by modality."""
+        raise NotImplementedError
+
+    def weigher(self, name: str) -> Weigher:
+        """Whose weights are shown for a modality."""
+        raise NotImplementedError
+
+
+class CrossModalLayer(Layer):
     """Weigh, hear, combine: one layer of section 2, for any number of modalities, each hearing all others.
 
     Args:
@@ -69,7 +86,6 @@ class CrossModalLayer(nn.Module):
     def forward(
         self, tracks: Tracks, correlation: Correlation | None, show: bool = False
     ) -> tuple[Tracks, dict[str, Shown]]:
-        """The combined tracks and, if asked to ``show`` them, the weights by modality."""
         weighers: Mapping[str, Weigher] = self.weighers  # type: ignore[assignment]
         tracks = {name: self._tell(name, track, correlation) for name, track in tracks.items()}
         weights = {name: weighers[name].weigh(track) for name, track in tracks.items()}
@@ -80,6 +96,9 @@ class CrossModalLayer(nn.Module):
         return combined, {
             name: weighers[name].show(track, weights[name], heard[name]) for name, track in tracks.items()
         }
+
+    def weigher(self, name: str) -> Weigher:
+        return self.weighers[name]  # type: ignore[return-value]
 
     def _tell(self, target: str, track: Track, correlation: Correlation | None) -> Track:
         features = track.features

@@ -101,10 +101,20 @@ class TransformerBlock(Weigher):
 
     def combine(self, track: Track, weights: Weights, heard: Heard) -> Track:
         assert isinstance(weights, Logits)
-        values = self._heads(self.value(self.norm(track.features)) * track.mask.unsqueeze(-1))
-        attended = attend(weights, values, track.mask, heard)
-        features = track.features + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
-        return Track(features + self.dropout(self.feed_forward(features)), track.mask)
+        attended = attend(weights, self.values(track), track.mask, heard)
+        return Track(self.finish(track.features, attended), track.mask)
+
+    def values(self, track: Track) -> Float[Tensor, "batch head key channel"]:
+        """Zero where the track has no step, as `attend` wants them."""
+        return self._heads(self.value(self.norm(track.features)) * track.mask.unsqueeze(-1))
+
+    def finish(
+        self, features: Float[Tensor, "batch query feature"], attended: Float[Tensor, "batch head query channel"]
+    ) -> Float[Tensor, "batch query feature"]:
+        """What the block makes of the steps that asked and of what attention told them."""
+        features = features + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        told: Tensor = self.dropout(self.feed_forward(features))
+        return features + told
 
     def show(self, track: Track, weights: Weights, heard: Heard) -> Shown:
         assert isinstance(weights, Logits)

@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from counterpoint.data.dataset import Batch
 from counterpoint.data.pairs import allowed, partners
-from counterpoint.models.correlation import Contrastive, Pair, Tower, fit_calibration
+from counterpoint.models.correlation import Contrastive, Pair, Tower, centred, fit_calibration
 from counterpoint.recipes import Negatives, Training
 from counterpoint.taxonomy import Taxonomy
 from counterpoint.training.learner import Learner
@@ -95,7 +95,8 @@ class CorrelationLearner(Learner):
         auc = binary_auroc(scores, true.int(), thresholds=None)
         self.log(AUC, auc)
         try:
-            temperature, bias = fit_calibration(scores, true)
+            # A control that never learns would have all of its gates open, or shut.
+            temperature, bias = fit_calibration(scores, true) if self.settings.max_epochs else centred(scores[true])
         except ValueError:
             return  # nothing is told apart yet
         # In every checkpoint, so that the best epoch's weights come with the calibration they had.

@@ -44,7 +44,8 @@ def train(
     """Train until validation stops improving, keep the best weights, and return their validation GAP.
 
     The run folder is written first and holds a checkpoint of every epoch's end, so that the same call goes on where a
-    killed one stopped; on a CPU the weights are then bit for bit those of an uninterrupted training.
+    killed one stopped; on a CPU the weights are then bit for bit those of an uninterrupted training. With no epochs at
+    all the weights are those that were drawn.
 
     Raises:
         CounterpointError: the folder holds a finished run, or one with another recipe, taxonomy or features.
@@ -83,6 +84,7 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            inference_mode=False,  # a tower's calibration, in validation, needs gradients
             log_every_n_steps=1,
         )
         clips = ClipDataModule(
@@ -94,6 +96,10 @@ def train(
             workers=workers,
             seed=training.seed,
         )
+        if not training.max_epochs:
+            trainer.validate(learner, clips, verbose=False)
+            run.save_weights(learner.model)
+            return float(trainer.callback_metrics[learner.monitor])
         try:
             trainer.fit(learner, clips, ckpt_path=last, weights_only=True)
         except SystemExit as stopped:

@@ -175,7 +175,33 @@ def test_without_fusion_nothing_is_heard(data: ClipDataset, tmp_path: Path, draw
     assert list(early.timelines) == ["joined"]
     assert early.timelines["joined"].present.all()
     draw(late, tmp_path / "late.png")
-    assert titles(drawn[-1])[:2] == ["audio: weights, nothing is heard", "video: weights, nothing is heard"]
+    assert titles(drawn[-1])[:2] == [
+        "audio: weights, nothing is added to them",
+        "video: weights, nothing is added to them",
+    ]
+
+
+@pytest.mark.parametrize("name", ["tm-xattn", "tm-mbt", "tm-bert", "nv-sound"])
+@pytest.mark.parametrize("index", range(6))
+def test_rivals_and_single_modalities(
+    name: str, index: int, data: ClipDataset, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    """The weights of a modality's own steps, as much of them as the others leave."""
+    torch.manual_seed(2)
+    family = FAMILIES["nv"] if name == "nv-sound" else replace(RECIPES[name].family, width=8, heads=2)
+    wanted = replace(RECIPES[name], family=family, head=HeadConfig(hidden=8), max_steps=STEPS)
+    subject = Run(tmp_path / "run", wanted, LABELLING, FeatureSet(SIZES))
+    subject.save()
+    explanation = explain(stirred(subject), data, index, 0)
+    draw(explanation, tmp_path / "a.png")
+    assert explanation.timelines.keys() == ({"audio"} if name == "nv-sound" else set(SIZES))
+    for timeline in explanation.timelines.values():
+        assert timeline.before.shape[1] == min(max(data.clip(index).steps, 1), STEPS)
+        assert not timeline.heard.any()
+        assert (timeline.after.sum(-1) <= 1 + 1e-5).all() or name == "nv-sound"
+    if name == "nv-sound":
+        assert not any(explanation.changes.get("without video", []))
+    assert len(titles(drawn[-1])) >= 1
 
 
 def test_influence_can_lower_a_weight(data: ClipDataset, tmp_path: Path, drawn: list[Figure]) -> None:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from counterpoint.families import BottleneckFamily, CrossAttentionFamily, OneStreamFamily
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.models.fusion import Correlation, CrossModal
@@ -16,6 +17,7 @@ from counterpoint.recipes import (
     RECIPES,
     TOWER_RECIPES,
     AttentionClusterFamily,
+    ConstantConfig,
     ContrastiveConfig,
     Family,
     HeadConfig,
@@ -36,6 +38,11 @@ FAMILIES: dict[str, Family] = {
     "tm": TransformerFamily(widths={"video": 8, "audio": 4, "text": 4, "joined": 8}, heads=2),
     "rnn": AttentionClusterFamily(widths={"video": 6, "audio": 4, "text": 4, "joined": 6}, units=3, hidden=6),
 }
+RIVALS: dict[str, Family] = {
+    "tm-xattn": CrossAttentionFamily(width=6, heads=2),
+    "tm-mbt": BottleneckFamily(width=6, heads=2, tokens=2),
+    "tm-bert": OneStreamFamily(width=6, heads=2),
+}
 
 
 def family_of(name: str) -> str:
@@ -49,7 +56,7 @@ def small(name: str, family: Mapping[str, object] | None = None, **fusion: objec
         fusion = {"hidden": (), "reach": None, **fusion}
     return replace(
         RECIPES[name],
-        family=replace(FAMILIES[family_of(name)], **(family or {})),  # type: ignore[arg-type]
+        family=replace(RIVALS.get(name) or FAMILIES[family_of(name)], **(family or {})),  # type: ignore[arg-type]
         fusion=replace(RECIPES[name].fusion, **fusion),  # type: ignore[arg-type]
         head=HeadConfig(hidden=7),
         max_steps=STEPS,
@@ -59,9 +66,10 @@ def small(name: str, family: Mapping[str, object] | None = None, **fusion: objec
 def small_tower(name: str) -> TowerRecipe:
     """A tower's recipe at this size."""
     recipe = TOWER_RECIPES[name]
-    joined = isinstance(recipe.comparison, JoinedConfig)
-    comparison = JoinedConfig(hidden=6) if joined else ContrastiveConfig(embedding=4)
-    return replace(recipe, family=FAMILIES[name.split("-")[1]], comparison=comparison, max_steps=STEPS)
+    comparisons = {JoinedConfig: JoinedConfig(hidden=6), ContrastiveConfig: ContrastiveConfig(embedding=4)}
+    comparison = comparisons.get(type(recipe.comparison), ConstantConfig(probability=0.25))
+    family = FAMILIES.get(name.split("-")[1], recipe.family)
+    return replace(recipe, family=family, comparison=comparison, max_steps=STEPS)
 
 
 MODELS: dict[str, tuple[Recipe, dict[str, int]]] = {
@@ -78,8 +86,12 @@ MODELS: dict[str, tuple[Recipe, dict[str, int]]] = {
     "tm-cm-g layers": (small("tm-cm-g", {"layers": 2}), TWO),
     **{f"{name} three": (small(name), THREE) for name in ("nv-e", "nv-cm-c", "tm-cm-g", "rnn-cm")},
     "tm-cm-c input three": (small("tm-cm-c", into="input"), THREE),
+    **{f"{name} three": (small(name), THREE) for name in RIVALS},
+    "tm-mbt layers": (small("tm-mbt", {"layers": 3}), TWO),
+    **{f"{name} sound": (replace(small(name), modalities=("audio",)), TWO) for name in ("nv-e", "rnn-cm-g", *RIVALS)},
+    "tm-cm-c two of three": (replace(small("tm-cm-c"), modalities=("text", "audio")), THREE),
 }
-"""All fifteen recipes, and what else a fusion or family can be told to do."""
+"""All recipes, and what else a fusion or family can be told to do."""
 
 
 class Says(Tower):

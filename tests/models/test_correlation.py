@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.testing import assert_close
 
-from counterpoint.models.correlation import Contrastive, Joined, Tower, fit_calibration
+from counterpoint.errors import CounterpointError
+from counterpoint.models.correlation import Constant, Contrastive, Joined, Tower, fit_calibration
 from counterpoint.models.track import Track
 
 from .small import THREE, TWO, batch, build_tower, pick
@@ -53,6 +54,20 @@ def test_contrastive_score_is_a_scaled_cosine():
         )
         agreement = comparison.agreement(PAIR, *(embeddings[name] for name in PAIR))
         close(comparison.score(PAIR, agreement), expected * cosine)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
+def test_a_constant_tower(probability: float):
+    """Says one thing of all clips, but that those without sound have nothing to correlate."""
+    tower = build_tower("correlation-constant", TWO)
+    tower.comparison = Constant(probability)
+    tracks = batch(TWO)
+    tracks["audio"].mask[1] = False
+    said = tower(tracks)
+    assert_close(said.probability[PAIR], torch.tensor([probability, 0.0, probability, probability]).double())
+    assert said.agreement[PAIR].shape == (4, tower.comparison.size)
+    with pytest.raises(CounterpointError, match=r"from 0 to 1, not 1\.5"):
+        Constant(1.5)
 
 
 def test_joined_score_is_a_network_of_both():

@@ -18,7 +18,7 @@ from counterpoint.models.track import Track, Tracks, masked_softmax
 from counterpoint.models.transformer import Projection, TransformerBlock, positions
 from counterpoint.recipes import Recipe
 
-from .small import MODELS, STEPS, THREE, TWO, build, small, stir
+from .small import MODELS, RIVALS, STEPS, THREE, TWO, build, small, stir
 
 Rows = list[list[float]]
 """One clip's weights: the last axis is the one they compete over, all others are flattened into the first."""
@@ -256,7 +256,7 @@ def some_correlation(sizes: Mapping[str, int], agreement: int) -> Correlation:
 LAYERS: dict[str, tuple[Recipe, dict[str, int]]] = {
     name: (recipe, sizes)
     for name, (recipe, sizes) in MODELS.items()
-    if not recipe.fusion.joined and "reach" not in name and "layers" not in name
+    if not recipe.fusion.joined and recipe.name not in RIVALS and "reach" not in name and "layers" not in name
 } | {
     **{f"{name} deep": (small(name, hidden=(4,)), TWO) for name in ("nv-cm-g", "rnn-cm-c")},
     **{
@@ -432,7 +432,7 @@ def test_reading_codes(joined: bool):
     video = Track(codes.view(1, 32, 8), torch.arange(32).view(1, 32) % 3 > 0)
     audio = Track(codes.flip(0).view(1, 32, 8)[..., :2], torch.arange(32).view(1, 32) % 2 > 0)
     identities = {name: torch.nn.Identity() for name in ("video", "audio", "joined")}
-    tracks = Read(identities, joined).double()({"video": video, "audio": audio})
+    tracks = Read(identities, ("video", "audio"), joined).double()({"video": video, "audio": audio})
     expected = {
         name: torch.tensor(
             [

@@ -18,6 +18,7 @@ from .small import (
     CATEGORIES,
     FAMILIES,
     MODELS,
+    RIVALS,
     STEPS,
     THREE,
     TWO,
@@ -211,7 +212,9 @@ def test_a_clip_longer_than_the_influence(name: str):
         model(name)(batch(TWO, steps=STEPS + 2))
 
 
-@pytest.mark.parametrize("name", ["tm-l", "rnn-l", "nv-cm", "rnn-cm-g reach", "tm-cm reach deep", "rnn-cm reach deep"])
+@pytest.mark.parametrize(
+    "name", ["tm-l", "rnn-l", "nv-cm", *RIVALS, "rnn-cm-g reach", "tm-cm reach deep", "rnn-cm reach deep"]
+)
 def test_any_length_where_no_influence_is_tied_to_it(name: str):
     tracks = batch(TWO, steps=3 * STEPS)
     short = {
@@ -291,16 +294,18 @@ def test_shown_weights(name: str):
     output = model(name)(tracks, show=True)
     assert_close(output.logits, model(name)(tracks).logits, rtol=0, atol=0)
     assert model(name)(tracks).weights == []
-    assert len(output.weights) == getattr(recipe.family, "layers", 1)
+    assert len(output.weights) == len(model(name).trunk.layers)
+    read = {name: track for name, track in tracks.items() if name in (recipe.modalities or tracks)}
     for shown in output.weights:
-        assert shown.keys() == ({"joined"} if recipe.fusion.joined else set(sizes))
+        assert shown.keys() == ({"joined"} if recipe.fusion.joined else set(read))
         for modality, (before, heard, after) in shown.items():
             assert before.shape == heard.shape == after.shape
-            whole = torch.stack([track.mask for track in tracks.values()]).any(0)
+            whole = torch.stack([track.mask for track in read.values()]).any(0)
             mask = whole if recipe.fusion.joined else tracks[modality].mask
             if name.startswith("tm"):
                 mask = mask[:, None, None, :].expand(before.shape)
-                close(after, masked_softmax(before.clamp_min(1e-300).log() + heard, mask))
+                if name.split()[0] not in RIVALS:
+                    close(after, masked_softmax(before.clamp_min(1e-300).log() + heard, mask))
                 sums = mask.any(-1).double()
             else:
                 mask = (
@@ -310,6 +315,9 @@ def test_shown_weights(name: str):
                 sums = mask.any(-1).double()
             assert not before[~mask].any()
             assert not after[~mask].any()
+            if name.split()[0] in RIVALS:  # some of the sum goes to the others' steps
+                assert (before.sum(-1) <= sums.clamp_min(1) + 1e-12).all()
+                sums = before.sum(-1)
             close(before.sum(-1), sums)
             if type(recipe.fusion).__name__ in {"Early", "Late"}:
                 assert not heard.any()
@@ -349,3 +357,35 @@ def test_dropout_of_a_training_model_spares_the_tower():
     model, tracks = build(recipe, TWO), batch(TWO)
     still = model(tracks).correlation.probability["audio", "video"]
     assert torch.equal(model.train()(tracks).correlation.probability["audio", "video"], still)
+
+
+@pytest.mark.parametrize("name", [name for name, (recipe, _) in MODELS.items() if recipe.modalities])
+def test_a_modality_that_is_not_read_does_not_matter(name: str):
+    """Except through a tower, which reads for itself."""
+    recipe, sizes = MODELS[name]
+    probability = torch.tensor([0.9, 0.2, 0.6, 0.7]) if recipe.fusion.tower else None
+    model, tracks, others = build(recipe, sizes, probability), batch(sizes), batch(sizes, seed=1)
+    logits = model(tracks).logits
+    unread = {modality: others[modality] for modality in sizes if modality not in recipe.modalities}
+    assert unread
+    assert torch.equal(model(tracks | unread).logits, logits)
+    for modality in recipe.modalities:
+        assert (model(tracks | {modality: others[modality]}).logits - logits).abs().max() > 1e-6
+
+
+def test_a_modality_that_the_features_lack():
+    with pytest.raises(CounterpointError, match="nv-l reads 'smell', and the features are video, audio"):
+        replace(small("nv-l"), modalities=("video", "smell")).build(TWO, CATEGORIES)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_hear_the_other_modality_step_by_step(name: str):
+    """What the sound shows at one second changes what a rival reads from the picture."""
+    tracks = batch(TWO)
+    louder = tracks["audio"].features.clone()
+    louder[:, 2] *= 3
+    one, other = (
+        model(name).trunk(told)[0]["video"]
+        for told in (tracks, tracks | {"audio": Track(louder, tracks["audio"].mask)})
+    )
+    assert (one - other).abs().amax(1).min() > 1e-6

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from counterpoint.cli import main
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.metrics import global_average_precision
+from counterpoint.recipes import TOWER_RECIPES
 from counterpoint.run import Run
 from counterpoint.taxonomy import Labelling, LabelMap
 from counterpoint.training.learner import GAP, Learner
@@ -93,6 +95,24 @@ def test_learns(world: World) -> None:
         assert rows[-1][loss] < rows[0][loss] / 5
     assert gap == max(row[GAP] for row in rows)
     assert gap > 0.99
+
+
+def test_no_epochs_leave_what_was_drawn(world: World) -> None:
+    """The tower of a control: not trained, but measured, and with half of its gates open."""
+    for name, auc in (("correlation-nv-random", None), ("correlation-constant", 0.5)):
+        made = replace(TOWER_RECIPES[name], max_steps=5)
+        subject = Run(world.folder / name, made, LABELLING, FeatureSet(SIZES))
+        found = world.fit(subject)
+        assert found == auc if auc else 0 <= found <= 1
+        torch.manual_seed(made.training.seed)
+        drawn, kept = made.build(SIZES).state_dict(), subject.tower().state_dict()
+        moved = {key for key in drawn if not torch.equal(drawn[key], kept[key])}
+        assert moved == ({"temperature", "bias"} if auc is None else set())
+        batch = next(subject.batches(dataset(world.validation)))
+        said = subject.tower()(batch.tracks).probability["audio", "video"]
+        assert (said >= 0.5).float().mean() == (pytest.approx(0.5, abs=0.04) if auc is None else 1)
+        listener = Run(world.folder / f"{name}-listener", recipe("nv-cm-c", max_epochs=1), LABELLING, subject.features)
+        assert world.fit(listener, tower=subject) > 0
 
 
 def test_learns_from_sound_alone(world: World) -> None:

@@ -1,0 +1,89 @@
+"""The verbs of `counterpoint data`; what they need is imported when they run, as in `counterpoint.cli`."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt
+
+if TYPE_CHECKING:
+    from counterpoint.data.dataset import ClipDataset
+    from counterpoint.taxonomy import Labelling
+
+
+def mosaic(args: Namespace) -> int:
+    """Compose frame-level clips from real video-level records: shards for training, validation and test."""
+    from counterpoint import cli
+    from counterpoint.data.features import FeatureSet
+    from counterpoint.data.mosaic import Mosaic, Records, write
+
+    sources = getattr(args, "from")
+    labelling = cli._taxonomy(args.taxonomy or cli._default_taxonomy(sources))
+    controls = Mosaic(**{field.name: args[field.name] for field in dataclasses.fields(Mosaic)})
+    datasets = _datasets(args, labelling, controls.seed)
+    cli._report(*datasets.values())
+    features = FeatureSet.of([path for dataset in datasets.values() for path in dataset.paths])
+    records = {}
+    for split, dataset in datasets.items():
+        with cli._progress(f"reading records to make {split} of", len(dataset)) as advance:
+            records[split] = Records.read(dataset, advance)
+    clips = {split: count for split, count in args.clips.items() if count}
+    with cli._progress("composing clips", sum(clips.values())) as advance:
+        shards = write(
+            controls, records, labelling.taxonomy, features, Path(args.out), clips, progress=lambda done, _: advance(1)
+        )
+    told = {
+        split: {
+            "clips": clips[split],
+            "shards": len(paths),
+            "records": len(records[split].ids),
+            "left_out": records[split].left_out,
+        }
+        for split, paths in shards.items()
+    }
+    cli._print(
+        args.json,
+        lambda: told,
+        lambda: "\n".join(
+            f"{args.out}: {split}: {part['clips']:,} clips in {part['shards']} shards, of {part['records']:,} records "
+            f"({part['left_out']:,} without picture, sound or a category left out)"
+            for split, part in told.items()
+        ),
+    )
+    return 0
+
+
+def _datasets(args: Namespace, labelling: "Labelling", seed: int) -> "dict[str, ClipDataset]":
+    """The records of each split: its own shards, or a tenth of the training's by a hash of their ids."""
+    from counterpoint import cli
+    from counterpoint.data.dataset import share
+
+    sources, used = getattr(args, "from"), 0.0
+    datasets: dict[str, ClipDataset] = {}
+    for split in ("validation", "test"):
+        if args[split]:
+            datasets[split] = cli._dataset(args, args[split], labelling)
+        else:
+            datasets[split] = cli._dataset(args, sources, labelling, keep=share(used, used + cli.HELD_OUT, seed))
+            used += cli.HELD_OUT
+    return {"train": cli._dataset(args, sources, labelling, keep=share(used, 1.0, seed)), **datasets}
+
+
+def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str]) -> None:
+    """Add the verbs to the parser of `counterpoint data`, if it is called; ``verb`` makes one's parser."""
+    if arguments[0] != "data":
+        return  # the controls load numpy
+    from counterpoint import cli
+    from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic
+
+    sub = verb(verbs, "mosaic", mosaic, json=True, records=True)
+    sub.add_argument("--from", nargs="+", required=True, metavar="SHARDS", help=f"video-level {cli.DATA_HELP}")
+    for split in ("validation", "test"):
+        told = f"records for {split} alone; without, a tenth of the others"
+        sub.add_argument(f"--{split}", nargs="+", default=[], metavar="SHARDS", help=told)
+    sub.add_argument("--taxonomy", default=None, help=f"what the topics are of: {cli.TAXONOMY_HELP}")
+    sub.add_argument("--out", required=True, help=f"folder for shards, what they were made of, and {MOSAIC_FILE}")
+    sub.add_argument("--clips", type=dict[str, NonNegativeInt], default=CLIPS, help="how many, by split")
+    sub.add_class_arguments(Mosaic, None)

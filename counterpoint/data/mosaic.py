@@ -1,0 +1,308 @@
+"""Mosaics: frame-level clips composed from real video-level records, so that there is time to attend over.
+
+Vectors and labels are real; their order in time is made up (say so where such results are shown). A *topic* is a real
+record together with others that have its most specific category. For each step it gives the vector of one of them.
+
+* The clip's topic fills a stretch of the picture and, `shift` seconds later and `stretch` times as long, a stretch of
+  the sound, where the same records follow each other. The clip's labels are those of the topic's record.
+* Other stretches show other topics, in one modality only: of the records that a clip's topics are about, none belongs
+  to the category of another.
+* In the `unrelated` share of clips the sound's stretches all show other topics, at any times.
+* Every step that no stretch covers shows any record, another one each second.
+
+`counterpoint.data.layout` tells how long the stretches are and where. The shards are YouTube-8M's frame-level ones with
+YouTube-8M's labels; the records of a split make clips of that split alone. Beside them `<split>-truth.jsonl` tells of
+each clip which record each step shows, and `mosaic.json` of the whole what it was made from.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from counterpoint import __version__
+from counterpoint.data.clip import Clip, present
+from counterpoint.data.features import FeatureSet
+from counterpoint.data.layout import Layout, Span
+from counterpoint.data.splits import write_splits
+from counterpoint.data.tfrecord import replacing
+from counterpoint.data.youtube8m import quantize
+from counterpoint.errors import CounterpointError
+from counterpoint.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from counterpoint.data.dataset import ClipDataset
+
+CLIPS = {"train": 10_000, "validation": 1_000, "test": 2_000}
+MOSAIC_FILE = "mosaic.json"
+MODALITIES = ("video", "audio")
+_CAST = 4  # records of a topic that a stretch shows, at most
+_TRIES = 1000  # records looked at for one more topic
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """The real records of one split, those that have a picture, a sound and a category.
+
+    Attributes:
+        ids, labels: of each record, as in its shard.
+        vectors: 8-bit codes by modality.
+        targets: each record's categories with their ancestors.
+        topics: the index of each record's most specific category: the deepest one, of several the rarest in the split.
+        left_out: how many records lack a picture, a sound or a category.
+        shards: the names of the shards they were in.
+    """
+
+    ids: list[str]
+    labels: "list[np.ndarray[Any, Any]]"
+    vectors: dict[str, UInt8[np.ndarray, "record feature"]]
+    targets: Bool[np.ndarray, "record category"]
+    topics: Int[np.ndarray, "record"]
+    left_out: int
+    shards: list[str]
+
+    @classmethod
+    def read(cls, dataset: "ClipDataset", progress: Callable[[int], None] | None = None) -> "Records":
+        """All records of a data set; `progress` is called with 1 after each.
+
+        Raises CounterpointError for a record of several steps, and where none can be used.
+        """
+        kept: list[tuple[Clip, dict[str, np.ndarray], np.ndarray]] = []
+        for number in range(len(dataset)):
+            clip, targets = dataset[number]
+            codes = {name: _codes(clip, name) for name in MODALITIES if name in clip.tracks}
+            if targets.any() and len(codes) == len(MODALITIES) and all(present(code).all() for code in codes.values()):
+                kept.append((clip, codes, targets))
+            if progress:
+                progress(1)
+        if not kept:
+            raise CounterpointError(
+                f"{dataset.paths[0]}: no record with picture, sound and a category; a mosaic is made of such"
+            )
+        clips, codes_of, targets_of = zip(*kept, strict=True)
+        targets = np.stack(targets_of)
+        return cls(
+            [clip.id for clip in clips],
+            [clip.labels for clip in clips],
+            {name: np.concatenate([codes[name] for codes in codes_of]) for name in MODALITIES},
+            targets,
+            most_specific(targets, dataset.labelling.taxonomy),
+            len(dataset) - len(kept),
+            [path.name for path in dataset.paths],
+        )
+
+    def alike(self, record: int) -> Int[np.ndarray, "other"]:
+        """The other records of its topic."""
+        same = self.topics == self.topics[record]
+        same[record] = False
+        return np.flatnonzero(same)
+
+    def apart(self, one: int, other: int) -> bool:
+        """Whether neither record belongs to the category that the other's topic is of."""
+        return not (self.targets[one, self.topics[other]] | self.targets[other, self.topics[one]])
+
+
+def _codes(clip: Clip, name: str) -> UInt8[np.ndarray, "1 feature"]:
+    track = clip.tracks[name]
+    if len(track) != 1:
+        raise CounterpointError(
+            f"clip {clip.id!r}: {name} of {len(track)} steps; a mosaic is made of video-level records, of one step each"
+        )
+    try:
+        return np.asarray(track) if track.dtype == np.uint8 else quantize(track)
+    except ValueError as error:
+        raise CounterpointError(f"clip {clip.id!r}: {name}: {error}") from error
+
+
+def most_specific(targets: Bool[np.ndarray, "record category"], taxonomy: Taxonomy) -> Int[np.ndarray, "record"]:
+    """Each record's deepest category; of several the one that fewest records have, and of those the first.
+
+    >>> from counterpoint.taxonomy import Category
+    >>> food = Taxonomy((Category("f", "", "Food"), Category("d", "f", "Dessert"), Category("s", "f", "Soup")))
+    >>> most_specific(np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0]], bool), food).tolist()
+    [2, 1, 0]
+    """
+    # As one number, since (depth, rarity) are compared one after the other.
+    rank = taxonomy.levels * (len(targets) + 1) - targets.sum(0)
+    return np.asarray(np.where(targets, rank, rank.min() - 1).argmax(1))
+
+
+class Stretch(NamedTuple):
+    """Steps of a modality, [start, stop), that show a topic."""
+
+    start: int
+    stop: int
+    record: int
+    """The record that the topic is about."""
+
+
+class Truth(NamedTuple):
+    """How a clip was made. Records are numbers in its split's `Records`, spans (start, stop) in steps."""
+
+    record: int
+    """The topic's, whose labels the clip has."""
+    picture: Span
+    sound: Span | None
+    """None where it is not related."""
+    shown: dict[str, Int[np.ndarray, "step"]]
+    """By modality, the record of each step."""
+    stretches: dict[str, list[Stretch]]
+    """By modality, the first being the topic's if it is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mosaic(Layout):
+    """Makes clips: clip i of a split depends on these controls, the split's name and records, and i alone.
+
+    Shift, stretch and unrelated change what they say and leave the topics and the clips' lengths as they are.
+
+    Raises CounterpointError for values that allow no clips.
+    """
+
+    shift: int = 5
+    stretch: float = 1.25
+    unrelated: float = 0.25
+    min_steps: int = 20
+    max_steps: int = 60
+    cover: ClassVar[float] = 0.8
+    spread: ClassVar[float] = 1.5
+
+    def clip(self, records: Records, split: str, index: int) -> tuple[Clip, Truth]:
+        """A clip with tracks "video" and "audio", (step, feature) uint8 codes of equal length, and its truth.
+
+        Raises CounterpointError where the records have too few topics.
+        """
+        # Streams of their own: what one of them draws does not move what the others do.
+        rng, casting, placing = (self.rng(what, split, index) for what in ("clip", "cast", "place"))
+        steps = int(rng.integers(self.min_steps, self.max_steps + 1))
+        related = bool(rng.random() >= self.unrelated)
+        drawn = self._topics(records, split, casting)
+        topics = {"video": drawn[: self.stretches], "audio": drawn[self.stretches :]}
+        shown = {name: casting.integers(len(records.ids), size=steps) for name in MODALITIES}
+        sequences = {name: [_sequence(records, topic, steps, casting) for topic in topics[name]] for name in MODALITIES}
+        lengths = self.lengths(steps, rng)
+        starts = self.starts(lengths, steps, related, placing)
+        if related:
+            topics["audio"][0] = drawn[0]
+            # The picture's records in the picture's order, each as much longer as the stretch is.
+            along = np.arange(lengths["audio"][0]) * lengths["video"][0] // lengths["audio"][0]
+            sequences["audio"][0] = sequences["video"][0][along]
+        stretches: dict[str, list[Stretch]] = {}
+        for name in MODALITIES:
+            spans = zip(starts[name].tolist(), (starts[name] + lengths[name]).tolist(), topics[name], strict=True)
+            stretches[name] = [Stretch(*span) for span in spans]
+            for (start, stop, _), sequence in zip(stretches[name], sequences[name], strict=True):
+                shown[name][start:stop] = sequence[: stop - start]
+        picture, sound = (stretches[name][0][:2] for name in MODALITIES)
+        truth = Truth(drawn[0], picture, sound if related else None, shown, stretches)
+        tracks = {name: records.vectors[name][shown[name]] for name in MODALITIES}
+        return Clip(f"{split}-{index:06}", records.labels[drawn[0]], tracks), truth
+
+    def _topics(self, records: Records, split: str, rng: np.random.Generator) -> list[int]:
+        """A record for each stretch of both modalities, all `Records.apart`."""
+        drawn: list[int] = []
+        for _ in range(2 * self.stretches):
+            candidates = rng.integers(len(records.ids), size=_TRIES).tolist()
+            fitting = (c for c in candidates if all(records.apart(c, other) for other in drawn))
+            if (found := next(fitting, None)) is None:
+                raise CounterpointError(
+                    f"{split}: {len(records.ids):,} records have too few topics for {2 * self.stretches} stretches "
+                    "that have nothing to do with each other; take more records or fewer distractors"
+                )
+            drawn.append(found)
+        return drawn
+
+
+def _sequence(records: Records, record: int, steps: int, rng: np.random.Generator) -> Int[np.ndarray, "step"]:
+    """Which record of a topic each step shows; the first step shows the topic's own."""
+    others = rng.permutation(records.alike(record))[: _CAST - 1]
+    cast = np.append(others, record)
+    sequence = cast[rng.integers(len(cast), size=steps)]
+    sequence[0] = record
+    return sequence
+
+
+def write(
+    mosaic: Mosaic,
+    records: Mapping[str, Records],
+    taxonomy: Taxonomy,
+    features: FeatureSet,
+    folder: Path,
+    clips: Mapping[str, int] = CLIPS,
+    clips_per_shard: int = 500,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, list[Path]]:
+    """Write the splits of `clips`, each from its own `records`, and return their shards.
+
+    The folder gets what `counterpoint.data.splits.write_splits` writes, `<split>-truth.jsonl` and, last of all,
+    `mosaic.json`: where that is, all is there.
+
+    Raises CounterpointError where a split has no records or a record is in two splits, and as `write_splits` does.
+    """
+    if lacking := sorted(set(clips) - set(records)):
+        raise CounterpointError(f"no records for the split {lacking[0]!r}; there are {', '.join(records)}")
+    for one, other in combinations(clips, 2):
+        if common := set(records[one].ids) & set(records[other].ids):
+            raise CounterpointError(
+                f"record {min(common)!r} is in {one} and in {other} ({len(common):,} are): splits share no records"
+            )
+    summary = {
+        "counterpoint": __version__,
+        "controls": asdict(mosaic),
+        "features": str(features),
+        "taxonomy": taxonomy.fingerprint,
+        "splits": {
+            split: {
+                "clips": count,
+                "records": len(records[split].ids),
+                "left_out": records[split].left_out,
+                "topics": len(np.unique(records[split].topics)),
+                "shards": records[split].shards,
+            }
+            for split, count in clips.items()
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MOSAIC_FILE).unlink(missing_ok=True)
+    with ExitStack() as stack:
+        told = {split: stack.enter_context(replacing(folder / f"{split}-truth.jsonl")) for split in clips}
+
+        def clip(split: str, index: int) -> Clip:
+            made, truth = mosaic.clip(records[split], split, index)
+            told[split].write((json.dumps(_told(made, truth, records[split], taxonomy)) + "\n").encode())
+            return made
+
+        shards = write_splits(folder, features, clips, clip, clips_per_shard, progress)
+    with replacing(folder / MOSAIC_FILE) as file:
+        file.write((json.dumps(summary, indent=2) + "\n").encode())
+    return shards
+
+
+def _told(clip: Clip, truth: Truth, records: Records, taxonomy: Taxonomy) -> dict[str, Any]:
+    """The truth in the ids of records and categories."""
+    return {
+        "id": clip.id,
+        "record": records.ids[truth.record],
+        "topic": taxonomy.ids[records.topics[truth.record]],
+        "picture": truth.picture,
+        "sound": truth.sound,
+        "stretches": {
+            name: [
+                {
+                    "start": start,
+                    "stop": stop,
+                    "record": records.ids[record],
+                    "topic": taxonomy.ids[records.topics[record]],
+                }
+                for start, stop, record in stretches
+            ]
+            for name, stretches in truth.stretches.items()
+        },
+        "shown": {name: [records.ids[i] for i in shown.tolist()] for name, shown in truth.shown.items()},
+    }
