@@ -1,11 +1,13 @@
 """Late, cross-modal, gated and concatenated fusion on the world whose truth is known, over seeds.
 
-    python benchmarks/known_truth.py --out DIR [--families nv rnn] [--seeds 5]
+    python benchmarks/known_truth.py --out DIR [--families nv rnn tm] [--worlds "unrelated 0, shift 0" ...] [--seeds 5]
 
 Each world is written as shards and each model trained by the package's own `train`; finished runs are kept, so the same
 command goes on where it was stopped. All variants of a family have about the same number of parameters: the head's
-width makes up for F. `cm-g random` listens to a tower that was never trained. Prints GAP error in % on test clips: mean
-and standard deviation over seeds (a seed draws world, tower and model anew).
+width makes up for F. `cm-g random` listens to a tower that was never trained and has half of its gates open. Prints
+GAP error in % on test clips, mean and standard deviation over seeds (a seed draws world, tower and model anew); and of
+each trained tower its AUC between true and false pairs, and in which share of the test clips its gate is open where the
+sound is related to the picture, and where it is not.
 """
 
 import argparse
@@ -22,8 +24,8 @@ from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.evaluation.breakdown import markdown
 from counterpoint.evaluation.evaluate import evaluate
+from counterpoint.evaluation.tower import CORRELATED, measure
 from counterpoint.matching import matched, parameters
-from counterpoint.models.correlation import Tower
 from counterpoint.recipes import (
     RECIPES,
     TOWER_RECIPES,
@@ -40,7 +42,7 @@ from counterpoint.run import Run
 from counterpoint.taxonomy import load
 from counterpoint.training.train import train
 
-CLIPS = {"train": 1500, "validation": 300, "test": 500}
+CLIPS = {"train": 3000, "validation": 400, "test": 500}
 VARIANTS = ("l", "cm", "cm-g", "cm-c", "cm-g random")
 WORLDS = {
     "unrelated 0, shift 0": {"unrelated": 0.0},
@@ -51,10 +53,11 @@ WORLDS = {
 }
 FAMILIES: dict[str, Family] = {
     "nv": NetVLADFamily(clusters={"video": 24, "audio": 24}, hidden=128),
-    "tm": TransformerFamily(widths={"video": 64, "audio": 64}, heads=4),
+    "tm": TransformerFamily(widths={"video": 64, "audio": 64}, heads=2),
     "rnn": AttentionClusterFamily(recurrence="none", widths={"video": 64, "audio": 64}, units=8, hidden=128),
 }
 TRAINING = Training(learning_rate=1e-3, batch_size=64, max_epochs=8)
+TOWER_EPOCHS = 20  # it has one bit to learn from where a categorizer has a clip's labels
 
 
 @dataclass(frozen=True)
@@ -62,61 +65,50 @@ class Cell:
     """One world, drawn with one seed, and the models trained on it."""
 
     folder: Path
-    seed: int
+    world: synthetic.World
     console: Console
 
-    def write(self, controls: dict[str, float]) -> None:
+    def write(self) -> None:
         if not (self.folder / "shards" / "taxonomy" / "labels.tsv").exists():
-            world = synthetic.World(topics=48, seed=self.seed, **controls)  # type: ignore[arg-type]
-            synthetic.write(world, self.folder / "shards", CLIPS)
+            synthetic.write(self.world, self.folder / "shards", CLIPS)
 
-    def run(self, family: str, variant: str) -> float:
+    def error(self, family: str, variant: str) -> float:
         """The GAP error in % of a variant on the test clips, trained if it is not yet."""
         run = self._run(family, variant)
         measured = run.folder / "evaluation" / "metrics.json"
         if not measured.exists():
             if not run.trained:
-                data = {
-                    split: ClipDataset([self.folder / "shards" / f"{split}-*.tfrecord"], run.labelling)
-                    for split in CLIPS
-                }
-                tower = self._tower(family, "random" in variant) if "cm-" in variant else None
-                train(run, data["train"], data["validation"], tower=tower, console=self.console)
-            test = ClipDataset([self.folder / "shards" / "test-*.tfrecord"], run.labelling)
-            evaluate(run, test, self.console).save(measured.parent)
+                tower = self.tower(family, random="random" in variant) if "cm-" in variant else None
+                train(run, self._clips("train"), self._clips("validation"), tower=tower, console=self.console)
+            evaluate(run, self._clips("test"), self.console).save(measured.parent)
         return 100 * (1 - float(json.loads(measured.read_text())["overall"]["gap"]))
+
+    def tower(self, family: str, random: bool = False) -> Run:
+        """The tower of a family, trained if it is not yet, or the control that never is."""
+        recipe = TOWER_RECIPES[f"correlation-{family}{'-random' if random else ''}"]
+        training = replace(TRAINING, seed=self.world.seed, max_epochs=0 if random else TOWER_EPOCHS)
+        recipe = replace(recipe, family=FAMILIES[family], comparison=ContrastiveConfig(dropout=0.0), training=training)
+        run = self._run(family, "l")
+        tower = replace(run, folder=self.folder / f"{family}-{'random-' if random else ''}tower", recipe=recipe)
+        if not tower.trained:
+            train(tower, self._clips("train"), self._clips("validation"), console=self.console)
+        return tower
+
+    def judge(self, family: str) -> tuple[float, float, float]:
+        """The trained tower's AUC, and the shares of open gates in clips with related and with unrelated sound."""
+        result = measure(self.tower(family), self._clips("test"), self.console)
+        related = np.array([self.world.clip(i, "test")[1].related for i in range(CLIPS["test"])])
+        opened = result.true >= CORRELATED
+        return result.figures.auc, opened[related].mean(), opened[~related].mean() if (~related).any() else np.nan
+
+    def _clips(self, split: str) -> ClipDataset:
+        return ClipDataset([self.folder / "shards" / f"{split}-*.tfrecord"], load(self.folder / "shards" / "taxonomy"))
 
     def _run(self, family: str, variant: str) -> Run:
         labelling = load(self.folder / "shards" / "taxonomy")
         features = FeatureSet.of([self.folder / "shards" / "train-0000.tfrecord"])
-        recipe = sized(family, variant.split()[0], features.sizes, len(labelling.taxonomy), self.seed)
+        recipe = sized(family, variant.split()[0], features.sizes, len(labelling.taxonomy), self.world.seed)
         return Run(self.folder / f"{family}-{variant.replace(' ', '-')}", recipe, labelling, features)
-
-    def _tower(self, family: str, random: bool) -> Run:
-        run = self._run(family, "l")
-        recipe = replace(
-            TOWER_RECIPES[f"correlation-{family}"],
-            family=FAMILIES[family],
-            comparison=ContrastiveConfig(dropout=0.0),
-            training=replace(TRAINING, seed=self.seed),
-        )
-        name = f"{family}-{'random-' if random else ''}tower"
-        tower = Run(self.folder / name, recipe, run.labelling, run.features)
-        if tower.trained:
-            return tower
-        if random:
-            torch.manual_seed(self.seed)
-            untrained = recipe.build(run.features.sizes)
-            assert isinstance(untrained, Tower)
-            tower.save()
-            tower.save_weights(untrained)
-        else:
-            data = [
-                ClipDataset([self.folder / "shards" / f"{s}-*.tfrecord"], run.labelling)
-                for s in ("train", "validation")
-            ]
-            train(tower, *data, console=self.console)
-        return tower
 
 
 def sized(family: str, variant: str, sizes: dict[str, int], categories: int, seed: int) -> Recipe:
@@ -133,29 +125,45 @@ def sized(family: str, variant: str, sizes: dict[str, int], categories: int, see
     return matched(recipe(f"{family}-{variant}"), count(recipe(f"{family}-cm-c")), count)
 
 
+def spread(values: list[float], digits: int) -> str:
+    """Mean and standard deviation.
+
+    >>> spread([1.0, 3.0], 1)
+    '2.0 ± 1.4'
+    """
+    array = np.array(values)
+    return f"{array.mean():.{digits}f} ± {array.std(ddof=min(1, len(array) - 1)):.{digits}f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=["nv", "rnn"])
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     console = Console(stderr=True, quiet=True)
+    torch.set_num_threads(1)
     errors: dict[tuple[str, str, str], list[float]] = {}
+    towers: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for seed in range(args.seeds):
-        for world in args.worlds:
-            cell = Cell(args.out / f"{world.replace(', ', '-').replace(' ', '-')}-seed-{seed}", seed, console)
-            cell.write(WORLDS[world])
+        for name in args.worlds:
+            world = synthetic.World(topics=48, seed=seed, min_steps=30, max_steps=120, **WORLDS[name])  # type: ignore[arg-type]
+            cell = Cell(args.out / f"{name.replace(', ', '-').replace(' ', '-')}-seed-{seed}", world, console)
+            cell.write()
             for family in args.families:
                 for variant in VARIANTS:
-                    error = cell.run(family, variant)
-                    errors.setdefault((family, world, variant), []).append(error)
-                    print(f"seed {seed}  {world}  {family}-{variant}: GAP error {error:.1f} %", flush=True)
-    rows = [["family", "world", *VARIANTS]]
-    for family in args.families:
-        for world in args.worlds:
-            cells = [np.array(errors[family, world, variant]) for variant in VARIANTS]
-            rows.append([family, world, *(f"{c.mean():.1f} ± {c.std(ddof=min(1, len(c) - 1)):.1f}" for c in cells)])
+                    error = cell.error(family, variant)
+                    errors.setdefault((family, name, variant), []).append(error)
+                    print(f"seed {seed}  {name}  {family}-{variant}: GAP error {error:.1f} %", flush=True)
+                towers.setdefault((family, name), []).append(cell.judge(family))
+    rows = [["family", "world", *VARIANTS, "tower's AUC", "gate open, related", "unrelated"]]
+    for family, name in towers:
+        gates = [
+            spread(list(column), 2) if np.isfinite(column).all() else ""
+            for column in zip(*towers[family, name], strict=True)
+        ]
+        rows.append([family, name, *(spread(errors[family, name, variant], 1) for variant in VARIANTS), *gates])
     print(markdown(rows))
 
 

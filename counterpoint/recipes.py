@@ -197,10 +197,11 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         # Over clusters a hidden layer pays. Over time, a map of distances learns from far fewer clips than one of all
-        # pairs of steps, and serves any length; `--fusion.reach null` is the paper's.
+        # pairs of steps, and serves any length; `--fusion.reach null` is the paper's. It begins as the other's own
+        # weights: near zero, its one ReLU can fall silent in the first steps, and then never learns.
         *_recipes("nv", FAMILIES["nv"], CrossModal(hidden=(64,))),
-        *_recipes("tm", FAMILIES["tm"], CrossModal(reach=30)),
-        *_recipes("rnn", FAMILIES["rnn"], CrossModal(reach=30)),
+        *_recipes("tm", FAMILIES["tm"], CrossModal(reach=30, start="identity")),
+        *_recipes("rnn", FAMILIES["rnn"], CrossModal(reach=30, start="identity")),
         # At these widths they have about as many parameters as tm-cm-c.
         Recipe(name="tm-xattn", family=CrossAttentionFamily(), fusion=Late()),
         Recipe(name="tm-mbt", family=BottleneckFamily(), fusion=Late()),
