@@ -108,7 +108,6 @@ class AttentionClusterFamily(Weighing):
     widths: dict[str, int] = field(default_factory=lambda: {"video": 512, "audio": 128, JOINED: 640})
     units: int = 16
     hidden: int = 512
-    layers: ClassVar[int] = 1
 
     def reader(self, name: str, inputs: int) -> tuple[nn.Module, int]:
         width = self.widths.get(name, 128)
@@ -151,6 +150,7 @@ class TokenFamily:
         return replace(self, width=_multiple(self.width * factor, self.heads))
 
 
+@dataclass(frozen=True, kw_only=True)
 class CrossAttentionFamily(TokenFamily):
     """Each modality's steps attend to its own and to all others'."""
 

@@ -211,29 +211,26 @@ RECIPES: dict[str, Recipe] = {
 # A tower decides one thing of a clip and overfits sooner: few clusters and a wide descriptor.
 TOWER_FAMILIES: dict[str, Family] = {**FAMILIES, "nv": NetVLADFamily(clusters={"video": 8, "audio": 8}, hidden=1024)}
 UNTRAINED = Training(learning_rate=1e-3, batch_size=256, max_epochs=0)
+
+
+def _towers(name: str, family: Family) -> list[TowerRecipe]:
+    """One family's three; the last is a control, which knows nothing."""
+    joined, weight = JoinedConfig(), Negatives(weight=2.0)
+    return [
+        TowerRecipe(name=f"correlation-{name}", family=family),
+        TowerRecipe(name=f"correlation-{name}-joined", family=family, comparison=joined, negatives=weight),
+        TowerRecipe(name=f"correlation-{name}-random", family=family, training=UNTRAINED),
+    ]
+
+
+# Nothing of its trunk counts.
+CONSTANT = TowerRecipe(
+    name="correlation-constant",
+    family=NetVLADFamily(clusters={"video": 1, "audio": 1}, hidden=1),
+    comparison=ConstantConfig(),
+    training=UNTRAINED,
+)
 TOWER_RECIPES: dict[str, TowerRecipe] = {
     recipe.name: recipe
-    for recipe in (
-        *(
-            recipe
-            for name, family in TOWER_FAMILIES.items()
-            for recipe in (
-                TowerRecipe(name=f"correlation-{name}", family=family),
-                TowerRecipe(
-                    name=f"correlation-{name}-joined",
-                    family=family,
-                    comparison=JoinedConfig(),
-                    negatives=Negatives(weight=2.0),
-                ),
-                TowerRecipe(name=f"correlation-{name}-random", family=family, training=UNTRAINED),
-            )
-        ),
-        TowerRecipe(
-            name="correlation-constant",
-            family=NetVLADFamily(clusters={"video": 1, "audio": 1}, hidden=1),  # nothing of it counts
-            comparison=ConstantConfig(),
-            training=UNTRAINED,
-        ),
-    )
+    for recipe in (*(tower for name, family in TOWER_FAMILIES.items() for tower in _towers(name, family)), CONSTANT)
 }
-"""``-random`` and ``constant`` are controls: what a model makes of a tower that knows nothing."""

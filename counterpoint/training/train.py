@@ -84,7 +84,6 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            inference_mode=False,  # a tower's calibration, in validation, needs gradients
             log_every_n_steps=1,
         )
         clips = ClipDataModule(
