@@ -7,6 +7,7 @@ import torch
 from training.world import LABELLING, SIZES
 
 from counterpoint.data.features import FeatureSet
+from counterpoint.models.fusion import Influence
 from counterpoint.models.netvlad import NetVLAD
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Recipe, TowerRecipe
 from counterpoint.run import RECIPE_FILE, Run
@@ -54,6 +55,17 @@ def test_fusions_differ_in_nothing_else() -> None:
             assert dataclasses.replace(recipe, name=late.name, fusion=late.fusion) == late
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_single_map_begins_far_from_silence(seed: int) -> None:
+    """However it is drawn, what F hears of any attention is above zero, where its ReLU has a gradient."""
+    torch.manual_seed(seed)
+    model = RECIPES["rnn-cm"].build({"video": 4, "audio": 4}, categories=2)
+    attention = torch.rand(3, 16, 200).softmax(-1)
+    for module in model.modules():
+        if isinstance(module, Influence):
+            assert (module(attention, 200, 200, None) > 0.5 * attention).all()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_round_trip_through_json(name: str, tmp_path: Path) -> None:
     Run(tmp_path, ALL[name], LABELLING, FeatureSet(SIZES)).save()
@@ -75,6 +87,17 @@ def _changed(part: object) -> object:
         elif isinstance(value, dict):
             values[field.name] = {name: number + 1 for name, number in value.items()}
     return dataclasses.replace(part, **values)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_single_map_begins_far_from_silence(seed: int) -> None:
+    """However it is drawn, what F hears of any attention is above zero, where its ReLU has a gradient."""
+    torch.manual_seed(seed)
+    model = RECIPES["rnn-cm"].build({"video": 4, "audio": 4}, categories=2)
+    attention = torch.rand(3, 16, 200).softmax(-1)
+    for module in model.modules():
+        if isinstance(module, Influence):
+            assert (module(attention, 200, 200, None) > 0.5 * attention).all()
 
 
 @pytest.mark.parametrize("name", ALL)
