@@ -90,6 +90,11 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         lengths = np.concatenate([shard.lengths for shard in self.shards])
         return np.asarray(lengths[first[self.where[:, 0]] + self.where[:, 1]])
 
+    @property
+    def contents(self) -> dict[str, Any]:
+        """What tells these clips from others, wherever they lie: how many, and names and sizes of their shards."""
+        return {"clips": len(self), "shards": [f"{path.name} ({path.stat().st_size} bytes)" for path in self.paths]}
+
     def clip(self, index: int) -> Clip:
         """The clip as stored."""
         shard, record = self.where[index]

@@ -73,26 +73,31 @@ def clip_of(shard: Shard, record: int) -> Clip:
 
 
 def parse(record: bytes | memoryview | NDArray[np.uint8]) -> Clip:
-    """The clip in a serialized `SequenceExample` or `Example`; raises ValueError where it is neither or is malformed.
+    """The clip in a serialized `SequenceExample` or `Example`.
 
     Tracks are the lists of frames, or, where there are none, the features called `mean_...` as tracks of one step.
     Frames of bytes stay a view of the record (step, feature) uint8; floats are copied, so that they are aligned.
     Lists of integers are no tracks. The id is `id` or `video_id`; `labels` may be absent.
+
+    Raises ValueError for anything else or malformed, and for features that are infinite or not a number.
     """
     view = record.data if isinstance(record, np.ndarray) else memoryview(record)
     try:
         features, lists = _places(view)
-        return Clip(_id(view, features), _labels(view, features), _tracks(view, lists) or _means(view, features))
+        clip = Clip(_id(view, features), _labels(view, features), _tracks(view, lists) or _means(view, features))
     except IndexError:
         raise ValueError("the record is cut short") from None
+    _check_finite(clip)
+    return clip
 
 
 def encode(clip: Clip) -> bytes:
     """The clip as a serialized `Example` where every track is one step of float32, else as a `SequenceExample`.
 
-    Both have the data set's keys. Raises ValueError for a track that is not (step, feature) uint8 or float32, and for a
-    modality named as another's key.
+    Both have the data set's keys. Raises ValueError for a track that is not (step, feature) uint8 or finite float32,
+    and for a modality named as another's key.
     """
+    _check_finite(clip)
     for modality, track in clip.tracks.items():
         if track.ndim != 2 or track.dtype not in (np.uint8, np.float32) or not track.shape[1]:
             raise ValueError(f"clip {clip.id!r}: track {modality!r} is {track.dtype} {track.shape}")
@@ -106,6 +111,13 @@ def encode(clip: Clip) -> bytes:
         return message(1, features + b"".join(_entry(key, message(_FLOATS, message(1, m))) for key, m in means.items()))
     lists = b"".join(_entry(key, _frames(track)) for key, track in keys.items())
     return message(1, features) + message(2, lists)
+
+
+def _check_finite(clip: Clip) -> None:
+    """One NaN would be in all weights after a step of training."""
+    for modality, track in clip.tracks.items():
+        if track.dtype != _CODE and not np.isfinite(track).all():
+            raise ValueError(f"clip {clip.id!r}: track {modality!r} has features that are not finite numbers")
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import math
 import re
 import struct
 from pathlib import Path
@@ -194,6 +195,14 @@ def test_record_without_labels() -> None:
         (sequence(entry("rgb", frames(b"ab") + message(1))), "rgb: frames are empty or of different types"),
         (sequence(entry("audio", frames(b"a")), entry("audio_embedding", frames(b"b"))), "a second track of audio"),
         (message(1, ID + entry("labels", byte_values(b"1"))), "labels are not integers"),
+        (
+            message(1, ID + entry("mean_rgb", float_values(1, math.nan))),
+            "clip 'ab12': track 'video' has features that are",
+        ),
+        (
+            sequence(entry("text", message(1, float_values(math.inf)))),
+            "clip 'ab12': track 'text' has features that are",
+        ),
         (message(1, ID)[:-1], "a field does not fit its message"),
         (message(1, ID) + b"\x12", "the record is cut short"),
         (message(1, ID) + b"\x13", "wire type 3 is not known"),
@@ -220,7 +229,10 @@ def test_error_names_shard_record_and_byte(tmp_path: Path) -> None:
 
 names = st.sampled_from(["video", "audio", "text", "übrig"])
 frame_tracks = st.tuples(st.integers(1, 5), st.sampled_from([1, 7, 8, 125, 128, 300])).flatmap(
-    lambda shape: arrays(np.uint8, shape) | arrays(np.float32, shape, elements=st.floats(width=32))
+    lambda shape: (
+        arrays(np.uint8, shape)
+        | arrays(np.float32, shape, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+    )
 )
 clips = st.builds(
     Clip,
@@ -270,6 +282,8 @@ def test_only_codes_and_floats_are_written() -> None:
     for track in (np.zeros((2, 2)), np.zeros(3, np.uint8), np.zeros((2, 0), np.uint8)):
         with pytest.raises(ValueError, match="clip 'a': track 'video' is"):
             encode(Clip("a", np.array([1]), {"video": track}))
+    with pytest.raises(ValueError, match="clip 'a': track 'video' has features that are not finite numbers"):
+        encode(Clip("a", np.array([1]), {"video": np.array([[np.nan]], np.float32)}))
     with pytest.raises(ValueError, match="'rgb' would be read as 'video'"):
         encode(Clip("a", np.array([1]), {"rgb": np.ones((1, 1), np.uint8)}))
 
