@@ -6,6 +6,7 @@
 ``features.json``        which features the model reads
 ``weights.safetensors``  the best model of the training, by its validation figure
 ``tower/``               a run of its own: the correlation tower that the model listens to, if it does
+``data.json``            the clips it was trained and validated on: how many, and their shards
 ``environment.json``     versions, hardware, seed and command
 ``epochs.csv``           loss and metrics of each epoch; the same for TensorBoard in ``tensorboard/``
 ``checkpoints/``         where an interrupted training goes on
@@ -44,6 +45,7 @@ from counterpoint.taxonomy import Labelling, load
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 ENVIRONMENT_FILE = "environment.json"
+DATA_FILE = "data.json"
 TAXONOMY_FOLDER = "taxonomy"
 TOWER_FOLDER = "tower"
 TOWER_PREFIX = "tower."  # of a categorizer's weights

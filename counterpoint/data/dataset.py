@@ -90,6 +90,11 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         lengths = np.concatenate([shard.lengths for shard in self.shards])
         return np.asarray(lengths[first[self.where[:, 0]] + self.where[:, 1]])
 
+    @property
+    def contents(self) -> dict[str, Any]:
+        """What tells these clips from others, wherever they lie: how many, and names and sizes of their shards."""
+        return {"clips": len(self), "shards": [f"{path.name} ({path.stat().st_size} bytes)" for path in self.paths]}
+
     def clip(self, index: int) -> Clip:
         """The clip as stored."""
         shard, record = self.where[index]
@@ -132,18 +137,15 @@ def collate(
     """
     clips = [clip for clip, _ in items]
     steps = max_steps if fixed else min(max_steps, max(1, *(clip.steps for clip in clips)))
-    tracks: dict[str, Track] = {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, size in features.sizes.items():
-        for clip in clips:
-            if name in clip.tracks and clip.tracks[name].shape[1] != size:
-                found = clip.tracks[name].shape[1]
-                raise CounterpointError(f"clip {clip.id!r}: track {name!r} has {found} features a step, not {size}")
-        present = next((clip.tracks[name].dtype for clip in clips if name in clip.tracks), np.dtype(np.uint8))
-        try:
-            padded, mask = pad(clips, name, steps, np.empty((len(clips), steps, size), present))
-        except ValueError as error:
-            raise CounterpointError(str(error)) from error
-        tracks[name] = Track(torch.from_numpy(padded), torch.from_numpy(mask))
+        dtype = next((clip.tracks[name].dtype for clip in clips if name in clip.tracks), np.dtype(np.uint8))
+        arrays[name] = np.empty((len(clips), steps, size), dtype)
+    try:
+        masks = pad(clips, arrays)
+    except ValueError as error:
+        raise CounterpointError(str(error)) from error
+    tracks = {name: Track(torch.from_numpy(array), torch.from_numpy(masks[name])) for name, array in arrays.items()}
     return Batch(tracks, torch.from_numpy(np.stack([targets for _, targets in items])), [clip.id for clip in clips])
 
 

@@ -13,7 +13,7 @@ from counterpoint.data.pairs import allowed, partners
 from counterpoint.models.correlation import Contrastive, Pair, Tower, centred, fit_calibration
 from counterpoint.recipes import Negatives, Training
 from counterpoint.taxonomy import Taxonomy
-from counterpoint.training.learner import Learner
+from counterpoint.training.learner import Learner, check_finite
 
 AUC = "validation_auc"
 FALSE_PAIRS = 5  # for each clip, where a tower is measured or calibrated
@@ -91,6 +91,7 @@ class CorrelationLearner(Learner):
 
     def on_validation_epoch_end(self) -> None:
         scores, true = scored_pairs(self.tower, self.seen)
+        check_finite(scores)
         self.seen = []
         auc = binary_auroc(scores, true.int(), thresholds=None)
         self.log(AUC, auc)
