@@ -1,8 +1,8 @@
 """A video file -> one frame a second and its sound at 16 kHz, both counted from the start of its picture.
 
 Step k's frame is the one nearest to k seconds, its sound the second from k to k + 1. Frames that no other frame is
-predicted from, and that no step needs, are not decoded: a first pass over the packets' times tells which. What comes out
-is the same, bit for bit. Damage costs what is damaged: packets that do not decode are counted and passed over.
+predicted from, and that no step needs, are not decoded: a first pass over the packets' times tells which. What comes
+out is the same, bit for bit. Damage costs what is damaged: packets that do not decode are counted and passed over.
 
 Nothing but the file is opened: formats that lead elsewhere (playlists, ``concat:``) are not known here, and no protocol
 but ``file``.
