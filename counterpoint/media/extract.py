@@ -195,7 +195,8 @@ class _Store:
     def _merge(self) -> None:
         number = 1 + max((int(path.stem.rpartition("-")[2]) for path in self.shards), default=-1)
         shard = self.out / f"clips-{number:04}.tfrecord"
-        _write(shard, [self._labelled(clip) for part in self.parts for clip in _clips(part)])
+        clips = [self._labelled(clip) for part in self.parts for clip in _clips(part)]
+        _write(shard, sorted(clips, key=lambda clip: clip.id))  # in whatever order they were done
         self.shards.append(shard)
         for part in self.parts:
             part.unlink()

@@ -58,7 +58,7 @@ def write(
 
 
 def film(
-    path: Path, category: str, seed: int, seconds: float = 6, size: tuple[int, int] = (320, 240), fps: int = 12
+    path: Path, category: str, seed: int, seconds: float = 4, size: tuple[int, int] = (240, 180), fps: int = 10
 ) -> None:
     """Write a film of a category of `CATEGORIES`, (width, height) large; the seed decides what varies."""
     shown, heard = category.split(":")

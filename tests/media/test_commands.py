@@ -11,8 +11,9 @@ from counterpoint.cli import main
 from counterpoint.media import render
 from counterpoint.taxonomy import load
 
-TINY = ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "16", "--head.hidden", "16"]
-TINY += ["--training.batch_size", "8", "--training.learning_rate", "0.01", "--training.max_epochs", "6"]
+TINY = ["--family.clusters", '{"video": 4, "audio": 4}', "--family.hidden", "32", "--head.hidden", "32"]
+TINY += ["--training.batch_size", "8", "--training.learning_rate", "0.01", "--training.max_epochs", "15"]
+TINY += ["--training.stop_patience", "15"]
 TOWER = [*TINY[:4], "--training.max_epochs", "1", "--comparison.embedding", "4"]
 
 
