@@ -1,10 +1,7 @@
 """The end of the demo: real video files of nine categories, rendered here, learned from most and told of the rest."""
 
-import csv
 import dataclasses
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -40,26 +37,13 @@ class Told(NamedTuple):
 
 def films(out: Path, console: Console) -> Told:
     """Render films to ``out``/films, extract them, train on them, and categorize those that were held out."""
-    folder, shards, cores = out / "films", out / "film-shards", os.cpu_count() or 1
-    jobs = [
-        (folder / split / f"{category.replace(':', '-').lower()}-{seed}.mp4", category, seed)
-        for split, seeds in SPLITS.items()
-        for category in render.CATEGORIES
-        for seed in seeds
-    ]
-    for split in SPLITS:
-        (folder / split).mkdir(parents=True)
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        table = [(path.relative_to(folder).as_posix(), category) for path, category, _ in jobs]
-        csv.writer(file).writerows([labels.COLUMNS, *table])
-    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(render.film, *zip(*jobs, strict=True)))
-    console.print(f"   rendered {len(jobs)} films to {folder}")
-
+    folder, shards = out / "films", out / "film-shards"
+    rendered = render.films(folder, SPLITS)
+    console.print(f"   rendered {sum(map(len, rendered.values()))} films to {folder}")
     lite = encoders.build("lite")
     console.print(f"   extracting their features by {lite.features.encoder} to {shards}")
     of = labels.read(folder / "labels.csv")
-    extract(find([folder]), shards, lite, of, workers=cores)
+    extract(find([folder]), shards, lite, of, workers=os.cpu_count() or 1)
     data = {split: ClipDataset([shards], of.labelling, keep=partial(_in, f"{split}/")) for split in SPLITS}
     run = Run(out / "films-nv-cm", RECIPE, of.labelling, FeatureSet.of(data["train"].paths))
     train(run, data["train"], data["validation"], console=Console(quiet=True))
@@ -69,7 +53,7 @@ def films(out: Path, console: Console) -> Told:
         int((said.probabilities[:, leaves].argmax(1) == said.labels[:, leaves].argmax(1)).sum())
         for said in run.predict(data["test"])
     )
-    return Told(run.folder, [path for path, _, _ in jobs if path.parent.name == "test"], right)
+    return Told(run.folder, rendered["test"], right)
 
 
 def _in(folder: str, clip_id: str) -> bool:

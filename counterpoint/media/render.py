@@ -1,10 +1,17 @@
-"""Short made-up films as real files: what the demo, the benchmark and the tests extract.
+"""Short made-up films as real files: what the demo, the tutorial, the benchmark and the tests extract.
+
+    python -m counterpoint.media.render FOLDER      # films to train on and to test with, and their labels.csv
 
 A film's category is a pair: what the picture shows (rain, balls, rings) and what is heard with it (wind, music,
 clockwork). Neither tells the category alone. Colours, numbers, speeds, pitches, noise and loudness vary between films.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import csv
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -139,3 +146,29 @@ def _clockwork(random: Random, time: Waves) -> Waves:
 PICTURES: dict[str, Drawing] = {"Rain": _rain, "Balls": _balls, "Rings": _rings}
 SOUNDS: dict[str, Callable[[Random, Waves], Waves]] = {"Wind": _wind, "Music": _music, "Clockwork": _clockwork}
 CATEGORIES = tuple(f"{shown}:{heard}" for shown in PICTURES for heard in SOUNDS)
+
+
+def films(folder: Path, splits: Mapping[str, range]) -> dict[str, list[Path]]:
+    """Render ``folder``/SPLIT/CATEGORY-SEED.mp4 for each split and its seeds, on all cores, and ``labels.csv``."""
+    jobs = {
+        split: [
+            (folder / split / f"{category.replace(':', '-').lower()}-{seed}.mp4", category, seed)
+            for category in CATEGORIES
+            for seed in seeds
+        ]
+        for split, seeds in splits.items()
+    }
+    every = [job for of_split in jobs.values() for job in of_split]
+    for split in splits:
+        (folder / split).mkdir(parents=True, exist_ok=True)
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = [(path.relative_to(folder).as_posix(), category) for path, category, _ in every]
+        csv.writer(file).writerows([("path", "categories"), *rows])
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(film, *zip(*every, strict=True)))
+    return {split: [path for path, _, _ in of_split] for split, of_split in jobs.items()}
+
+
+if __name__ == "__main__":
+    made = films(Path(sys.argv[1]), {"train": range(7), "test": range(7, 9)})
+    print(f"{sys.argv[1]}: {sum(map(len, made.values()))} films and labels.csv")
