@@ -382,6 +382,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "taxonomy merge": taxonomy_merge,
     "taxonomy remap": taxonomy_remap,
     "data mosaic": data_commands.mosaic,
+    "weights fetch": media.fetch,
 }
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -455,6 +456,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
+    media.add_weights(_group(verbs, "weights", "The weights of encoders."), _verb)
     verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")
 
     sub = _verb(verbs, "import", taxonomy_import)

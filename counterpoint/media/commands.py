@@ -33,6 +33,33 @@ def add_extract(verbs: Any, add: VerbAdder) -> None:
     add_limits(sub)
 
 
+def add_weights(verbs: Any, add: VerbAdder) -> None:
+    """What is below the verb `weights`."""
+    sub = add(verbs, "fetch", fetch)
+    sub.add_argument("--from", dest="source", default=None, metavar="FOLDER", help="take the files from this folder")
+
+
+def fetch(args: Namespace) -> int:
+    """Fetch the weights of YouTube-8M's encoders: 420 MB, from where they were published or from a folder."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from counterpoint.media import weights
+
+    console = _cli()._console
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name)
+            bar.update(tasks[name], completed=done, total=total or None)
+
+        new = weights.fetch(Path(args.source) if args.source else None, show)
+    print(f"{weights.folder()}: {len(new)} new files, {len(weights.URLS) - len(new)} there before")
+    return 0
+
+
 def add_limits(parser: ArgumentParser) -> None:
     """What decoding files may take."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

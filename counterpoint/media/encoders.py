@@ -2,6 +2,7 @@
 
 ===================  =================================================================================================
 ``lite``             picture: EfficientNet-Lite0; sound: mean and deviation of log-mel bands. Works as installed
+``youtube8m``        those of YouTube-8M, for models trained on it; `counterpoint weights fetch` gets their weights
 ===================  =================================================================================================
 
 Features are 8-bit codes over [-2, 2] (`counterpoint.data.youtube8m`); encoders scale what they find to that range.
@@ -20,7 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from counterpoint.data.clip import Clip, Track
-from counterpoint.data.features import FeatureSet
+from counterpoint.data.features import YOUTUBE8M, FeatureSet
 from counterpoint.data.youtube8m import quantize
 from counterpoint.errors import CounterpointError
 from counterpoint.media import efficientnet, logmel
@@ -73,7 +74,7 @@ class Encoders:
         """What they make: the name with a digest of all their fingerprints is what models know them by."""
         digest = hashlib.sha256(f"{self.picture.fingerprint}/{self.sound.fingerprint}".encode()).hexdigest()[:8]
         sizes = {"audio": self.sound.features, "video": self.picture.features}
-        return FeatureSet(sizes, f"{self.name}-{digest}")
+        return FeatureSet(sizes, self.name if self.name == YOUTUBE8M else f"{self.name}-{digest}")
 
     def encode(self, path: str | Path, clip_id: str, limits: Limits = DEFAULT) -> Encoded:
         """A file's clip; seconds in which a modality is missing are zero.
@@ -111,7 +112,11 @@ def build(name: str) -> Encoders:
     """
     if name == LITE:
         return Encoders(name, LitePicture(), LiteSound())
-    raise CounterpointError(f"no encoders are called {name!r}; there is {LITE}")
+    if name == YOUTUBE8M:
+        from counterpoint.media import youtube8m
+
+        return Encoders(name, *youtube8m.load())
+    raise CounterpointError(f"no encoders are called {name!r}; there are {LITE} and {YOUTUBE8M}")
 
 
 def of(features: FeatureSet, model: str) -> Encoders:
