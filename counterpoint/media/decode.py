@@ -18,26 +18,21 @@ from typing import Any, NamedTuple, Self
 import av
 import av.logging
 import numpy as np
-import soxr
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
-from jaxtyping import Bool, Float32, UInt8
-from numpy.typing import NDArray
+from jaxtyping import UInt8
 
 from counterpoint.errors import CounterpointError
+from counterpoint.media.sound import Listener, Sound
 
-RATE = 16_000
-"""Samples of sound in a second."""
 # Everything that one file alone can be; hls, concat, dash and the like are left out.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,mjpeg,ogg,asf,nut,mxf,dv,ivf,rm,"
     "gif,wav,mp3,flac,aac,aiff,amr,ac3"
 )
-JITTER = 0.1  # seconds by which sound may be early or late without a gap or an overlap
 UNSPECIFIED = (0, 2)  # colour spaces that say nothing
 HIGH_DEFINITION = 720  # lines, from which on a picture that says nothing about its colours has BT.709's
-INTEGERS = {"u1": (128, 128), "i2": (0, 2**15), "i4": (0, 2**31)}  # samples: (zero, largest)
 
 Frame = UInt8[np.ndarray, "height width 3"]
 Size = Callable[[float, float], tuple[int, int]]
@@ -51,13 +46,6 @@ class Limits(NamedTuple):
 
 
 DEFAULT = Limits()
-
-
-class Sound(NamedTuple):
-    """Samples in [-1, 1] by second, zero where there are none, and the seconds of which half or more is there."""
-
-    seconds: Float32[np.ndarray, "step 16000"]
-    heard: Bool[np.ndarray, "step"]
 
 
 class Video:
@@ -75,7 +63,7 @@ class Video:
         self.notes: list[str] = []
         self._damaged = 0
         self._stack = contextlib.ExitStack()
-        self._log = self._stack.enter_context(_log())
+        self._log = self._stack.enter_context(logged())
         try:
             self._container = self._stack.enter_context(self._open())
             self._picture = _picture(self._container)
@@ -87,7 +75,7 @@ class Video:
         except BaseException:
             self._stack.close()
             raise
-        self._listener = _Listener(limits.seconds)
+        self._listener = Listener(limits.seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +104,7 @@ class Video:
         if not steps and not heard:
             raise CounterpointError(f"{self.path}: nothing in it can be decoded{self._because()}")
         if self._damaged:
-            self.notes.append(f"{self._damaged} damaged packets")
+            self.notes.append(f"damaged packets: {self._damaged}")
         self.notes += [f"no {what}" for what, there in (("picture", steps), ("sound", heard)) if not there]
 
     def sound(self) -> Sound:
@@ -157,7 +145,7 @@ class Video:
         picture: Any = self._picture
         audio: Any = self._audio
         wanted = self._wanted() if picture is not None else None
-        start = _start(picture) if picture is not None else _start(audio) if audio is not None else None
+        start = start_of(picture) if picture is not None else start_of(audio) if audio is not None else None
         streams: list[Any] = [stream for stream in (picture, audio) if stream is not None]
         for stream in streams:
             stream.codec_context.thread_count = 1
@@ -183,7 +171,8 @@ class Video:
                     time = frame.time - start
                 if stream is picture:
                     count += 1
-                    yield time, time + (float(frame.duration * frame.time_base) or interval), frame
+                    length = (frame.duration or 0) * float(frame.time_base or 0)
+                    yield time, time + (length or interval), frame
                     over = time > self.limits.seconds
                 else:
                     over = self._listener.add(time, frame)
@@ -205,10 +194,10 @@ class Video:
 
     def _wanted(self) -> set[int] | None:
         """The times, in the stream's unit, of the packets that are nearest to a step; None if packets have no times."""
-        with _log(), self._open() as container:
+        with logged(), self._open() as container:
             stream = _picture(container)
             assert stream is not None
-            times, unit, start = [], float(stream.time_base or 1), _start(stream)
+            times, unit, start = [], float(stream.time_base or 1), start_of(stream)
             last = math.inf if start is None else (start + self.limits.seconds + 1) / unit
             with contextlib.suppress(av.FFmpegError):  # the second pass will say so
                 for packet in container.demux(stream):
@@ -271,67 +260,6 @@ class _Chooser:
             yield self.last
 
 
-class _Listener:
-    """Sound as it is decoded -> mono at 16 kHz, each sample at its time."""
-
-    def __init__(self, seconds: int) -> None:
-        self.limit = seconds
-        self.position = 0.0  # seconds that have been taken in
-        self.there = np.zeros(seconds)  # of each second, how much
-        self.chunks: list[NDArray[np.float32]] = []
-        self.resampler: soxr.ResampleStream | None = None
-        self.rate = 0
-
-    def add(self, time: float, frame: av.AudioFrame) -> bool:
-        """Take in a frame that begins at ``time`` (NaN: where the last one ended); True when no more is needed."""
-        samples = _mono(frame)
-        rate = frame.sample_rate
-        if rate != self.rate:
-            self._finish()
-            self.resampler, self.rate = soxr.ResampleStream(rate, RATE, 1, "float32"), rate
-        gap = 0.0 if math.isnan(time) else time - self.position
-        if gap < 0 and (self.position == 0 or gap < -JITTER):
-            samples = samples[round(-gap * rate) :]  # before the picture begins, or heard already
-        elif gap > (0 if self.position == 0 else JITTER):
-            self._resample(np.zeros(round(min(gap, self.limit - self.position) * rate), np.float32))
-        samples = samples[: max(0, round((self.limit - self.position) * rate))]
-        begin = self.position
-        self._resample(samples)
-        for second in range(int(begin), min(self.limit, math.ceil(self.position))):
-            self.there[second] += min(self.position, second + 1) - max(begin, second)
-        return self.position >= self.limit - 0.5 / rate
-
-    def sound(self) -> Sound:
-        self._finish()
-        heard = self.there >= 0.5
-        steps = int(heard.nonzero()[0].max(initial=-1)) + 1
-        whole = np.zeros(steps * RATE, np.float32)
-        samples = np.concatenate([*self.chunks, np.zeros(0, np.float32)])[: len(whole)]
-        whole[: len(samples)] = np.nan_to_num(samples).clip(-1, 1)
-        return Sound(whole.reshape(steps, RATE), heard[:steps])
-
-    def _resample(self, samples: NDArray[np.float32]) -> None:
-        assert self.resampler is not None
-        if len(samples):
-            self.chunks.append(self.resampler.resample_chunk(samples))
-            self.position += len(samples) / self.rate
-
-    def _finish(self) -> None:
-        if self.resampler is not None:
-            self.chunks.append(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-            self.resampler = None
-
-
-def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
-    """The mean of the channels, in [-1, 1]."""
-    samples: Any = frame.to_ndarray()  # (channel, sample), or (1, samples of all channels in turn)
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
-    zero, largest = INTEGERS.get(samples.dtype.str[1:], (0, 1))
-    mean: NDArray[np.float32] = samples.mean(0, dtype=np.float32)
-    return mean if largest == 1 else (mean - np.float32(zero)) / np.float32(largest)
-
-
 def _picture(container: InputContainer) -> VideoStream | None:
     """The film, not its cover; of several, the default, then the largest."""
     films = [
@@ -346,7 +274,7 @@ def _picture(container: InputContainer) -> VideoStream | None:
     )
 
 
-def _start(stream: Any) -> float | None:
+def start_of(stream: Any) -> float | None:
     """Where a stream begins, in seconds; None if the file does not say."""
     return (
         None if stream.start_time is None or stream.time_base is None else float(stream.start_time * stream.time_base)
@@ -354,7 +282,7 @@ def _start(stream: Any) -> float | None:
 
 
 @contextlib.contextmanager
-def _log() -> Iterator[list[tuple[int, str, str]]]:
+def logged() -> Iterator[list[tuple[int, str, str]]]:
     """What FFmpeg says, instead of on the terminal."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)

@@ -3,6 +3,8 @@
 ===================  =================================================================================================
 ``lite``             picture: EfficientNet-Lite0; sound: mean and deviation of log-mel bands. Works as installed
 ``youtube8m``        those of YouTube-8M, for models trained on it; `counterpoint weights fetch` gets their weights
+``any:IMAGE,AUDIO``  models of timm and Hugging Face by name (extra `any`); see `counterpoint.media.pretrained`
+``...+text``         any of these, and subtitles as a third modality (extra `text`)
 ===================  =================================================================================================
 
 Features are 8-bit codes over [-2, 2] (`counterpoint.data.youtube8m`); encoders scale what they find to that range.
@@ -11,9 +13,9 @@ Features are 8-bit codes over [-2, 2] (`counterpoint.data.youtube8m`); encoders 
 import hashlib
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,10 +26,12 @@ from counterpoint.data.clip import Clip, Track
 from counterpoint.data.features import YOUTUBE8M, FeatureSet
 from counterpoint.data.youtube8m import quantize
 from counterpoint.errors import CounterpointError
-from counterpoint.media import efficientnet, logmel
+from counterpoint.media import efficientnet, logmel, pretrained
 from counterpoint.media.decode import DEFAULT, Frame, Limits, Video
+from counterpoint.media.text import MiniLM, spoken
 
 LITE = "lite"
+TEXT = "+text"
 BATCH = 8  # frames that are encoded together
 
 
@@ -54,6 +58,16 @@ class SoundEncoder(Protocol):
         """The features."""
 
 
+class TextEncoder(Protocol):
+    """Texts -> features in [-2, 2]."""
+
+    features: int
+    fingerprint: str
+
+    def __call__(self, texts: list[str]) -> Float[Tensor, "text feature"]:
+        """The features."""
+
+
 class Encoded(NamedTuple):
     """A clip without labels, and in a few words each what was amiss with its file."""
 
@@ -68,12 +82,15 @@ class Encoders:
     name: str
     picture: PictureEncoder
     sound: SoundEncoder
+    text: TextEncoder | None = None
 
     @property
     def features(self) -> FeatureSet:
         """What they make: the name with a digest of all their fingerprints is what models know them by."""
-        digest = hashlib.sha256(f"{self.picture.fingerprint}/{self.sound.fingerprint}".encode()).hexdigest()[:8]
-        sizes = {"audio": self.sound.features, "video": self.picture.features}
+        parts: dict[str, Any] = {"audio": self.sound, "video": self.picture}
+        parts |= {"text": self.text} if self.text else {}
+        digest = hashlib.sha256("/".join(part.fingerprint for part in parts.values()).encode()).hexdigest()[:8]
+        sizes = {name: part.features for name, part in sorted(parts.items())}
         return FeatureSet(sizes, self.name if self.name == YOUTUBE8M else f"{self.name}-{digest}")
 
     def encode(self, path: str | Path, clip_id: str, limits: Limits = DEFAULT) -> Encoded:
@@ -94,7 +111,21 @@ class Encoders:
             if sound.heard.any():
                 codes = quantize(self.sound(torch.from_numpy(sound.seconds)))
                 tracks["audio"] = np.where(sound.heard[:, None], codes, np.uint8(0))
+            if self.text is not None:
+                words = spoken(Path(path), limits.seconds)
+                if any(words):
+                    tracks["text"] = _encoded_text(self.text, words)
+                else:
+                    video.notes.append("no text")
             return Encoded(Clip(clip_id, np.zeros(0, np.int64), tracks), video.notes)
+
+
+def _encoded_text(encoder: TextEncoder, words: list[str]) -> Track:
+    """Each second's features, zeros where nothing is said; what is said for many seconds is encoded once."""
+    different = [text for text in dict.fromkeys(words) if text]
+    codes = np.concatenate([np.zeros((1, encoder.features), np.uint8), quantize(encoder(different))])
+    rows = {"": 0} | {text: row for row, text in enumerate(different, 1)}
+    return codes[[rows[text] for text in words]]
 
 
 def _batches(frames: Iterable[Frame]) -> Iterable[list[Frame]]:
@@ -110,13 +141,17 @@ def build(name: str) -> Encoders:
     Raises:
         CounterpointError: there are none, or their weights are not here.
     """
+    if name.endswith(TEXT):
+        return replace(build(name.removesuffix(TEXT)), name=name, text=MiniLM())
     if name == LITE:
         return Encoders(name, LitePicture(), LiteSound())
     if name == YOUTUBE8M:
         from counterpoint.media import youtube8m
 
         return Encoders(name, *youtube8m.load())
-    raise CounterpointError(f"no encoders are called {name!r}; there are {LITE} and {YOUTUBE8M}")
+    if name.startswith(pretrained.PREFIX):
+        return Encoders(name, *pretrained.load(name))
+    raise CounterpointError(f"no encoders are called {name!r}; there are {LITE}, {YOUTUBE8M} and any:IMAGE,AUDIO")
 
 
 def of(features: FeatureSet, model: str) -> Encoders:
@@ -125,7 +160,10 @@ def of(features: FeatureSet, model: str) -> Encoders:
     Raises:
         CounterpointError: they are not of this version, or cannot be built.
     """
-    encoders = build(features.encoder.rpartition("-")[0] or features.encoder)
+    name = features.encoder.rpartition("-")[0] or features.encoder
+    if name.removesuffix(TEXT) not in (LITE, YOUTUBE8M) and not name.startswith(pretrained.PREFIX):
+        raise CounterpointError(f"{model} reads {features}, which are not made of video files")
+    encoders = build(name)
     features.check(encoders.features, model)
     return encoders
 

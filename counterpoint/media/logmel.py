@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from counterpoint.media.decode import RATE
+from counterpoint.media.sound import RATE
 
 BANDS = 64
 LOWEST, HIGHEST = 125.0, 7500.0  # Hz

@@ -10,8 +10,9 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.data.youtube8m import dequantize
 from counterpoint.errors import CounterpointError
 from counterpoint.media import efficientnet, encoders, logmel, render
-from counterpoint.media.decode import RATE, Video
+from counterpoint.media.decode import Video
 from counterpoint.media.encoders import Encoders, LitePicture, LiteSound
+from counterpoint.media.sound import RATE
 
 
 @pytest.fixture(scope="module")
@@ -168,5 +169,7 @@ def test_fingerprints(lite: Encoders) -> None:
     stranger = FeatureSet(lite.features.sizes, "lite-00000000")
     with pytest.raises(CounterpointError, match=r"runs/a reads lite-00000000 features .*, not lite-"):
         encoders.of(stranger, "runs/a")
-    with pytest.raises(CounterpointError, match="no encoders are called 'synthetic'"):
+    with pytest.raises(
+        CounterpointError, match=r"runs/a reads synthetic features \(video 8\), which are not made of video files"
+    ):
         encoders.of(FeatureSet({"video": 8}, "synthetic"), "runs/a")

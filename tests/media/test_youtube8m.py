@@ -13,8 +13,8 @@ from torch import Tensor
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
 from counterpoint.errors import CounterpointError
 from counterpoint.media import encoders, inception, render, weights, youtube8m
-from counterpoint.media.decode import RATE
 from counterpoint.media.encoders import Encoders
+from counterpoint.media.sound import RATE
 from counterpoint.media.youtube8m import Components, VGGish, YouTubePicture, YouTubeSound
 
 THIN = 16
