@@ -70,7 +70,7 @@ def lengthened(source: Path, target: Path, times: int) -> Path:
                 for stream in old.streams:
                     if number == 0:
                         made[stream.index] = new.add_stream_from_template(stream)
-                length = (old.duration or 0) / av.time_base
+                length = (old.duration or 0) / av.time_base + 0.5  # sound begins a little before the picture
                 for packet in old.demux():
                     if packet.size and packet.pts is not None and packet.dts is not None:
                         shift = round(number * length / packet.time_base)
