@@ -19,6 +19,7 @@ from rich.console import Console
 from counterpoint import __version__
 from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
+from counterpoint.media import commands as media
 
 if TYPE_CHECKING:
     from counterpoint.data.dataset import ClipDataset
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it stopped" if verb == "train" else ""
+        goes_on = "; the same command goes on where it stopped" if verb in ("train", "extract") else ""
         print(f"counterpoint: interrupted{goes_on}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -147,7 +148,9 @@ def evaluate(args: Namespace) -> int:
 
 
 def categorize(args: Namespace) -> int:
-    """The most probable categories of each clip, by name."""
+    """The most probable categories of each clip or video file, by name."""
+    if media.are_videos(args.data):
+        return media.categorize(args)
     import numpy as np
     from rich.table import Table
 
@@ -364,6 +367,7 @@ def explain(args: Namespace) -> int:
 
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "demo": demo,
+    "extract": media.extract,
     "inspect": inspect,
     "train": train,
     "evaluate": evaluate,
@@ -378,6 +382,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "taxonomy merge": taxonomy_merge,
     "taxonomy remap": taxonomy_remap,
     "data mosaic": data_commands.mosaic,
+    "weights fetch": media.fetch,
 }
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -395,6 +400,8 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
 
     sub = _verb(verbs, "demo", demo)
     sub.add_argument("--out", default="demo", help="folder to write to (%(default)s)")
+
+    media.add_extract(verbs, _verb)
 
     sub = _verb(verbs, "inspect", inspect, json=True, records=True)
     sub.add_argument("paths", nargs="+", help=DATA_HELP)
@@ -428,11 +435,12 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
 
     sub = _verb(verbs, "categorize", categorize, json=True, records=True)
     sub.add_argument("run", help="a run folder")
-    sub.add_argument("data", nargs="+", help=DATA_HELP)
+    sub.add_argument("data", nargs="+", help=f"{DATA_HELP}; or video files, or folders of them")
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories of each clip")
     sub.add_argument(
         "--codes", choices=["iab"], default=None, help="tell also each category's code in the IAB Content Taxonomy 3.1"
     )
+    media.add_categorize(sub)
 
     sub = _verb(verbs, "tower", tower, json=True, records=True)
     sub.add_argument("runs", nargs="+", help="run folders of correlation towers")
@@ -448,6 +456,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
+    media.add_weights(_group(verbs, "weights", "The weights of encoders."), _verb)
     verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")
 
     sub = _verb(verbs, "import", taxonomy_import)
@@ -638,11 +647,15 @@ def _folder(path: str) -> Path:
 
 
 def _default_taxonomy(paths: Sequence[str]) -> str:
-    """The shipped taxonomy, which knows the labels of one data set alone."""
+    """The one beside the shards, or the shipped one, which knows the labels of one data set alone."""
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.inspect import find_shards
 
-    features = FeatureSet.of(find_shards(paths))
+    shards = find_shards(paths)
+    beside = {shard.parent / "taxonomy" for shard in shards}
+    if len(beside) == 1 and all(folder.is_dir() for folder in beside):
+        return str(beside.pop())
+    features = FeatureSet.of(shards)
     if not features.youtube8m:
         raise CounterpointError(
             f"{features}: the shipped taxonomy is for YouTube-8M's labels and features (video 1024, audio 128); "

@@ -30,7 +30,19 @@ from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 TINY = ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "8", "--head.hidden", "8"]
 TINY += ["--training.batch_size", "16", "--training.learning_rate", "0.02", "--max_steps", "5"]
-VERBS = ["demo", "inspect", "train", "evaluate", "categorize", "tower", "explain", "data", "taxonomy"]
+VERBS = [
+    "demo",
+    "extract",
+    "inspect",
+    "train",
+    "evaluate",
+    "categorize",
+    "tower",
+    "explain",
+    "data",
+    "weights",
+    "taxonomy",
+]
 
 
 class Printed(NamedTuple):
