@@ -107,7 +107,7 @@ def train(args: Namespace) -> int:
     )
     tower = Run.load(args.tower) if args.tower else None
     best = fit(run, data, validation, tower=tower, workers=args.workers, devices=args.devices, console=_console)
-    if rank_zero_only.rank:
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
         return 0  # one of several devices' processes, of which the first tells
     figure = "gap" if args.recipe in RECIPES else "auc"
     _print(
