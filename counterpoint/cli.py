@@ -541,10 +541,12 @@ def _add_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "recipe", choices=list(recipes), metavar="RECIPE", help=f"{names}; `train RECIPE --help` lists its fields"
     )
-    recipe = recipes.get("".join(arguments[1:2]))
+    name = "".join(arguments[1:2])
+    recipe = recipes.get(name)
     if recipe is None:
         if not {"-h", "--help"} & set(arguments):
-            parser.error(f"name a recipe right after `train`: {names}")
+            fault = "name a recipe right after `train`" if name.startswith("-") or not name else f"no recipe {name!r}"
+            parser.error(f"{fault}; there are {names}")
         return
     for name, part in vars(recipe).items():
         if name in RECIPE_PARTS:

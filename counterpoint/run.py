@@ -31,9 +31,8 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from counterpoint.data.dataset import Batch, ClipDataset, collate
+from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, collate
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import CounterpointError
 from counterpoint.models.categorizer import Categorizer
@@ -170,7 +169,7 @@ class Run:
             CounterpointError: the data's features are not the model's.
         """
         self.features.check(FeatureSet.of(dataset.paths), str(self.folder))
-        loader: DataLoader[Any] = DataLoader(
+        loader = ClipLoader(
             dataset,
             batch_size=batch_size,
             num_workers=workers,

@@ -9,7 +9,7 @@ from training.world import LABELLING, SIZES
 from counterpoint.data.features import FeatureSet
 from counterpoint.models.fusion import Influence
 from counterpoint.models.netvlad import NetVLAD
-from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Recipe, TowerRecipe
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Recipe, TowerRecipe, check
 from counterpoint.run import RECIPE_FILE, Run
 
 ALL = RECIPES | TOWER_RECIPES
@@ -64,6 +64,11 @@ def test_a_single_map_begins_far_from_silence(seed: int) -> None:
     for module in model.modules():
         if isinstance(module, Influence):
             assert (module(attention, 200, 200, None) > 0.5 * attention).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_defaults_are_in_bounds(name: str) -> None:
+    check(ALL[name])
 
 
 @pytest.mark.parametrize("name", ALL)

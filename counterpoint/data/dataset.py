@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from counterpoint.data.clip import Clip, pad
 from counterpoint.data.features import FeatureSet
@@ -147,6 +147,20 @@ def collate(
         raise CounterpointError(str(error)) from error
     tracks = {name: Track(torch.from_numpy(array), torch.from_numpy(masks[name])) for name, array in arrays.items()}
     return Batch(tracks, torch.from_numpy(np.stack([targets for _, targets in items])), [clip.id for clip in clips])
+
+
+class ClipLoader(DataLoader[Any]):
+    """A loader that raises what a worker finds wrong with a clip as it would be raised without workers."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except (CounterpointError, RuntimeError) as error:
+            # PyTorch makes one text of the worker's traceback, whose last line is the error.
+            kind, _, told = str(error).rstrip().rpartition("\n")[2].partition(": ")
+            if not kind.startswith(CounterpointError.__module__):
+                raise
+            raise CounterpointError(told) from error
 
 
 class EpochSampler(Sampler[int]):

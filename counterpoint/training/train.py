@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -23,7 +24,7 @@ from counterpoint.data.dataset import ClipDataset
 from counterpoint.errors import CounterpointError
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
-from counterpoint.recipes import Recipe, TowerRecipe
+from counterpoint.recipes import Recipe, TowerRecipe, check
 from counterpoint.run import DATA_FILE, Run, write_json
 from counterpoint.training.allocator import keep_freed_memory
 from counterpoint.training.correlation import CorrelationLearner
@@ -46,19 +47,37 @@ def train(
     """Train until validation stops improving, keep the best weights, and return their validation GAP.
 
     The run folder is written first and holds a checkpoint of every epoch's end, so that the same call goes on where a
-    killed one stopped; on a CPU the weights are then bit for bit those of an uninterrupted training. With no epochs at
-    all the weights are those that were drawn.
+    killed one stopped; on a CPU the weights are then bit for bit those of an uninterrupted training. An error before
+    the first epoch's end leaves no folder. With no epochs at all the weights are those that were drawn.
 
     Raises:
         CounterpointError: the folder holds a finished run, or one with another recipe, taxonomy, features or clips;
             or the clips leave nothing to learn or to measure; or the training diverges.
     """
     console = console or Console(stderr=True)
+    check(run.recipe)
     clips = {"training": data, "validation": validation}
-    _check(run, clips)
+    _check_clips(run, clips)
     last = _prepare(run, tower, clips)
     if last is not None:
         console.print(f"{run.folder}: going on from the last finished epoch", markup=False, soft_wrap=True)
+    try:
+        return _fit(run, data, validation, last, workers, devices, console)
+    except Exception:
+        if not (run.folder / CHECKPOINTS / LAST).exists():  # nothing to go on from: it would only be in the way
+            shutil.rmtree(run.folder)
+        raise
+
+
+def _fit(
+    run: Run,
+    data: ClipDataset,
+    validation: ClipDataset,
+    last: Path | None,
+    workers: int,
+    devices: int | str,
+    console: Console,
+) -> float:
     keep_freed_memory()
     training = run.recipe.training
     torch.manual_seed(training.seed)
@@ -125,7 +144,7 @@ def _learner(run: Run) -> Learner:
     return CategorizationLearner(model, recipe.training)
 
 
-def _check(run: Run, clips: dict[str, ClipDataset]) -> None:
+def _check_clips(run: Run, clips: dict[str, ClipDataset]) -> None:
     """Raise CounterpointError unless some clip has a category or, for a tower, two may make false pairs.
 
     Otherwise there would be nothing to learn or to measure. As a rule one look tells.

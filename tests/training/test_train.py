@@ -1,6 +1,7 @@
 import csv
 import io
 import itertools
+import math
 import os
 import re
 import signal
@@ -20,13 +21,14 @@ from counterpoint.cli import main
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.metrics import global_average_precision
-from counterpoint.recipes import RECIPES, TOWER_RECIPES
+from counterpoint.models.fusion import CrossModal
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Training
 from counterpoint.run import Run
 from counterpoint.taxonomy import Labelling, LabelMap
 from counterpoint.training.learner import GAP, Learner
 from counterpoint.training.train import train
 
-from .world import LABELLING, SIZES, TAXONOMY, clips, dataset, recipe, run, write
+from .world import LABELLING, SIZES, TAXONOMY, clip, clips, codes, dataset, recipe, run, write
 
 QUIET = Console(quiet=True)
 
@@ -405,6 +407,35 @@ def test_clips_that_teach_nothing_are_refused(
 def test_a_tower_of_one_modality_is_refused(world: World) -> None:
     subject = Run(world.folder / "one", TOWER_RECIPES["correlation-nv"], LABELLING, FeatureSet({"video": 16}))
     with pytest.raises(CounterpointError, match=r"\(video 16\): a correlation tower compares two modalities or more"):
+        world.fit(subject)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_before_the_first_epochs_end_leaves_no_folder(world: World, workers: int) -> None:
+    """So that the same command does, once the clips are mended. It names the record, whoever came upon it."""
+    subject = world.new(max_epochs=1)
+    shard = write(world.folder / "strange.tfrecord", *clips(3), clip("odd", [999], video=codes(2, 16)))
+    with pytest.raises(CounterpointError) as raised:
+        train(subject, dataset(shard), dataset(world.validation), workers=workers, console=QUIET)
+    assert str(raised.value) == f"{shard}: record 3 (clip odd): the label mapping has no label with the index 999"
+    assert not subject.folder.exists()
+    world.fit(subject)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"training": Training(batch_size=0)}, "training.batch_size must be at least 1, not 0"),
+        ({"training": Training(learning_rate=math.nan)}, "training.learning_rate must be at least 0, not nan"),
+        ({"training": Training(modality_dropout=1.5)}, "training.modality_dropout must be from 0 to 1, not 1.5"),
+        ({"training": Training(seed=-1)}, "training.seed must be at least 0, not -1"),
+        ({"family": NetVLADFamily(clusters={"video": 0})}, "family.clusters of video must be at least 1, not 0"),
+        ({"fusion": CrossModal(hidden=(4, 0))}, "fusion.hidden must be at least 1, not 0"),
+    ],
+)
+def test_numbers_that_make_no_training_are_refused(world: World, change: dict[str, Any], expected: str) -> None:
+    subject = replace(world.new(), recipe=replace(recipe("nv-l"), **change))
+    with pytest.raises(CounterpointError, match=f"nv-l: {expected}"):
         world.fit(subject)
 
 
