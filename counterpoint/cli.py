@@ -35,6 +35,7 @@ TAXONOMY_HELP = (
     "a taxonomy folder (categories.tsv and a label mapping), a categories.tsv whose row numbers are the labels, "
     f"or `{SHIPPED_NAME}`, the shipped one"
 )
+DEFAULT_TAXONOMY_HELP = f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
 WORKERS_HELP = "processes that read ahead"
 UNFOLDED = 10_000  # columns
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
@@ -44,6 +45,8 @@ HELD_OUT = 0.1  # of the training clips, by a hash of their ids, where no valida
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 where it did what it was asked."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if len(arguments) == 1 and arguments[0] in GROUPS:
+        arguments.append("--help")
     parser = _parser(arguments)
     args = parser.instantiate(parser.parse_args(arguments))
     verb = args.verb
@@ -75,10 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def inspect(args: Namespace) -> int:
-    """What is in shards: clips, modalities, steps, labels, problems."""
+    """What is in shards: clips, modalities, steps, labels, categories, problems."""
     from counterpoint.data.inspect import inspect as look
 
-    inspection = look(args.paths, skip_bad=args.skip_bad_records)
+    labelling = _taxonomy(args.taxonomy) if args.taxonomy else None
+    inspection = look(args.paths, skip_bad=args.skip_bad_records, labelling=labelling)
     _print(args.json, inspection.to_dict, lambda: inspection, markup=True)
     return 0
 
@@ -213,7 +217,7 @@ def taxonomy_show(args: Namespace) -> int:
         _write(args.out, svg(labelling, args.svg))
     if args.html is not None:
         _write(args.html, page(labelling, f"The taxonomy {Path(args.taxonomy).resolve().name}"))
-    if args.svg is None and args.html is None:
+    if args.json or (args.svg is None and args.html is None):
         _print(args.json, lambda: as_dict(labelling), lambda: tree(labelling, args.levels))
     return 0
 
@@ -241,11 +245,12 @@ def taxonomy_measure(args: Namespace) -> int:
     from counterpoint.taxonomy.cooccurrence import LIFT, SCARCE, measure
     from counterpoint.taxonomy.lint import exceptions, unexplained
 
-    labelling = _taxonomy(args.taxonomy)
+    taxonomy = args.taxonomy or _default_taxonomy(args.data, "before --data")
+    labelling = _taxonomy(taxonomy)
     dataset = _dataset(args, args.data, labelling)
     _report(dataset)
     evidence = measure(labelling, (dataset.clip(i).labels.tolist() for i in range(len(dataset))))
-    reasons = exceptions(_folder(args.taxonomy))
+    reasons = exceptions(_folder(taxonomy))
     open_ = unexplained(evidence.findings(), reasons)
     levels = Table("level", "categories", f"with fewer than {SCARCE} clips", title=f"{evidence.clips:,} labelled clips")
     for row in evidence.scarce():
@@ -281,7 +286,7 @@ def taxonomy_merge(args: Namespace) -> int:
 
     taxonomy = _taxonomy(args.taxonomy).taxonomy
     conflicts = Path(args.out) / CONFLICTS_FILE
-    merged = merge([LabelMap.read(path, taxonomy) for path in args.files], settlements(conflicts))
+    merged = merge([LabelMap.read(path, taxonomy) for path in args.files], settlements(conflicts, taxonomy))
     merged.save(args.out)
     figures = {"labels": len(merged.labelling.labels), "conflicts": len(merged.conflicts), "open": merged.open}
     alpha = None if merged.agreement != merged.agreement else merged.agreement
@@ -385,6 +390,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "weights fetch": media.fetch,
 }
 
+GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}
+
 # --- arguments --------------------------------------------------------------------------------------------------------
 
 
@@ -405,6 +412,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
 
     sub = _verb(verbs, "inspect", inspect, json=True, records=True)
     sub.add_argument("paths", nargs="+", help=DATA_HELP)
+    sub.add_argument("--taxonomy", default=None, help=DEFAULT_TAXONOMY_HELP)
 
     sub = _verb(verbs, "train", train, json=True, records=True)
     _add_recipe(sub, arguments)
@@ -416,9 +424,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
         metavar="SHARDS",
         help="shards to tune and stop on; without, a tenth of the clips",
     )
-    sub.add_argument(
-        "--taxonomy", default=None, help=f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
-    )
+    sub.add_argument("--taxonomy", default=None, help=DEFAULT_TAXONOMY_HELP)
     sub.add_argument("--out", required=True, help="the run folder")
     sub.add_argument(
         "--tower", default=None, help="a trained correlation tower's run, for gated and concatenated fusion"
@@ -474,11 +480,11 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
 
     sub = _verb(verbs, "check", taxonomy_check, json=True)
     _add_taxonomy(sub)
-    sub.add_argument("--few", type=int, default=500, help="training videos below which a leaf is reported")
+    sub.add_argument("--few", type=NonNegativeInt, default=500, help="training videos below which a leaf is reported")
     sub.add_argument("--style", action="store_true", help="check also that names are singular, in title case and short")
 
     sub = _verb(verbs, "measure", taxonomy_measure, json=True, records=True)
-    _add_taxonomy(sub)
+    sub.add_argument("taxonomy", nargs="?", default=None, help=DEFAULT_TAXONOMY_HELP)
     sub.add_argument("--data", nargs="+", required=True, metavar="SHARDS", help=DATA_HELP)
     sub.add_argument("--worst", type=NonNegativeInt, default=20, help="labels to print")
 
@@ -648,7 +654,7 @@ def _folder(path: str) -> Path:
     return SHIPPED if path == SHIPPED_NAME and not Path(path).exists() else Path(path)
 
 
-def _default_taxonomy(paths: Sequence[str]) -> str:
+def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> str:
     """The one beside the shards, or the shipped one, which knows the labels of one data set alone."""
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.inspect import find_shards
@@ -661,7 +667,7 @@ def _default_taxonomy(paths: Sequence[str]) -> str:
     if not features.youtube8m:
         raise CounterpointError(
             f"{features}: the shipped taxonomy is for YouTube-8M's labels and features (video 1024, audio 128); "
-            "name the taxonomy of this data with --taxonomy"
+            f"name the taxonomy of this data {where}"
         )
     return SHIPPED_NAME
 
