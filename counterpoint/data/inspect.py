@@ -87,11 +87,10 @@ class Inspection:
         facts.add_row("labels", f"{self.labels:,} distinct, {self.labels_mean:.2f} a clip, at most {self.labels_max:,}")
         facts.add_row("", f"{self.unlabelled:,} clips without labels")
         if self.categories:
-            tops = {path: clips for path, clips in self.categories.items() if SEPARATOR not in path}
-            most = sorted(tops, key=lambda path: -tops[path])
-            found = sum(clips > 0 for clips in self.categories.values())
-            facts.add_row("categories", f"{found:,} of {len(self.categories):,}; at the top, with their clips:")
-            facts.add_row("", escape(", ".join(f"{path} {tops[path]:,}" for path in most)))
+            found = [(path, clips) for path, clips in self.categories.items() if clips]
+            tops = sorted((one for one in found if SEPARATOR not in one[0]), key=lambda one: -one[1])
+            facts.add_row("categories", f"{len(found):,} of {len(self.categories):,}; at the top, with their clips:")
+            facts.add_row("", escape(", ".join(f"{path} {clips:,}" for path, clips in tops) or "none"))
         modalities = Table("modality", "features", "type", "clips", "missing", "steps")
         for name, modality in self.modalities.items():
             counts = (f"{number:,}" for number in (modality.clips, modality.missing))

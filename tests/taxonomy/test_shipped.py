@@ -1,13 +1,14 @@
 """The shipped taxonomy's promises; where only real files can tell, a twin asks the shipped ones."""
 
 import csv
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from counterpoint.taxonomy import load, youtube8m
+from counterpoint.taxonomy import load, tsv, youtube8m
 from counterpoint.taxonomy.cooccurrence import measure
 from counterpoint.taxonomy.figure import svg
 from counterpoint.taxonomy.importers import read
@@ -91,6 +92,18 @@ def test_the_documents_show_it():
     printed = "\n".join(line.rstrip() for line in capture.get().splitlines())
     assert printed in (docs / "taxonomy.md").read_text(encoding="utf-8")
     assert svg(youtube8m(), "Transport") == (docs / "images" / "taxonomy-transport.svg").read_text(encoding="utf-8")
+
+
+def test_the_last_draw_is_clean():
+    """Labels of the draw that lead elsewhere since then are to be judged anew."""
+    path = Path(__file__).parents[2] / "docs" / "taxonomy-draws" / "last.tsv"
+    lines, rows = tsv.read(path, ("index", "label", "path", "verdict", "remark"))
+    assert [int(index) for index, *_ in rows] == random.Random(302).sample(range(3862), 100)
+    assert {verdict for *_, verdict, _ in rows} == {"ok"}
+    for line, (index, name, judged, *_) in zip(lines, rows, strict=True):
+        label = LABELS.labels[int(index)]
+        paths = "; ".join(TAXONOMY.paths[TAXONOMY.index(category)] for category in label.categories)
+        assert (name, judged) == (label.name, paths or f"(none) {label.note}"), f"line {line}"
 
 
 # --- beside the real data ---------------------------------------------------------------------------------------------
