@@ -37,7 +37,6 @@ TAXONOMY_HELP = (
 WORKERS_HELP = "processes that read ahead"
 UNFOLDED = 10_000  # columns
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
-HELD_OUT = 0.1  # of the training clips, by a hash of their ids, where no validation shards are given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -681,7 +680,7 @@ def _report(*datasets: "ClipDataset") -> None:
 
 
 def _training_data(args: Namespace, labelling: "Labelling", seed: int) -> "tuple[ClipDataset, ClipDataset]":
-    from counterpoint.data.dataset import share
+    from counterpoint.data.dataset import HELD_OUT, share
 
     if args.validation:
         data, validation = _dataset(args, args.data, labelling), _dataset(args, args.validation, labelling)
