@@ -19,6 +19,7 @@ from rich.console import Console
 from counterpoint import __version__
 from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
+from counterpoint.experiments import commands as experiment_commands
 
 if TYPE_CHECKING:
     from counterpoint.data.dataset import ClipDataset
@@ -36,6 +37,7 @@ TAXONOMY_HELP = (
 )
 WORKERS_HELP = "processes that read ahead"
 UNFOLDED = 10_000  # columns
+RESUMABLE = ("train", "ensemble", "reproduce")
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
 
 
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it stopped" if verb == "train" else ""
+        goes_on = "; the same command goes on where it stopped" if verb in RESUMABLE else ""
         print(f"counterpoint: interrupted{goes_on}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -377,6 +379,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "taxonomy merge": taxonomy_merge,
     "taxonomy remap": taxonomy_remap,
     "data mosaic": data_commands.mosaic,
+    "ensemble": experiment_commands.ensemble,
+    "reproduce": experiment_commands.reproduce,
 }
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -446,6 +450,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories that are followed")
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
+    experiment_commands.add(verbs, _verb, arguments)
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
     verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")
 

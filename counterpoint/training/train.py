@@ -51,7 +51,7 @@ def train(
         CounterpointError: the folder holds a finished run, or one with another recipe, taxonomy or features.
     """
     console = console or Console(stderr=True)
-    last = _prepare(run, tower)
+    last = begin(run, tower)
     if last is not None:
         console.print(f"{run.folder}: going on from the last finished epoch", markup=False, soft_wrap=True)
     keep_freed_memory()
@@ -120,8 +120,12 @@ def _learner(run: Run) -> Learner:
     return CategorizationLearner(model, recipe.training)
 
 
-def _prepare(run: Run, tower: Run | None) -> Path | None:
-    """Write the run folder; where it holds the same run unfinished, the checkpoint to go on from."""
+def begin(run: Run, tower: Run | None) -> Path | None:
+    """Write the run folder; where it holds the same run unfinished, the checkpoint to go on from.
+
+    Raises:
+        CounterpointError: see `train`.
+    """
     if not (run.folder / "recipe.json").exists():
         if run.folder.exists() and any(run.folder.iterdir()):
             raise CounterpointError(f"{run.folder}: not empty and not a run; choose another --out")

@@ -1,0 +1,3 @@
+import subprocess
+def commit(): return "?"
+def write(experiment, console, unfinished, jobs): return experiment.folder
