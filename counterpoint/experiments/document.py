@@ -110,14 +110,15 @@ class Document:
 
 
 def _markdown(table: Table) -> list[str]:
-    spans = [f"{title}: the {count} columns" for title, count in table.spans if title]
+    # Markdown has no header above the header: the second part's columns, which repeat the first's, name theirs.
+    above = [title for title, count in table.spans for _ in range(count)] or [""] * len(table.header)
+    own = next(filter(None, above), "")
+    header = [f"{title}: {name}" if title and title != own else name for title, name in zip(above, table.header, strict=True)]
     lines = [f"**{table.title}**", ""] if table.title else []
-    lines.append(_row(table.header))
+    lines.append(_row(header))
     lines.append("|" + "".join("---|" if i < table.labels else "--:|" for i in range(len(table.header))))
     lines += [_row([_told(cell) for cell in row]) for row in table.cells]
-    if told := "; ".join(filter(None, [table.caption, *spans[1:]])):
-        lines += ["", told]
-    return lines
+    return [*lines, *(["", table.caption] if table.caption else [])]
 
 
 def _row(texts: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Jobs:
     of: Experiment
     console: Console
     workers: int = 0
+    drawn: dict[Path, list[Trial]] = field(default_factory=dict, repr=False)
 
     def all(self) -> list[Job]:
         """Everything, in an order in which each comes after what it needs."""
@@ -95,11 +96,11 @@ class Jobs:
         crossed = not entry.rival and entry.recipe.startswith(SEARCHED)
         for name in (BASELINE, SEARCHED) if crossed or entry.like else (BASELINE,):
             search = self.of.search(family, name)
-            if search.count:
+            if search.count and search.folder not in self.drawn:
                 with self._alone(search):
-                    trials = search.trials()
-                needs = (made, *jobs)
-                jobs += [self._trial(family, name, search, trial, needs) for trial in trials]
+                    self.drawn[search.folder] = search.trials()
+            needs = (made, *jobs)
+            jobs += [self._trial(family, name, search, trial, needs) for trial in self.drawn.get(search.folder, [])]
         return jobs
 
     def _trial(self, family: str, name: str, search: Search, trial: Trial, needs: tuple[Job, ...]) -> Job:

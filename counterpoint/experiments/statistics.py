@@ -7,6 +7,7 @@ the same resampled seeds where there are several.
 """
 
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -84,14 +85,14 @@ class Results:
     def value(self, world: Source, family: str, entry: Entry, metric: str, group: Group = ALL) -> Value:
         """An entry's error, over all of its seeds."""
         errors = self.errors(world, family, entry, metric, group, self.seeds(world, family, entry))
-        return Value(float(errors.mean()), _spread(errors.mean(0)), _spread(errors.mean(1)))
+        return Value(_mean(errors), _spread(_mean(errors, 0)), _spread(_mean(errors, 1)))
 
     def gain(self, world: Source, family: str, ours: Entry, theirs: Entry, metric: str, group: Group = ALL) -> Gain:
         """How much less error one entry has than another, over the seeds that both have."""
         key = (world.name, family, ours.name, theirs.name, metric, group)
         if key not in self.gains:
             seeds = self.seeds(world, family, ours, theirs)
-            means = [self.errors(world, family, entry, metric, group, seeds).mean() for entry in (ours, theirs)]
+            means = [_mean(self.errors(world, family, entry, metric, group, seeds)) for entry in (ours, theirs)]
             drawn = self.gain_draws(world, family, ours, theirs, metric, group)
             self.gains[key] = Gain(_less(*means), *_interval(drawn))
         return self.gains[key]
@@ -133,7 +134,15 @@ def _figures(run: Breakdown, group: Group) -> Figures:
     return run.overall if kind == "all" else run.levels[int(name)] if kind == "level" else run.tops[name]
 
 
+def _mean(errors: "np.ndarray[Any, Any]", axis: int | None = None) -> Any:
+    """Over what can be measured: a small category may have no clip in a bootstrap sample."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of means of nothing
+        return np.nanmean(errors, axis)
+
+
 def _spread(values: Float[np.ndarray, "value"]) -> float:
+    values = values[np.isfinite(values)]
     return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 

@@ -57,10 +57,11 @@ def by_level(results: Results, world: Source, family: str) -> Table:
     spans = [("", 2), ("this experiment", len(header) - 2)]
     if known:
         header += ["E", "L", "CM-G", "CM-C", "gain"]
-        spans.append(("the paper, on its own data", 5))
+        spans.append(("the paper", 5))
     number = f", as the paper's Table {paper.TABLES[family]['levels']}" if family in paper.TABLES else ""
     title = f"{paper.FAMILIES[family]} by level{number}"
-    return Table(title, header, rows, f"{SPREAD} {GAIN if both else ''}".strip(), 2, spans if known else (), parts=True)
+    caption = " ".join([SPREAD, *([GAIN] if both else []), *(["The paper's numbers are of its own data."] if known else [])])
+    return Table(title, header, rows, caption, 2, spans if known else (), parts=True)
 
 
 def by_top(results: Results, world: Source, family: str) -> Table:
@@ -178,7 +179,9 @@ def findings(results: Results, family: str) -> list[str]:
         if both:
             gain = results.gain(world, family, *both, "gap")
             verdict = "CM-C errs less" if gain.low > 0 else "CM-C errs more" if gain.high < 0 else "no clear difference"
-            told.append(f"{question} ({found[name].title}): {verdict}; {_percent(gain.percent)} {_bounds(gain)}.")
+            told.append(
+                f"{question} ({found[name].title}): {verdict}. Its gain over it is {_percent(gain.percent)} {_bounds(gain)}."
+            )
     return told
 
 
@@ -245,7 +248,7 @@ def _bounds(gain: Gain) -> str:
 
 
 def _signed(number: float) -> str:
-    return f"{number:+.1f}".replace("-", "−")
+    return f"{round(number, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: no minus zero
 
 
 def _percent(number: float) -> str:
