@@ -90,4 +90,4 @@ def test_on_the_command_line(
     assert main(["evaluate", str(tmp_path / "one"), "--data", str(shards[1])]) == 0
     assert main(["ensemble", folders[0], str(tmp_path), *data, "--out", str(tmp_path / "two")]) == 1
     assert "not a run folder" in capsys.readouterr().err
-    assert LABELLING == Run.load(tmp_path / "one").labelling
+    assert Run.load(tmp_path / "one").labelling == LABELLING

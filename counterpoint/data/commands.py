@@ -19,9 +19,7 @@ def mosaic(args: Namespace) -> int:
     sources = getattr(args, "from")
     labelling = cli._taxonomy(args.taxonomy or cli._default_taxonomy(sources))
     controls = Mosaic(**{field.name: args[field.name] for field in dataclasses.fields(Mosaic)})
-    datasets = split(
-        sources, args.validation, args.test, labelling, skip_bad=args.skip_bad_records, seed=controls.seed
-    )
+    datasets = split(sources, args.validation, args.test, labelling, skip_bad=args.skip_bad_records, seed=controls.seed)
     cli._report(*datasets.values())
     features = FeatureSet.of([path for dataset in datasets.values() for path in dataset.paths])
     records = {}

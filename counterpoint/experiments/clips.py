@@ -45,9 +45,7 @@ def contrasts(
     return Contrasts(wins, losses)
 
 
-def predictions(
-    probabilities: Float[np.ndarray, "clip category"], taxonomy: Taxonomy
-) -> list[list[tuple[int, float]]]:
+def predictions(probabilities: Float[np.ndarray, "clip category"], taxonomy: Taxonomy) -> list[list[tuple[int, float]]]:
     """Each clip's most probable categories of at least `SHOWN`, at most `PREDICTIONS`.
 
     Ancestors of a category that is said as well are left out: they are always at least as probable, and say less.

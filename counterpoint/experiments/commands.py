@@ -130,9 +130,9 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
         sub.add_argument(f"--{split}", nargs="+", default=[], metavar="SHARDS", help=told)
     sub.add_argument("--taxonomy", default=None, help=f"{cli.TAXONOMY_HELP}")
     sub.add_argument("--out", required=True, help="the experiment's folder; the same command goes on there")
-    sub.add_argument("--plan", action="store_true", help="tell what would run and how long it would take; run nothing")
+    sub.add_argument("--plan", action="store_true", help="tell what would run and how long; run nothing")
     sub.add_argument("--report", action="store_true", help="report what is finished; run nothing")
-    sub.add_argument("--threads", type=NonNegativeInt, default=0, help="PyTorch's threads; 0: as many as there are cores")
+    sub.add_argument("--threads", type=NonNegativeInt, default=0, help="of PyTorch; 0: as many as there are cores")
     sub.add_argument("--workers", type=NonNegativeInt, default=0, help=cli.WORKERS_HELP)
     scale = suite.scale if suite else Scale()
     choices = {"families": FAMILIES, "models": ENTRIES, "worlds": [w.name for w in suite.worlds] if suite else []}

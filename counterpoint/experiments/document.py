@@ -113,7 +113,9 @@ def _markdown(table: Table) -> list[str]:
     # Markdown has no header above the header: the second part's columns, which repeat the first's, name theirs.
     above = [title for title, count in table.spans for _ in range(count)] or [""] * len(table.header)
     own = next(filter(None, above), "")
-    header = [f"{title}: {name}" if title and title != own else name for title, name in zip(above, table.header, strict=True)]
+    header = [
+        f"{title}: {name}" if title and title != own else name for title, name in zip(above, table.header, strict=True)
+    ]
     lines = [f"**{table.title}**", ""] if table.title else []
     lines.append(_row(header))
     lines.append("|" + "".join("---|" if i < table.labels else "--:|" for i in range(len(table.header))))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -54,7 +54,7 @@ class Log:
         self.path = folder / LOG
 
     def add(self, job: Job, seconds: float, commit: str) -> None:
-        ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"job": job.name, "kind": job.kind, "seconds": round(seconds, 2), "commit": commit, "ended": ended}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

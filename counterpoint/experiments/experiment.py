@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from counterpoint.errors import CounterpointError
+from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.predictions import SCORES_FILE
 from counterpoint.experiments.search import Search
-from counterpoint.experiments.suites import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry, Scale, Suite, with_settings
+from counterpoint.experiments.suites import Scale, Suite, with_settings
 from counterpoint.experiments.worlds import Data, Inputs, Shape, Source
 from counterpoint.matching import matched, parameters
 from counterpoint.recipes import CONSTANT, RECIPES, TOWER_RECIPES, CrossModal, Recipe, TowerRecipe

@@ -17,10 +17,10 @@ from counterpoint.evaluation import explain
 from counterpoint.evaluation.tower import measure as measure_tower
 from counterpoint.experiments.clips import contrasts
 from counterpoint.experiments.engine import LOCKS, Job
+from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.experiment import Cell, Experiment
 from counterpoint.experiments.predictions import Truth, draw_runs, measure, probabilities, save_scores
 from counterpoint.experiments.search import Search, Trial, best_validation
-from counterpoint.experiments.suites import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.worlds import Data, Shape, Source
 from counterpoint.models.correlation import Tower
 from counterpoint.models.track import Track
@@ -131,7 +131,9 @@ class Jobs:
 
         def work() -> str:
             self._fit(world, seed, folder, recipe, None)
-            return f"validation AUC {best_validation(folder, 'validation_auc'):.4f}" if recipe.training.max_epochs else ""
+            return (
+                f"validation AUC {best_validation(folder, 'validation_auc'):.4f}" if recipe.training.max_epochs else ""
+            )
 
         what, like = f"tower {world.name} {folder.name}", f"tower {family}-{kind.partition('-')[0]}"
         return Job(what, like, folder / WEIGHTS_FILE, work, (made,), self._guess(lambda: recipe))

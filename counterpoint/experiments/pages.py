@@ -13,10 +13,10 @@ from counterpoint.evaluation.figures import draw_levels
 from counterpoint.experiments import paper
 from counterpoint.experiments.clips import SHOWN, contrasts, predictions, specific
 from counterpoint.experiments.document import Cell, Picture, Table
+from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
 from counterpoint.experiments.predictions import Truth, probabilities
 from counterpoint.experiments.statistics import ALL, Results
-from counterpoint.experiments.suites import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.tables import pair
 from counterpoint.experiments.worlds import Source
 from counterpoint.taxonomy import Labelling, Taxonomy
@@ -54,8 +54,8 @@ def contrasted(results: Results, family: str) -> list[Table]:
         header = ["clip", "truth", *(f"{entry.title} says" for entry in reversed(both))]
         rows = rows or [["none", "", "", ""]]
         caption = (
-            f"Of seed {seed}, the clips whose ranking (the clip's own average precision) differs most; of each model its "
-            f"two most probable categories of {SHOWN} or more, without those above them. True ones are bold."
+            f"Of seed {seed}, the clips whose ranking (the clip's own average precision) differs most; of each model "
+            f"its two most probable categories of {SHOWN} or more, without those above them. True ones are bold."
         )
         tables.append(Table(f"{paper.FAMILIES[family]}: clips that CM-C {what}{table}", header, rows, caption, 4))
     return tables
@@ -80,8 +80,8 @@ def explained(results: Results, family: str) -> list[Picture]:
         return []
     clip = json.loads(told.read_text(encoding="utf-8"))["clip"]
     caption = (
-        f"{paper.FAMILIES[family]}, as the paper's Fig. 1: clip {clip} by CM-C. The weights of picture and sound before "
-        "they hear each other, what each hears, and after; below, what would change the answer."
+        f"{paper.FAMILIES[family]}, as the paper's Fig. 1: clip {clip} by CM-C. The weights of picture and sound "
+        "before they hear each other, what each hears, and after; below, what would change the answer."
     )
     return [Picture(f"weights-{family}.png", told.with_suffix(".png").read_bytes(), caption, wide=True)]
 

@@ -5,8 +5,10 @@ numbers they tell what to compare, not what to reach.
 """
 
 FAMILIES = {"nv": "NetVLAD", "tm": "Transformer", "rnn": "Attention clusters"}
-TABLES = {"tm": {"levels": "4", "tops": "5", "wins": "6", "losses": "7"},
-          "nv": {"levels": "8", "tops": "9", "wins": "10", "losses": "11"}}
+TABLES = {
+    "tm": {"levels": "4", "tops": "5", "wins": "6", "losses": "7"},
+    "nv": {"levels": "8", "tops": "9", "wins": "10", "losses": "11"},
+}
 MODELS = ("e", "l", "cm-g", "cm-c")
 _LEVELS = """
 gap    all  9.18  8.67  8.65  8.49 10.81 10.61  9.90  9.75

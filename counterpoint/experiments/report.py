@@ -13,10 +13,10 @@ from counterpoint.data.tfrecord import replacing
 from counterpoint.experiments import pages, paper, tables
 from counterpoint.experiments.document import Cell, Document, Section, Table
 from counterpoint.experiments.engine import Log, duration
+from counterpoint.experiments.entries import BASELINE, SEARCHED
 from counterpoint.experiments.experiment import Experiment
 from counterpoint.experiments.predictions import Truth, draw_runs
 from counterpoint.experiments.statistics import Results
-from counterpoint.experiments.suites import BASELINE, SEARCHED
 from counterpoint.run import environment, write_json
 
 PICTURES = "figures"
@@ -53,7 +53,9 @@ def commit() -> str:
 def _document(results: Results, unfinished: int, jobs: int) -> Document:
     experiment = results.experiment
     suite, main = experiment.suite, experiment.main
-    lead = suite.what + (f" {unfinished} of {jobs} jobs are not finished: all below is of the others." * bool(unfinished))
+    lead = suite.what + (
+        f" {unfinished} of {jobs} jobs are not finished: all below is of the others." * bool(unfinished)
+    )
     families = [family for family in experiment.scale.families if results.entries(main, family)]
     sections = [Section("What came out", [*_tested(results), *([tables.summary(results)] if families else [])])]
     for family in families:
@@ -78,8 +80,8 @@ def _document(results: Results, unfinished: int, jobs: int) -> Document:
     ]
     if searched:
         told = (
-            "Late fusion's architecture is searched on the main world's validation clips and kept by its variants, as in "
-            "the paper; then F, with the cross-modal model that needs no tower. The first trial is the recipe as it is."
+            "Late fusion's architecture is searched on the main world's validation clips and kept by its variants, as "
+            "in the paper; then F, with the cross-modal model that needs no tower. The first trial is the recipe as it is."
         )
         sections.append(Section("Search", [told, *searched]))
     sections.append(Section("How this was made", [_made(experiment)]))
@@ -112,11 +114,11 @@ def _tested(results: Results) -> list[str]:
     clips, runs = len(Truth.load(path).ids), experiment.scale.test_runs
     _, bootstrap = draw_runs(clips, runs, experiment.scale.test_sample)
     told = (
-        f"There are {clips:,} test clips, too few to draw {runs} samples of {experiment.scale.test_sample:,} from as the "
-        f"paper does: the {runs} test runs are bootstrap samples of all of them, the same for every model."
+        f"There are {clips:,} test clips, too few to draw {runs} samples of {experiment.scale.test_sample:,} from as "
+        f"the paper does: the {runs} test runs are bootstrap samples of all of them, the same for every model."
         if bootstrap
-        else f"The {runs} test runs are random samples of {experiment.scale.test_sample:,} of {clips:,} test clips, the "
-        "same for every model."
+        else f"The {runs} test runs are random samples of {experiment.scale.test_sample:,} of {clips:,} test clips, "
+        "the same for every model."
     )
     seeds = experiment.scale.seeds
     trained = f"Each model is trained with {seeds} seeds" if seeds > 1 else "Each model is trained once"
@@ -124,8 +126,8 @@ def _tested(results: Results) -> list[str]:
         trained += f", controls with {experiment.scale.control_seeds}"
     resampled = "clips and seeds" if seeds > 1 else "clips"
     return [
-        f"{told} {trained}. Intervals are by paired bootstrap over {resampled}, {experiment.scale.resamples:,} samples: "
-        "both models are measured on the same ones."
+        f"{told} {trained}. Intervals are by paired bootstrap over {resampled}, {experiment.scale.resamples:,} "
+        "samples: both models are measured on the same ones."
     ]
 
 
@@ -154,7 +156,8 @@ def _numbers(results: Results) -> dict[str, Any]:
     return {
         "suite": experiment.suite.name,
         "scale": asdict(experiment.scale),
-        "environment": environment() | {"commits": sorted({str(line["commit"]) for line in Log(experiment.folder).lines()})},
+        "environment": environment()
+        | {"commits": sorted({str(line["commit"]) for line in Log(experiment.folder).lines()})},
         "seconds": Log(experiment.folder).seconds,
         "test_runs": [
             {"world": world, "family": family, "model": name, "seed": seed, "runs": [run.to_dict() for run in runs]}

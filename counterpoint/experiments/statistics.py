@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, Int
 from counterpoint.evaluation.bootstrap import Curve, resample
 from counterpoint.evaluation.breakdown import PREDICTED, Breakdown, Figures
 from counterpoint.evaluation.metrics import best_is_hit, equal_recall_precision
+from counterpoint.experiments.entries import Entry
 from counterpoint.experiments.experiment import Cell, Experiment
 from counterpoint.experiments.predictions import Truth, measured, probabilities
-from counterpoint.experiments.suites import Entry
 from counterpoint.experiments.worlds import Source
 from counterpoint.taxonomy import Taxonomy
 
@@ -70,7 +70,9 @@ class Results:
 
     def entries(self, world: Source, family: str) -> list[Entry]:
         """The models that are finished for at least one seed."""
-        return [entry for entry in self.experiment.entries(world) if (world.name, family, entry.name) in self.breakdowns]
+        return [
+            entry for entry in self.experiment.entries(world) if (world.name, family, entry.name) in self.breakdowns
+        ]
 
     def seeds(self, world: Source, family: str, *entries: Entry) -> list[int]:
         """Those for which all of some entries are finished."""
@@ -167,7 +169,9 @@ def _weights(place: Path, clips: int, samples: int) -> Iterator[Int[np.ndarray, 
 
 def _of_group(
     scores: Path, truth: Path, taxonomy: Taxonomy, group: Group
-) -> tuple[range, Int[np.ndarray, "concerned"], Float[np.ndarray, "concerned member"], Bool[np.ndarray, "concerned member"]]:
+) -> tuple[
+    range, Int[np.ndarray, "concerned"], Float[np.ndarray, "concerned member"], Bool[np.ndarray, "concerned member"]
+]:
     """All clips; those that a group concerns, as in `counterpoint.evaluation.breakdown`; their scores and labels."""
     said, labels = _loaded(scores), _truth(truth).labels
     kind, name = group

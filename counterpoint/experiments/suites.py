@@ -1,15 +1,15 @@
 """Suites: whole experiments as plain data. What is compared on which worlds, and how large.
 
-The protocol is the paper's (section 4.2): the baseline's architecture is searched on validation clips, its variants keep
-it, F's sizes and depth are searched likewise, and five test runs measure every model. Beside the paper's models stand
-the controls that tell the idea from capacity.
+The protocol is the paper's (section 4.2): the baseline's architecture is searched on validation clips, its variants
+keep it, F's sizes and depth are searched likewise, and five test runs measure every model.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 from counterpoint.errors import CounterpointError
+from counterpoint.experiments.entries import ENTRIES, HEADLINE, Entry
 from counterpoint.experiments.worlds import KnownTruth, Mosaics, RealRecords, Source
 from counterpoint.models.categorizer import JOINED
 from counterpoint.recipes import AttentionClusterFamily, ContrastiveConfig, Family, NetVLADFamily, TransformerFamily
@@ -20,157 +20,45 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One model of a comparison.
-
-    Attributes:
-        name: as in folders and on the command line.
-        title: as in the paper's tables.
-        recipe: what follows the family's name, as in ``nv-cm-c``; a rival's is the same in every family.
-        what: for a reader who knows the paper.
-        part: where the report shows it.
-        tower: which correlation tower it listens to, if any.
-        like: the entry whose number of parameters it gets.
-        widths: whether it gets there by other widths, rather than by the head alone.
-        of: the entries whose answers it averages.
-    """
-
-    name: str
-    title: str
-    recipe: str
-    what: str
-    part: Literal["paper", "control", "ensemble"] = "control"
-    tower: Literal["", "trained", "random", "constant"] = ""
-    like: str = ""
-    widths: bool = False
-    of: tuple[str, ...] = ()
-
-    @property
-    def rival(self) -> bool:
-        return self.recipe.startswith("tm-")
-
-
-BASELINE, HEADLINE = "l", "cm-c"
-SEARCHED = "cm"  # F is searched without a tower, which it would have to wait for
-PAPER = (
-    Entry(name="e", title="E", recipe="e", part="paper", what="early fusion: features joined per second"),
-    Entry(name="l", title="L", recipe="l", part="paper", what="late fusion: nobody hears anybody"),
-    Entry(name="cm", title="CM", recipe="cm", part="paper", what="cross-modal: each hears the other, without a tower"),
-    Entry(
-        name="cm-g",
-        title="CM-G",
-        recipe="cm-g",
-        part="paper",
-        tower="trained",
-        what="gated: heard where the tower says so",
-    ),
-    Entry(
-        name="cm-c",
-        title="CM-C",
-        recipe="cm-c",
-        part="paper",
-        tower="trained",
-        what="concatenated: F is told what the tower says",
-    ),
-)
-CONTROLS = (
-    Entry(
-        name="l-equal",
-        title="L, equal",
-        recipe="l",
-        like=HEADLINE,
-        what="late fusion with as many parameters as CM-C (a wider head)",
-    ),
-    Entry(
-        name="e-equal",
-        title="E, equal",
-        recipe="e",
-        like=HEADLINE,
-        widths=True,
-        what="early fusion with as many parameters as CM-C",
-    ),
-    Entry(
-        name="cm-g-random",
-        title="CM-G, random tower",
-        recipe="cm-g",
-        tower="random",
-        what="half of the gates open, by chance",
-    ),
-    Entry(
-        name="cm-c-random",
-        title="CM-C, random tower",
-        recipe="cm-c",
-        tower="random",
-        what="F is told what an untrained tower says",
-    ),
-    Entry(
-        name="cm-c-constant",
-        title="CM-C, constant tower",
-        recipe="cm-c",
-        tower="constant",
-        what="F is told the same of every clip",
-    ),
-    Entry(name="picture", title="picture only", recipe="picture", what="late fusion's picture, without sound"),
-    Entry(name="sound", title="sound only", recipe="sound", what="late fusion's sound, without picture"),
-    *(
-        Entry(name=name, title=name, recipe=name, like=HEADLINE, widths=True, what=f"{what}, as many parameters as CM-C")
-        for name, what in (
-            ("tm-xattn", "cross-attention between modalities"),
-            ("tm-mbt", "attention bottlenecks (Nagrani et al. 2021)"),
-            ("tm-bert", "one Transformer over the steps of both modalities"),
-        )
-    ),
-)
-ENSEMBLES = (
-    Entry(
-        name="ensemble",
-        title="ensemble",
-        recipe="",
-        part="ensemble",
-        of=("cm", "cm-g", "cm-c"),
-        what="CM's, CM-G's and CM-C's probabilities averaged",
-    ),
-    Entry(
-        name="distilled",
-        title="distilled",
-        recipe="cm",
-        part="ensemble",
-        of=("cm", "cm-g", "cm-c"),
-        what="the ensemble distilled into one CM",
-    ),
-)
-ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*PAPER, *CONTROLS, *ENSEMBLES)}
-
-
-def _told(default: Any, what: str) -> Any:
-    return field(
-        default_factory=(lambda: default) if isinstance(default, dict) else MISSING,  # type: ignore[arg-type]
-        **({} if isinstance(default, dict) else {"default": default}),
-        metadata={"help": what},
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scale:
     """How much of a suite is run, and how large; each field is an option of the command line."""
 
-    families: tuple[str, ...] = _told(("nv", "tm", "rnn"), "families of models")
-    models: tuple[str, ...] = _told(tuple(ENTRIES), "models of each family")
-    worlds: tuple[str, ...] = _told((), "data sets, where a suite has several; the first has all tables")
-    clips: dict[str, int] = _told({}, "clips by split; without, as many as there are, or as the suite makes")
-    seeds: int = _told(5, "seeds of each model and its tower")
-    control_seeds: int = _told(5, "seeds of each control")
-    epochs: int = _told(30, "epochs at most; training stops sooner where validation no longer improves")
-    tower_epochs: int = _told(30, "the same of towers")
-    trials: int = _told(12, "architectures of late fusion that are tried on validation; 0: the suite's own")
-    influence_trials: int = _told(6, "sizes and depths of F that are tried likewise")
-    grid: dict[str, dict[str, list[Any]]] = _told({}, "values to try, by family and dotted field, instead of the suite's")
-    negative_weights: tuple[float, ...] = _told((0.5, 1.0, 2.0, 4.0), "weights of false pairs (the paper's Fig. 8)")
-    test_runs: int = _told(5, "random samples of the test clips")
-    test_sample: int = _told(128_000, "clips of each; where there are not twice as many: paired bootstrap samples of all")
-    resamples: int = _told(1000, "bootstrap samples for intervals")
+    families: tuple[str, ...] = field(default=("nv", "tm", "rnn"), metadata={"help": "families of models"})
+    models: tuple[str, ...] = field(default=tuple(ENTRIES), metadata={"help": "models of each family"})
+    worlds: tuple[str, ...] = field(
+        default=(), metadata={"help": "data sets, where a suite has several; the first has all tables"}
+    )
+    clips: dict[str, int] = field(
+        default_factory=dict, metadata={"help": "clips by split; without, as many as there are, or as the suite makes"}
+    )
+    seeds: int = field(default=5, metadata={"help": "seeds of each model and its tower"})
+    control_seeds: int = field(default=5, metadata={"help": "seeds of each control"})
+    epochs: int = field(
+        default=30, metadata={"help": "epochs at most; training stops sooner where validation no longer improves"}
+    )
+    tower_epochs: int = field(default=30, metadata={"help": "the same of towers"})
+    trials: int = field(
+        default=12, metadata={"help": "architectures of late fusion that are tried on validation; 0: the suite's own"}
+    )
+    influence_trials: int = field(default=6, metadata={"help": "sizes and depths of F that are tried likewise"})
+    grid: dict[str, dict[str, list[Any]]] = _told({}, "values to try, by family and dotted field (the suite's)")
+    negative_weights: tuple[float, ...] = field(
+        default=(0.5, 1.0, 2.0, 4.0), metadata={"help": "weights of false pairs (the paper's Fig. 8)"}
+    )
+    test_runs: int = field(default=5, metadata={"help": "random samples of the test clips"})
+    test_sample: int = _told(128_000, "clips of each; without twice as many, bootstrap samples of all")
+    resamples: int = field(default=1000, metadata={"help": "bootstrap samples for intervals"})
 
-    GROWING = ("families", "models", "worlds", "seeds", "control_seeds", "negative_weights", "test_runs", "test_sample")
+    GROWING: ClassVar[tuple[str, ...]] = (
+        "families",
+        "models",
+        "worlds",
+        "seeds",
+        "control_seeds",
+        "negative_weights",
+        "test_runs",
+        "test_sample",
+    )
     """What may differ when a command goes on in the same folder, beside ``resamples``: runs stay what they are."""
 
     def seeds_of(self, entry: Entry) -> int:
@@ -271,6 +159,16 @@ WORLD_FAMILIES: dict[str, Family] = {
     "rnn": AttentionClusterFamily(recurrence="none", widths={"video": 64, "audio": 64}, units=8, hidden=128),
 }
 
+KNOWN_TRUTH = tuple(
+    KnownTruth(
+        name=f"unrelated-{share:g}-shift-{shift}",
+        what=f"sound unrelated in {100 * share:.0f} % of clips, {shift} s later in the others",
+        unrelated=share,
+        shift=shift,
+    )
+    for share, shift in ((0.25, 0), (0.0, 0), (0.5, 0), (0.25, 10), (0.25, 20))
+)
+
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
@@ -286,17 +184,15 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="mosaic",
             title="Mosaics of real records",
-            what="Frame-level clips composed from real video-level records: vectors and labels are real, their order in "
-            "time is made up.",
+            what="Frame-level clips composed from real video-level records: vectors and labels are real, their order "
+            "in time is made up.",
             worlds=(
-                Mosaics(name="mosaic", what="the sound 5 s later and a quarter longer; unrelated in a quarter of clips"),
-                Mosaics(
-                    name="no-shift", what="sound and picture in step, none unrelated", shift=0, stretch=1.0, unrelated=0.0
-                ),
+                Mosaics(name="mosaic", what="sound 5 s later and a quarter longer; unrelated in a quarter of clips"),
+                Mosaics(name="no-shift", what="sound and picture in step", shift=0, stretch=1.0, unrelated=0.0),
                 Mosaics(name="unrelated", what="all sound unrelated: nothing to hear", unrelated=1.0),
             ),
             scale=Scale(worlds=("mosaic", "no-shift", "unrelated"), epochs=40, tower_epochs=40),
-            settings={family: MOSAIC_SETTINGS for family in GRID},
+            settings=dict.fromkeys(GRID, MOSAIC_SETTINGS),
             grid=GRID,
             influence=INFLUENCE,
         ),
@@ -304,18 +200,10 @@ SUITES: dict[str, Suite] = {
             name="synthetic",
             title="The known-truth world",
             what="Made-up clips whose truth is known: a seed draws world, tower and model anew.",
-            worlds=tuple(
-                KnownTruth(
-                    name=f"unrelated-{share:g}-shift-{shift}",
-                    what=f"sound unrelated in {100 * share:.0f} % of clips, {shift} s later in the others",
-                    unrelated=share,
-                    shift=shift,
-                )
-                for share, shift in ((0.25, 0), (0.0, 0), (0.5, 0), (0.25, 10), (0.25, 20))
-            ),
+            worlds=KNOWN_TRUTH,
             scale=Scale(
                 models=("l", "cm", "cm-g", "cm-c", "cm-g-random"),
-                worlds=tuple(f"unrelated-{s}" for s in ("0.25-shift-0", "0-shift-0", "0.5-shift-0", "0.25-shift-10", "0.25-shift-20")),
+                worlds=tuple(world.name for world in KNOWN_TRUTH),
                 clips={"train": 3000, "validation": 400, "test": 500},
                 epochs=8,
                 tower_epochs=20,

@@ -9,9 +9,9 @@ import numpy as np
 from counterpoint.evaluation.breakdown import DASH, TITLES
 from counterpoint.experiments import paper
 from counterpoint.experiments.document import Cell, Table
+from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
 from counterpoint.experiments.statistics import ALL, Gain, Group, Results, Value
-from counterpoint.experiments.suites import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.worlds import Source
 from counterpoint.models.categorizer import JOINED
 from counterpoint.recipes import Recipe
@@ -60,7 +60,9 @@ def by_level(results: Results, world: Source, family: str) -> Table:
         spans.append(("the paper", 5))
     number = f", as the paper's Table {paper.TABLES[family]['levels']}" if family in paper.TABLES else ""
     title = f"{paper.FAMILIES[family]} by level{number}"
-    caption = " ".join([SPREAD, *([GAIN] if both else []), *(["The paper's numbers are of its own data."] if known else [])])
+    caption = " ".join(
+        [SPREAD, *([GAIN] if both else []), *(["The paper's numbers are of its own data."] if known else [])]
+    )
     return Table(title, header, rows, caption, 2, spans if known else (), parts=True)
 
 
@@ -107,11 +109,21 @@ def controls(results: Results, world: Source, family: str) -> Table:
             both = None if name == entry.name else pair(results, world, family, entry.name, name)
             row.append(_gain(results.gain(world, family, *both, "gap")) if both else DASH)
         rows.append(row)
-    header = ["model", "parameters", "seeds", "best epoch", "minutes a run", "GAP error", "less than L", "less than CM-C"]
+    header = [
+        "model",
+        "parameters",
+        "seeds",
+        "best epoch",
+        "minutes a run",
+        "GAP error",
+        "less than L",
+        "less than CM-C",
+    ]
     caption = (
-        "The last two columns: how much less GAP error the model has than L and than CM-C, in % of theirs, over the seeds "
-        "that both have; below 0 it has more. Parameters are those that are learned with the model, without its tower's; "
-        "of an ensemble, its members' together. Rivals take late fusion's training settings; their own were not searched."
+        "The last two columns: how much less GAP error the model has than L and than CM-C, in % of theirs, over the "
+        "seeds that both have; below 0 it has more. Parameters are those that are learned with the model, without its "
+        "tower's; of an ensemble, its members' together. Rivals take late fusion's training settings; their own were "
+        "not searched."
     )
     return Table(f"{paper.FAMILIES[family]}: the idea or capacity?", header, rows, caption)
 
@@ -125,7 +137,9 @@ def across(results: Results, family: str) -> Table:
         entries = {entry.name: entry for entry in finished(results, world, family, *names)}
         titles |= {name: entry.title for name, entry in entries.items()}
         row: list[Cell | str] = [Cell(world.name, world.what)]
-        row += [_value(results.value(world, family, entries[name], "gap")) if name in entries else DASH for name in names]
+        row += [
+            _value(results.value(world, family, entries[name], "gap")) if name in entries else DASH for name in names
+        ]
         both = pair(results, world, family, HEADLINE, BASELINE)
         rows.append([*row, _gain(results.gain(world, family, *both, "gap")) if both else DASH])
     header = ["world", *(titles[name] for name in names), "gain"]
@@ -160,11 +174,10 @@ def findings(results: Results, family: str) -> list[str]:
     told = []
     if order := [name for name in (BASELINE, "cm-g", HEADLINE) if name in found]:
         means = [results.value(world, family, found[name], "gap").mean for name in order]
-        shown = " > ".join(f"{found[name].title} {mean:.2f}" for name, mean in zip(order, means, strict=True))
+        shown = ", ".join(f"{found[name].title} {mean:.2f}" for name, mean in zip(order, means, strict=True))
         if len(order) == 3:
-            held = all(one > other for one, other in zip(means, means[1:], strict=False))
-            told.append(f"The paper's order of GAP errors, L > CM-G > CM-C, {'holds' if held else 'does not hold'}: " + (
-                shown if held else shown.replace(" > ", ", ")) + ".")
+            verdict = "holds" if means[0] > means[1] > means[2] else "does not hold"
+            told.append(f"The paper's order of GAP errors, L > CM-G > CM-C, {verdict}: {shown}.")
     for name, question in (
         ("l-equal", "More parameters alone"),
         ("e-equal", "Early fusion of the same size"),
@@ -179,9 +192,8 @@ def findings(results: Results, family: str) -> list[str]:
         if both:
             gain = results.gain(world, family, *both, "gap")
             verdict = "CM-C errs less" if gain.low > 0 else "CM-C errs more" if gain.high < 0 else "no clear difference"
-            told.append(
-                f"{question} ({found[name].title}): {verdict}. Its gain over it is {_percent(gain.percent)} {_bounds(gain)}."
-            )
+            measured = f"{_percent(gain.percent)} {_bounds(gain)}"
+            told.append(f"{question} ({found[name].title}): {verdict}. Its gain over it is {measured}.")
     return told
 
 
@@ -190,7 +202,10 @@ def searches(results: Results, family: str, name: str) -> Table:
     tried = sorted(results.experiment.search(family, name).results(), key=lambda t: -t["validation_gap"])
     fields = sorted({field for trial in tried for field in trial["settings"]})
     rows = [
-        [f"{trial['validation_gap']:.4f}", *(plain(trial["settings"].get(field, "as the recipe has it")) for field in fields)]
+        [
+            f"{trial['validation_gap']:.4f}",
+            *(plain(trial["settings"].get(field, "as the recipe has it")) for field in fields),
+        ]
         for trial in tried
     ]
     return Table(f"{family}-{name}, {len(tried)} trials", ["validation GAP", *fields], rows, labels=1 + len(fields))
@@ -253,4 +268,3 @@ def _signed(number: float) -> str:
 
 def _percent(number: float) -> str:
     return f"{_signed(number)} %"
-

@@ -14,7 +14,9 @@ FOOD = Taxonomy(
 
 
 def test_the_most_specific_predictions_above_the_threshold() -> None:
-    said = np.array([[0.9, 0.4, 0.29, 0.5], [0.6, 0.1, 0.1, 0.2], [0.1, 0.1, 0.1, 0.1], [0.9, 0.8, 0.7, 0.6]], np.float32)
+    said = np.array(
+        [[0.9, 0.4, 0.29, 0.5], [0.6, 0.1, 0.1, 0.2], [0.1, 0.1, 0.1, 0.1], [0.9, 0.8, 0.7, 0.6]], np.float32
+    )
     shown = [[category for category, _ in clip] for clip in predictions(said, FOOD)]
     assert shown == [[3, 1], [0], [], [1, 2]]
 

@@ -68,7 +68,9 @@ def test_the_report_says_what_was_measured(finished: Path) -> None:
     for errors in gaps.values():
         assert f"{100 * np.mean(errors):.2f}" in text
     gain = next(
-        gain for gain in told["gains"] if (gain["model"], gain["over"], gain["metric"], gain["group"][0]) == ("cm-c", "l", "gap", "all")
+        gain
+        for gain in told["gains"]
+        if (gain["model"], gain["over"], gain["metric"], gain["group"][0]) == ("cm-c", "l", "gap", "all")
     )
     assert gain["percent"] == pytest.approx(100 * (1 - np.mean(gaps["cm-c"]) / np.mean(gaps["l"])))
     assert gain["low"] <= gain["high"]
@@ -103,7 +105,20 @@ def test_real_suites_ask_for_records(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_goes_on_after_being_killed(tmp_path: Path) -> None:
     """Killed in the middle of a training, twice."""
     out = tmp_path / "out"
-    arguments = ["reproduce", "synthetic", "--out", str(out), *TINY, "--models", "l", "cm", "--seeds", "2", "--epochs", "40"]
+    arguments = [
+        "reproduce",
+        "synthetic",
+        "--out",
+        str(out),
+        *TINY,
+        "--models",
+        "l",
+        "cm",
+        "--seeds",
+        "2",
+        "--epochs",
+        "40",
+    ]
     command = [sys.executable, "-m", "counterpoint.cli", *arguments]
     for run in ("nv-l-seed-0", "nv-cm-seed-0"):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})

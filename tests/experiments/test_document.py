@@ -7,14 +7,16 @@ TABLE = Table(
     caption="Lower is better.",
     spans=[("", 1), ("this experiment", 1), ("the paper", 1)],
 )
-REPORT = Document("A & B", "Lead.", [Section("First part", ["Said <so>.", TABLE, Picture("p.png", b"png", "a picture")])])
+REPORT = Document(
+    "A & B", "Lead.", [Section("First part", ["Said <so>.", TABLE, Picture("p.png", b"png", "a picture")])]
+)
 
 
 def test_html_needs_no_other_file_and_escapes() -> None:
     page = REPORT.html()
     assert "<title>A &amp; B</title>" in page
     assert "Said &lt;so&gt;." in page
-    assert '<strong>9.75</strong><small>± 0.03</small>' in page
+    assert "<strong>9.75</strong><small>± 0.03</small>" in page
     assert '<a href="https://example.org/?a&amp;b">&lt;i&gt;</a>' in page
     assert 'src="data:image/png;base64,cG5n" alt="a picture"' in page
     assert '<a href="#first-part">First part</a>' in page
