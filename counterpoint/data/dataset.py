@@ -148,8 +148,8 @@ def split(
         if paths:
             datasets[name] = ClipDataset(paths, labelling, skip_bad=skip_bad)
         else:
-            keep = share(used, used + HELD_OUT, seed)
-            datasets[name] = ClipDataset(train, labelling, skip_bad=skip_bad, keep=keep)
+            its_own = share(used, used + HELD_OUT, seed)
+            datasets[name] = ClipDataset(train, labelling, skip_bad=skip_bad, keep=its_own)
             used += HELD_OUT
     keep = share(used, 1.0, seed) if used else None
     return {"train": ClipDataset(train, labelling, skip_bad=skip_bad, keep=keep), **datasets}

@@ -1,6 +1,6 @@
 """The verbs `reproduce` and `ensemble`; what they need is imported when they run, as in `counterpoint.cli`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,9 @@ def reproduce(args: Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     suite = SUITES[args.suite]
-    told = {each.name: args[each.name] for each in fields(Scale)}
-    scale = Scale(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+    told: dict[str, Any] = {each.name: args[each.name] for each in fields(Scale)}
+    told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+    scale = Scale(**told)
     taxonomy = (args.taxonomy or cli._default_taxonomy(args.data)) if args.data else None
     shards = {"train": args.data, "validation": args.validation, "test": args.test}
     folder = cli._folder(taxonomy) if taxonomy else None
@@ -117,7 +118,10 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
     sub = verb(verbs, "reproduce", reproduce, json=True, records=True)
     if arguments[0] != "reproduce":
         return  # the suites load PyTorch
-    from counterpoint.experiments.suites import ENTRIES, SUITES, Scale
+    from docstring_parser import parse
+
+    from counterpoint.experiments.entries import ENTRIES
+    from counterpoint.experiments.suites import SUITES, Scale
     from counterpoint.recipes import FAMILIES
 
     sub.usage = "counterpoint reproduce SUITE --data SHARDS ... --out DIR [options]"
@@ -135,13 +139,18 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
     sub.add_argument("--threads", type=NonNegativeInt, default=0, help="of PyTorch; 0: as many as there are cores")
     sub.add_argument("--workers", type=NonNegativeInt, default=0, help=cli.WORKERS_HELP)
     scale = suite.scale if suite else Scale()
-    choices = {"families": FAMILIES, "models": ENTRIES, "worlds": [w.name for w in suite.worlds] if suite else []}
+    choices: dict[str, Collection[str]] = {
+        "families": FAMILIES,
+        "models": ENTRIES,
+        "worlds": [w.name for w in suite.worlds] if suite else [],
+    }
+    helps = {told.arg_name: told.description for told in parse(Scale.__doc__ or "").params}
     for each in fields(Scale):
         default = getattr(scale, each.name)
-        option, told = f"--{each.name.replace('_', '-')}", each.metadata["help"]
+        option, told = f"--{each.name.replace('_', '-')}", helps[each.name] or ""
         if isinstance(default, tuple):
             kind = float if each.name == "negative_weights" else str
-            known = {"choices": list(choices[each.name])} if choices.get(each.name) else {}
+            known: dict[str, Any] = {"choices": list(choices[each.name])} if choices.get(each.name) else {}
             sub.add_argument(option, nargs="*", type=kind, default=list(default), help=told, **known)
         elif isinstance(default, dict):
             kinds = {"clips": dict[str, NonNegativeInt], "grid": dict[str, dict[str, list[Any]]]}

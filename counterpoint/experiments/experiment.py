@@ -24,10 +24,16 @@ from counterpoint.experiments.search import Search
 from counterpoint.experiments.suites import Scale, Suite, with_settings
 from counterpoint.experiments.worlds import Data, Inputs, Shape, Source
 from counterpoint.matching import matched, parameters
-from counterpoint.recipes import CONSTANT, RECIPES, TOWER_RECIPES, CrossModal, Recipe, TowerRecipe
+from counterpoint.models.fusion import CrossModal
+from counterpoint.recipes import CONSTANT, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe
 from counterpoint.run import write_json
 
 SUITE_FILE = "suite.json"
+GROWING = (
+    *("families", "models", "worlds", "seeds", "control_seeds"),
+    *("negative_weights", "test_runs", "test_sample", "resamples"),
+)
+"""What may differ when a command goes on in the same folder: runs stay what they are."""
 
 
 class Cell(NamedTuple):
@@ -65,7 +71,7 @@ class Experiment:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             for name, told in _flat(mine).items():
                 before = _flat(theirs).get(name)
-                if told != before and name.partition(".")[2] not in (*Scale.GROWING, "resamples"):
+                if told != before and name.partition(".")[2] not in GROWING:
                     raise CounterpointError(
                         f"{self.folder}: holds an experiment with {name.rpartition('.')[2]} {before}, not {told}; "
                         "choose another --out, or remove it"
@@ -169,16 +175,15 @@ class Experiment:
         """
         recipe = RECIPES[entry.recipe if entry.rival else f"{family}-{entry.recipe}"]
         crossed = isinstance(recipe.fusion, CrossModal)
-        searched = trial is not None
         settings = {**self.suite.settings.get(family, {})}
-        settings |= trial if searched and not crossed else self.search(family, BASELINE).best()
+        settings |= self.search(family, BASELINE).best() if trial is None or crossed else trial
         if entry.rival:
             settings = {name: value for name, value in settings.items() if name.startswith(("training.", "head."))}
         if crossed:
-            settings |= trial if searched else self.search(family, SEARCHED).best()
+            settings |= self.search(family, SEARCHED).best() if trial is None else trial
         settings |= {"training.max_epochs": self.scale.epochs, "training.seed": seed}
         recipe = with_settings(recipe, settings)
-        if not entry.like or searched:
+        if not entry.like or trial is not None:
             return recipe
         goal = self.count(self.recipe(family, self.suite.entry(entry.like), seed), family)
         try:

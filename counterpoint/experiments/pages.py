@@ -45,7 +45,7 @@ def contrasted(results: Results, family: str) -> list[Table]:
     tables = []
     for clips, what, key in ((found.wins, "wins", "wins"), (found.losses, "loses", "losses")):
         said = [predictions(scores[clips], taxonomy) for scores in (theirs, ours)]
-        rows = []
+        rows: list[list[Cell | str]] = []
         for i, clip in enumerate(clips):
             told = [[(taxonomy.paths[c], p, bool(truth.labels[clip, c])) for c, p in model[i]] for model in said]
             labels = "\n".join(specific(truth.labels[clip], taxonomy))

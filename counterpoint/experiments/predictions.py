@@ -4,6 +4,7 @@ Scores are log-odds, not probabilities, since many of those would be equal near 
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -94,7 +95,8 @@ def measured(path: Path) -> list[Breakdown]:
 
 def _breakdown(stored: dict[str, Any]) -> Breakdown:
     def figures(plain: dict[str, Any]) -> Figures:
-        return Figures(**{name: float("nan") if value is None else value for name, value in plain.items()})
+        values: dict[str, Any] = {name: math.nan if value is None else value for name, value in plain.items()}
+        return Figures(**values)
 
     tops = {name: figures(plain) for name, plain in stored["tops"].items()}
     return Breakdown(figures(stored["overall"]), tuple(map(figures, stored["levels"])), tops)

@@ -11,7 +11,7 @@ from rich.console import Console
 from counterpoint import __version__
 from counterpoint.data.tfrecord import replacing
 from counterpoint.experiments import pages, paper, tables
-from counterpoint.experiments.document import Cell, Document, Section, Table
+from counterpoint.experiments.document import Cell, Document, Picture, Section, Table
 from counterpoint.experiments.engine import Log, duration
 from counterpoint.experiments.entries import BASELINE, SEARCHED
 from counterpoint.experiments.experiment import Experiment
@@ -81,7 +81,8 @@ def _document(results: Results, unfinished: int, jobs: int) -> Document:
     if searched:
         told = (
             "Late fusion's architecture is searched on the main world's validation clips and kept by its variants, as "
-            "in the paper; then F, with the cross-modal model that needs no tower. The first trial is the recipe as it is."
+            "in the paper; then F, with the cross-modal model that needs no tower. The first trial is the recipe as it "
+            "is."
         )
         sections.append(Section("Search", [told, *searched]))
     sections.append(Section("How this was made", [_made(experiment)]))
@@ -91,7 +92,7 @@ def _document(results: Results, unfinished: int, jobs: int) -> Document:
 def _family(results: Results, family: str) -> list[Section]:
     """All of one family, whose parts are sections below it."""
     main, name = results.experiment.main, paper.FAMILIES[family]
-    compared = [
+    compared: list[str | Table | Picture] = [
         tables.by_level(results, main, family),
         pages.levels(results, family),
         tables.by_top(results, main, family),
@@ -100,7 +101,8 @@ def _family(results: Results, family: str) -> list[Section]:
         Section(name, [*tables.findings(results, family), tables.controls(results, main, family)]),
         Section(f"{name}: the paper's tables", compared, level=3),
     ]
-    if clips := [*pages.explained(results, family), *pages.contrasted(results, family)]:
+    clips: list[str | Table | Picture] = [*pages.explained(results, family), *pages.contrasted(results, family)]
+    if clips:
         sections.append(Section(f"{name}: single clips", clips, level=3))
     return sections
 
@@ -114,8 +116,8 @@ def _tested(results: Results) -> list[str]:
     clips, runs = len(Truth.load(path).ids), experiment.scale.test_runs
     _, bootstrap = draw_runs(clips, runs, experiment.scale.test_sample)
     told = (
-        f"There are {clips:,} test clips, too few to draw {runs} samples of {experiment.scale.test_sample:,} from as "
-        f"the paper does: the {runs} test runs are bootstrap samples of all of them, the same for every model."
+        f"There are {clips:,} test clips, too few to draw {runs} samples of {experiment.scale.test_sample:,} from "
+        f"as the paper does: the {runs} test runs are bootstrap samples of all of them, the same for every model."
         if bootstrap
         else f"The {runs} test runs are random samples of {experiment.scale.test_sample:,} of {clips:,} test clips, "
         "the same for every model."

@@ -6,7 +6,7 @@ keep it, F's sizes and depth are searched likewise, and five test runs measure e
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments.entries import ENTRIES, HEADLINE, Entry
@@ -21,45 +21,41 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much of a suite is run, and how large; each field is an option of the command line."""
+    """How much of a suite is run, and how large; each field is an option of the command line.
 
-    families: tuple[str, ...] = field(default=("nv", "tm", "rnn"), metadata={"help": "families of models"})
-    models: tuple[str, ...] = field(default=tuple(ENTRIES), metadata={"help": "models of each family"})
-    worlds: tuple[str, ...] = field(
-        default=(), metadata={"help": "data sets, where a suite has several; the first has all tables"}
-    )
-    clips: dict[str, int] = field(
-        default_factory=dict, metadata={"help": "clips by split; without, as many as there are, or as the suite makes"}
-    )
-    seeds: int = field(default=5, metadata={"help": "seeds of each model and its tower"})
-    control_seeds: int = field(default=5, metadata={"help": "seeds of each control"})
-    epochs: int = field(
-        default=30, metadata={"help": "epochs at most; training stops sooner where validation no longer improves"}
-    )
-    tower_epochs: int = field(default=30, metadata={"help": "the same of towers"})
-    trials: int = field(
-        default=12, metadata={"help": "architectures of late fusion that are tried on validation; 0: the suite's own"}
-    )
-    influence_trials: int = field(default=6, metadata={"help": "sizes and depths of F that are tried likewise"})
-    grid: dict[str, dict[str, list[Any]]] = _told({}, "values to try, by family and dotted field (the suite's)")
-    negative_weights: tuple[float, ...] = field(
-        default=(0.5, 1.0, 2.0, 4.0), metadata={"help": "weights of false pairs (the paper's Fig. 8)"}
-    )
-    test_runs: int = field(default=5, metadata={"help": "random samples of the test clips"})
-    test_sample: int = _told(128_000, "clips of each; without twice as many, bootstrap samples of all")
-    resamples: int = field(default=1000, metadata={"help": "bootstrap samples for intervals"})
+    Args:
+        families: families of models.
+        models: models of each family.
+        worlds: data sets, where a suite has several; the first has all tables.
+        clips: clips by split; without, as many as there are, or as the suite makes.
+        seeds: seeds of each model and its tower.
+        control_seeds: seeds of each control.
+        epochs: epochs at most; training stops sooner where validation no longer improves.
+        tower_epochs: the same of towers.
+        trials: architectures of late fusion that are tried on validation; 0: the suite's own.
+        influence_trials: sizes and depths of F that are tried likewise.
+        grid: values of late fusion to try, by family and dotted field, instead of the suite's.
+        negative_weights: weights of false pairs that towers are trained with (the paper's Fig. 8).
+        test_runs: random samples of the test clips.
+        test_sample: clips of each; where there are not twice as many, bootstrap samples of all.
+        resamples: bootstrap samples for intervals.
+    """
 
-    GROWING: ClassVar[tuple[str, ...]] = (
-        "families",
-        "models",
-        "worlds",
-        "seeds",
-        "control_seeds",
-        "negative_weights",
-        "test_runs",
-        "test_sample",
-    )
-    """What may differ when a command goes on in the same folder, beside ``resamples``: runs stay what they are."""
+    families: tuple[str, ...] = ("nv", "tm", "rnn")
+    models: tuple[str, ...] = tuple(ENTRIES)
+    worlds: tuple[str, ...] = ()
+    clips: dict[str, int] = field(default_factory=dict)
+    seeds: int = 5
+    control_seeds: int = 5
+    epochs: int = 30
+    tower_epochs: int = 30
+    trials: int = 12
+    influence_trials: int = 6
+    grid: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    negative_weights: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    test_runs: int = 5
+    test_sample: int = 128_000
+    resamples: int = 1000
 
     def seeds_of(self, entry: Entry) -> int:
         return self.seeds if entry.part == "paper" else min(self.seeds, self.control_seeds)

@@ -27,11 +27,12 @@ def finished(results: Results, world: Source, family: str, *names: str) -> list[
     return [entry for entry in results.entries(world, family) if entry.name in names]
 
 
-def pair(results: Results, world: Source, family: str, *names: str) -> tuple[Entry, ...] | None:
-    """Entries that have a seed in common; None where they have not."""
+def pair(results: Results, world: Source, family: str, one: str, other: str) -> tuple[Entry, Entry] | None:
+    """Two entries that have a seed in common; None where they have not."""
     found = {entry.name: entry for entry in results.entries(world, family)}
-    entries = tuple(found[name] for name in names if name in found)
-    return entries if len(entries) == len(names) and results.seeds(world, family, *entries) else None
+    if one not in found or other not in found or not results.seeds(world, family, found[one], found[other]):
+        return None
+    return found[one], found[other]
 
 
 def by_level(results: Results, world: Source, family: str) -> Table:
@@ -132,7 +133,8 @@ def across(results: Results, family: str) -> Table:
     """GAP error of the models that every world has, world by world."""
     worlds = [world for world in results.experiment.worlds if results.entries(world, family)]
     names = dict.fromkeys(entry.name for world in worlds[1:] or worlds for entry in results.entries(world, family))
-    titles, rows = {}, []
+    titles: dict[str, str] = {}
+    rows = []
     for world in worlds:
         entries = {entry.name: entry for entry in finished(results, world, family, *names)}
         titles |= {name: entry.title for name, entry in entries.items()}
@@ -148,7 +150,8 @@ def across(results: Results, family: str) -> Table:
 
 def summary(results: Results) -> Table:
     """The headline of each family."""
-    world, rows = results.experiment.main, []
+    world = results.experiment.main
+    rows: list[list[Cell | str]] = []
     for family in results.experiment.scale.families:
         both = pair(results, world, family, HEADLINE, BASELINE)
         if not both:
