@@ -35,6 +35,7 @@ def reproduce(args: Namespace) -> int:
     folder = cli._folder(taxonomy) if taxonomy else None
     inputs = Inputs(shards=shards, clips=scale.clips, taxonomy=folder, skip_bad=args.skip_bad_records)
     experiment = Experiment(suite, scale, inputs, Path(args.out))
+    _ = experiment.shape  # which says what is wrong with the data before anything is written
     experiment.save()
     jobs = Jobs(experiment, cli._console, args.workers).all()
     if args.plan:

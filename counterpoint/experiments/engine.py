@@ -124,7 +124,7 @@ def run(jobs: Sequence[Job], folder: Path, console: Console, commit: str) -> Non
                 started = time.monotonic()
                 told = job.work()
                 seconds = time.monotonic() - started
-                if not job.finished:
+                if not job.done.exists():
                     raise CounterpointError(f"{job.name}: left no {job.done}")
                 log.add(job, seconds, commit)
                 if told:

@@ -38,7 +38,14 @@ class Entry:
 BASELINE, HEADLINE = "l", "cm-c"
 SEARCHED = "cm"  # F is searched without a tower, which it would have to wait for
 PAPER = (
-    Entry(name="e", title="E", recipe="e", part="paper", what="early fusion: features joined per second"),
+    Entry(
+        name="e",
+        title="E",
+        recipe="e",
+        part="paper",
+        widths=True,
+        what="early fusion: features joined per second",
+    ),
     Entry(name="l", title="L", recipe="l", part="paper", what="late fusion: nobody hears anybody"),
     Entry(name="cm", title="CM", recipe="cm", part="paper", what="cross-modal: each hears the other, without a tower"),
     Entry(

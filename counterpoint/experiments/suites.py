@@ -150,9 +150,9 @@ INFLUENCE: dict[str, dict[str, list[Any]]] = {
 MOSAIC_SETTINGS: Settings = {"training.learning_rate": 1e-3}
 SMALL: Settings = {"training.learning_rate": 1e-3, "training.batch_size": 64}
 WORLD_FAMILIES: dict[str, Family] = {
-    "nv": NetVLADFamily(clusters={"video": 24, "audio": 24}, hidden=128),
-    "tm": TransformerFamily(widths={"video": 64, "audio": 64}, heads=2),
-    "rnn": AttentionClusterFamily(recurrence="none", widths={"video": 64, "audio": 64}, units=8, hidden=128),
+    "nv": NetVLADFamily(clusters=_clusters(24, 24), hidden=128),
+    "tm": TransformerFamily(widths=_widths(64, 64), heads=2),
+    "rnn": AttentionClusterFamily(recurrence="none", widths=_widths(64, 64), units=8, hidden=128),
 }
 
 KNOWN_TRUTH = tuple(

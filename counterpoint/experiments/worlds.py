@@ -121,9 +121,9 @@ class Mosaics(Source):
     max_steps: int = Mosaic.max_steps
 
     def shape(self, inputs: Inputs) -> Shape:
+        categories = len(inputs.labelling().taxonomy)
         features = FeatureSet.of(find_shards(inputs.shards["train"]))
         steps = (self.min_steps + self.max_steps) // 2
-        categories = len(inputs.labelling().taxonomy)
         return Shape(features.sizes, steps, categories, features.components, CLIPS | inputs.clips)
 
     def ready(self, folder: Path) -> bool:

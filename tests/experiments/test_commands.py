@@ -99,6 +99,7 @@ def test_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_real_suites_ask_for_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "mosaic", "--out", str(tmp_path / "out")]) == 1
     assert "name their shards with --data" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

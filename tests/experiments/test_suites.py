@@ -16,7 +16,8 @@ FAMILIES = [(suite, family) for suite in SUITES.values() for family in suite.sca
 
 def experiment(suite: Suite, folder: Path) -> Experiment:
     made = Experiment(suite, suite.scale, Inputs(shards={}, clips={}), folder)
-    vars(made)["shape"] = YOUTUBE8M
+    if suite.name != "synthetic":
+        vars(made)["shape"] = YOUTUBE8M
     return made
 
 
