@@ -19,6 +19,7 @@ from rich.console import Console
 from counterpoint import __version__
 from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
+from counterpoint.experiments import commands as experiment_commands
 from counterpoint.media import commands as media
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ TAXONOMY_HELP = (
 DEFAULT_TAXONOMY_HELP = f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
 WORKERS_HELP = "processes that read ahead"
 UNFOLDED = 10_000  # columns
+RESUMABLE = ("train", "extract", "ensemble", "reproduce")
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
-HELD_OUT = 0.1  # of the training clips, by a hash of their ids, where no validation shards are given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it stopped" if verb in ("train", "extract") else ""
+        goes_on = "; the same command goes on where it stopped" if verb in RESUMABLE else ""
         print(f"counterpoint: interrupted{goes_on}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -388,6 +389,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "taxonomy remap": taxonomy_remap,
     "data mosaic": data_commands.mosaic,
     "weights fetch": media.fetch,
+    "ensemble": experiment_commands.ensemble,
+    "reproduce": experiment_commands.reproduce,
 }
 
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}
@@ -461,6 +464,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories that are followed")
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
+    experiment_commands.add(verbs, _verb, arguments)
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
     media.add_weights(_group(verbs, "weights", "The weights of encoders."), _verb)
     verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")
@@ -702,7 +706,7 @@ def _report(*datasets: "ClipDataset") -> None:
 
 
 def _training_data(args: Namespace, labelling: "Labelling", seed: int) -> "tuple[ClipDataset, ClipDataset]":
-    from counterpoint.data.dataset import share
+    from counterpoint.data.dataset import HELD_OUT, share
 
     if args.validation:
         data, validation = _dataset(args, args.data, labelling), _dataset(args, args.validation, labelling)
