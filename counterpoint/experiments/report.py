@@ -70,8 +70,7 @@ def _document(results: Results, unfinished: int, jobs: int) -> Document:
         sections.append(Section("Pairs that surprise the towers", pairs, level=3, folded=True))
     if experiment.truth(main, 0).exists():
         trees = pages.trees(experiment.data(main, 0).labelling)
-        sections.append(Section("Taxonomy", ["The categories below each top-level category."]))
-        sections.append(Section("All trees, as the paper's Figs. 6 and 7", trees, level=3, folded=True))
+        sections.append(Section("Taxonomy trees, as the paper's Figs. 6 and 7", trees, folded=True))
     searched = [
         tables.searches(results, family, name)
         for family in experiment.scale.families

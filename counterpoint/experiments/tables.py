@@ -8,7 +8,7 @@ import numpy as np
 
 from counterpoint.evaluation.breakdown import DASH, TITLES
 from counterpoint.experiments import paper
-from counterpoint.experiments.document import Cell, Table
+from counterpoint.experiments.document import Cell, Picture, Table
 from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
 from counterpoint.experiments.statistics import ALL, Gain, Group, Results, Value
@@ -122,11 +122,11 @@ def controls(results: Results, world: Source, family: str) -> Table:
     ]
     caption = (
         "The last two columns: how much less GAP error the model has than L and than CM-C, in % of theirs, over the "
-        "seeds that both have; below 0 it has more. Parameters are those that are learned with the model, without its "
-        "tower's; of an ensemble, its members' together. Rivals take late fusion's training settings; their own were "
-        "not searched."
+        "seeds that both have (over one seed, the interval is over clips alone); below 0 it has more. Parameters are "
+        "those that are learned with the model, without its tower's; of an ensemble, its members' together. Rivals "
+        "take late fusion's training settings; their own were not searched."
     )
-    return Table(f"{paper.FAMILIES[family]}: the idea or capacity?", header, rows, caption)
+    return Table(f"{paper.FAMILIES[family]}: all models", header, rows, caption)
 
 
 def across(results: Results, family: str) -> Table:
@@ -170,33 +170,38 @@ def summary(results: Results) -> Table:
     return Table("CM-C against L", header, rows, caption)
 
 
-def findings(results: Results, family: str) -> list[str]:
-    """What the comparison says, in sentences."""
+QUESTIONS = {
+    "l-equal": "Would more parameters alone do?",
+    "e-equal": "Would early fusion of the same size?",
+    "cm": "Does the tower help?",
+    "cm-c-random": "Or would one that knows nothing?",
+    "cm-c-constant": "Or one that always says the same?",
+    "tm-xattn": "Would cross-attention of the same size do?",
+    "tm-mbt": "Would attention bottlenecks?",
+    "tm-bert": "Would one Transformer over both?",
+}
+
+
+def findings(results: Results, family: str) -> list[str | Table | Picture]:
+    """What the comparison says: the order of the paper's models, and CM-C against each control."""
     world = results.experiment.main
     found = {entry.name: entry for entry in results.entries(world, family)}
-    told = []
-    if order := [name for name in (BASELINE, "cm-g", HEADLINE) if name in found]:
-        means = [results.value(world, family, found[name], "gap").mean for name in order]
-        shown = ", ".join(f"{found[name].title} {mean:.2f}" for name, mean in zip(order, means, strict=True))
-        if len(order) == 3:
-            verdict = "holds" if means[0] > means[1] > means[2] else "does not hold"
-            told.append(f"The paper's order of GAP errors, L > CM-G > CM-C, {verdict}: {shown}.")
-    for name, question in (
-        ("l-equal", "More parameters alone"),
-        ("e-equal", "Early fusion of the same size"),
-        ("cm", "No tower at all"),
-        ("cm-c-random", "A tower that knows nothing"),
-        ("cm-c-constant", "A tower that always says the same"),
-        ("tm-xattn", "Cross-attention of the same size"),
-        ("tm-mbt", "Attention bottlenecks of the same size"),
-        ("tm-bert", "One Transformer of the same size"),
-    ):
-        both = pair(results, world, family, HEADLINE, name)
-        if both:
+    told: list[str | Table | Picture] = []
+    if {BASELINE, "cm-g", HEADLINE} <= set(found):
+        order = [found[name] for name in (BASELINE, "cm-g", HEADLINE)]
+        means = [results.value(world, family, entry, "gap").mean for entry in order]
+        shown = ", ".join(f"{entry.title} {mean:.2f}" for entry, mean in zip(order, means, strict=True))
+        verdict = "holds" if means[0] > means[1] > means[2] else "does not hold"
+        told.append(f"The paper's order of GAP errors, L > CM-G > CM-C, {verdict}: {shown}.")
+    rows: list[list[Cell | str]] = []
+    for name, question in QUESTIONS.items():
+        if both := pair(results, world, family, HEADLINE, name):
             gain = results.gain(world, family, *both, "gap")
             verdict = "CM-C errs less" if gain.low > 0 else "CM-C errs more" if gain.high < 0 else "no clear difference"
-            measured = f"{_percent(gain.percent)} {_bounds(gain)}"
-            told.append(f"{question} ({found[name].title}): {verdict}. Its gain over it is {measured}.")
+            rows.append([question, found[name].title, verdict, _gain(gain)])
+    if rows:
+        header = ["question", "control", "answer", "CM-C's gain over it"]
+        told.append(Table(f"{paper.FAMILIES[family]}: the idea or capacity?", header, rows, labels=3))
     return told
 
 
