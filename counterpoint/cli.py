@@ -380,6 +380,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "categorize": categorize,
     "tower": tower,
     "explain": explain,
+    "ensemble": experiment_commands.ensemble,
+    "reproduce": experiment_commands.reproduce,
     "taxonomy import": taxonomy_import,
     "taxonomy show": taxonomy_show,
     "taxonomy check": taxonomy_check,
@@ -389,8 +391,6 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "taxonomy remap": taxonomy_remap,
     "data mosaic": data_commands.mosaic,
     "weights fetch": media.fetch,
-    "ensemble": experiment_commands.ensemble,
-    "reproduce": experiment_commands.reproduce,
 }
 
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}

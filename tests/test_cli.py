@@ -39,6 +39,8 @@ VERBS = [
     "categorize",
     "tower",
     "explain",
+    "ensemble",
+    "reproduce",
     "data",
     "weights",
     "taxonomy",

@@ -151,7 +151,10 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
         option, told = f"--{each.name.replace('_', '-')}", helps[each.name] or ""
         if isinstance(default, tuple):
             kind = float if each.name == "negative_weights" else str
-            known: dict[str, Any] = {"choices": list(choices[each.name])} if choices.get(each.name) else {}
+            known: dict[str, Any] = {}
+            if among := list(choices.get(each.name, ())):
+                known = {"choices": among, "metavar": "NAME"}
+                told = f"{told.rstrip('.')}: {', '.join(among)}"
             sub.add_argument(option, nargs="*", type=kind, default=list(default), help=told, **known)
         elif isinstance(default, dict):
             kinds = {"clips": dict[str, NonNegativeInt], "grid": dict[str, dict[str, list[Any]]]}
