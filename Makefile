@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-tensorflow check format lock clean
+.PHONY: setup demo test test-slow test-tensorflow test-extras check format lock clean
 
 setup: .venv/ready
 
@@ -26,6 +26,11 @@ test-slow: setup
 test-tensorflow: setup
 	$(BIN)/pip install --quiet --editable '.[tensorflow]' --constraint requirements.lock
 	$(BIN)/pytest -m tensorflow
+
+# What the extras add: text, and models by name.
+test-extras: setup
+	$(BIN)/pip install --quiet --editable '.[text,any]' --constraint requirements.lock
+	$(BIN)/pytest tests/media/test_text.py tests/media/test_pretrained.py
 
 check: setup
 	$(BIN)/ruff check

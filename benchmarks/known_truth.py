@@ -5,14 +5,16 @@
 Each world is written as shards and each model trained by the package's own `train`; finished runs are kept, so the same
 command goes on where it was stopped. All variants of a family have about the same number of parameters: the head's
 width makes up for F. `cm-g random` listens to a tower that was never trained and has half of its gates open. Prints
-GAP error in % on test clips, mean and standard deviation over seeds (a seed draws world, tower and model anew); and of
-each trained tower its AUC between true and false pairs, and in which share of the test clips its gate is open where the
-sound is related to the picture, and where it is not.
+GAP error in % on test clips, mean and standard deviation over seeds (a seed draws world, tower and model anew), of all
+clips and then of those whose sound is related to the picture and those whose sound is not; and of each trained tower
+its AUC between true and false pairs, and the shares of related and of unrelated clips in which its gate is open.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from counterpoint.data import synthetic
 from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.evaluation.breakdown import markdown
-from counterpoint.evaluation.evaluate import evaluate
+from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.evaluation.tower import CORRELATED, measure
 from counterpoint.matching import matched, parameters
 from counterpoint.recipes import (
@@ -38,11 +40,12 @@ from counterpoint.recipes import (
     Training,
     TransformerFamily,
 )
-from counterpoint.run import Run
+from counterpoint.run import Run, write_json
 from counterpoint.taxonomy import load
 from counterpoint.training.train import train
 
 CLIPS = {"train": 3000, "validation": 400, "test": 500}
+KINDS = ("all", "related", "unrelated")
 VARIANTS = ("l", "cm", "cm-g", "cm-c", "cm-g random")
 WORLDS = {
     "unrelated 0, shift 0": {"unrelated": 0.0},
@@ -72,16 +75,31 @@ class Cell:
         if not (self.folder / "shards" / "taxonomy" / "labels.tsv").exists():
             synthetic.write(self.world, self.folder / "shards", CLIPS)
 
-    def error(self, family: str, variant: str) -> float:
-        """The GAP error in % of a variant on the test clips, trained if it is not yet."""
+    @cached_property
+    def related(self) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        """Of each test clip, whether its sound has to do with its picture."""
+        return np.array([self.world.clip(i, "test")[1].related for i in range(CLIPS["test"])])
+
+    def errors(self, family: str, variant: str) -> dict[str, float]:
+        """GAP errors in % of a variant, trained if it is not yet, by `KINDS` of test clips that there are."""
         run = self._run(family, variant)
-        measured = run.folder / "evaluation" / "metrics.json"
+        if not run.trained:
+            tower = self.tower(family, random="random" in variant) if "cm-" in variant else None
+            train(run, self._clips("train"), self._clips("validation"), tower=tower, console=self.console)
+        measured = run.folder / "evaluation" / "known-truth.json"
         if not measured.exists():
-            if not run.trained:
-                tower = self.tower(family, random="random" in variant) if "cm-" in variant else None
-                train(run, self._clips("train"), self._clips("validation"), tower=tower, console=self.console)
-            evaluate(run, self._clips("test"), self.console).save(measured.parent)
-        return 100 * (1 - float(json.loads(measured.read_text())["overall"]["gap"]))
+            batches = list(run.predict(self._clips("test")))
+            scores, labels = (np.concatenate([batch[i] for batch in batches]) for i in (1, 2))
+            kinds = zip(KINDS, (np.full(len(scores), True), self.related, ~self.related), strict=True)
+            errors = {
+                kind: 100 * (1 - global_average_precision(scores[clips], labels[clips], top=20))
+                for kind, clips in kinds
+                if clips.any()
+            }
+            measured.parent.mkdir(exist_ok=True)
+            write_json(measured, errors)
+        found: dict[str, float] = json.loads(measured.read_text())
+        return found
 
     def tower(self, family: str, random: bool = False) -> Run:
         """The tower of a family, trained if it is not yet, or the control that never is."""
@@ -94,12 +112,12 @@ class Cell:
             train(tower, self._clips("train"), self._clips("validation"), console=self.console)
         return tower
 
-    def judge(self, family: str) -> tuple[float, float, float]:
+    def judge(self, family: str) -> tuple[float, ...]:
         """The trained tower's AUC, and the shares of open gates in clips with related and with unrelated sound."""
         result = measure(self.tower(family), self._clips("test"), self.console)
-        related = np.array([self.world.clip(i, "test")[1].related for i in range(CLIPS["test"])])
         opened = result.true >= CORRELATED
-        return result.figures.auc, opened[related].mean(), opened[~related].mean() if (~related).any() else np.nan
+        shares = (opened[kind].mean() if kind.any() else np.nan for kind in (self.related, ~self.related))
+        return result.figures.auc, *shares
 
     def _clips(self, split: str) -> ClipDataset:
         return ClipDataset([self.folder / "shards" / f"{split}-*.tfrecord"], load(self.folder / "shards" / "taxonomy"))
@@ -125,13 +143,15 @@ def sized(family: str, variant: str, sizes: dict[str, int], categories: int, see
     return matched(recipe(f"{family}-{variant}"), count(recipe(f"{family}-cm-c")), count)
 
 
-def spread(values: list[float], digits: int) -> str:
-    """Mean and standard deviation.
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation; empty where there is nothing to tell.
 
     >>> spread([1.0, 3.0], 1)
     '2.0 ± 1.4'
     """
     array = np.array(values)
+    if np.isnan(array).any():
+        return ""
     return f"{array.mean():.{digits}f} ± {array.std(ddof=min(1, len(array) - 1)):.{digits}f}"
 
 
@@ -144,8 +164,8 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(stderr=True, quiet=True)
     torch.set_num_threads(1)
-    errors: dict[tuple[str, str, str], list[float]] = {}
-    towers: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    errors: dict[tuple[str, str, str, str], list[float]] = {}
+    towers: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     for seed in range(args.seeds):
         for name in args.worlds:
             world = synthetic.World(topics=48, seed=seed, min_steps=30, max_steps=120, **WORLDS[name])  # type: ignore[arg-type]
@@ -153,17 +173,17 @@ def main() -> None:
             cell.write()
             for family in args.families:
                 for variant in VARIANTS:
-                    error = cell.error(family, variant)
-                    errors.setdefault((family, name, variant), []).append(error)
-                    print(f"seed {seed}  {name}  {family}-{variant}: GAP error {error:.1f} %", flush=True)
+                    found = cell.errors(family, variant)
+                    for kind, error in found.items():
+                        errors.setdefault((family, name, kind, variant), []).append(error)
+                    print(f"seed {seed}  {name}  {family}-{variant}: GAP error {found['all']:.1f} %", flush=True)
                 towers.setdefault((family, name), []).append(cell.judge(family))
-    rows = [["family", "world", *VARIANTS, "tower's AUC", "gate open, related", "unrelated"]]
+    rows = [["family", "world", "clips", *VARIANTS, "tower's AUC", "gate open, related", "unrelated"]]
     for family, name in towers:
-        gates = [
-            spread(list(column), 2) if np.isfinite(column).all() else ""
-            for column in zip(*towers[family, name], strict=True)
-        ]
-        rows.append([family, name, *(spread(errors[family, name, variant], 1) for variant in VARIANTS), *gates])
+        gates = [spread(column, 2) for column in zip(*towers[family, name], strict=True)]
+        for kind in KINDS if (family, name, KINDS[-1], VARIANTS[0]) in errors else KINDS[:1]:
+            cells = [spread(errors[family, name, kind, variant], 1) for variant in VARIANTS]
+            rows.append([family, name, kind, *cells, *(gates if kind == KINDS[0] else [""] * len(gates))])
     print(markdown(rows))
 
 

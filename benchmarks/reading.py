@@ -3,11 +3,12 @@
     python benchmarks/reading.py [--records 1000] [--repeats 5]
 
 Writes frame-level records of 120 to 300 steps (1024 + 128 bytes a step) to a temporary folder, and reads them all, in
-batches of 128 padded to the longest clip, into reused memory. The file is in the page cache, and mapped anew for each
-pass. GB/s are bytes of features (not of padding) per second, the best of `--repeats` passes, so that what else runs on
-the machine counts as little as it can. memcpy copies as many bytes between two arrays that are in memory already, a
-batch at a time. Where TensorFlow is importable, tf.data with `parse_single_sequence_example` (which always checks CRCs)
-does the same, each of its stages on one thread.
+batches of 128 padded to the longest clip, into reused memory. The file is in the page cache. It is mapped anew for
+each pass, whose pages the kernel then enters one by one, or was mapped before, as in all epochs but the first. GB/s
+are bytes of features (not of padding) per second. Readers take turns, and the best of `--repeats` passes counts, so
+that what else runs on the machine counts as little as it can. memcpy copies as many bytes between two arrays that are
+in memory already, a batch at a time. Where TensorFlow is importable, tf.data with `parse_single_sequence_example`
+(which always checks CRCs) does the same, each of its stages on one thread.
 """
 
 import argparse
@@ -51,16 +52,18 @@ def batches(order: list[int]) -> Iterator[list[int]]:
     return (order[start : start + BATCH] for start in range(0, len(order), BATCH))
 
 
-def in_place(path: Path, order: list[int], check: bool) -> Callable[[], None]:
+def in_place(path: Path, order: list[int], check: bool, mapped: bool) -> Callable[[], None]:
     shard = Shard(path, check=check)
-    memory = {name: np.zeros((BATCH, STEPS[1], size), np.uint8) for name, size in SIZES.items()}
+    memory = {name: np.zeros((BATCH * STEPS[1], size), np.uint8) for name, size in SIZES.items()}
 
     def read() -> None:
-        tfrecord._mapped.cache_clear()
+        if not mapped:
+            tfrecord._mapped.cache_clear()
         for batch in batches(order):
             clips = [clip_of(shard, record) for record in batch]
-            for name, out in memory.items():
-                pad(clips, name, out=out)
+            steps = max(clip.steps for clip in clips)
+            size = len(clips) * steps
+            pad(clips, {name: rows[:size].reshape(-1, steps, SIZES[name]) for name, rows in memory.items()})
 
     return read
 
@@ -108,14 +111,15 @@ def tf_data(path: Path, as_float: bool) -> Callable[[], None] | None:
     return read
 
 
-def best(read: Callable[[], None], repeats: int) -> float:
-    """Seconds of the fastest pass, after one that warms up."""
-    times = []
+def best(readers: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Seconds of each reader's fastest pass, after one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(repeats + 1):
-        start = time.perf_counter()
-        read()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+        for name, read in readers.items():
+            start = time.perf_counter()
+            read()
+            times[name].append(time.perf_counter() - start)
+    return {name: min(each[1:]) for name, each in times.items()}
 
 
 def main() -> None:
@@ -132,16 +136,20 @@ def main() -> None:
             "memcpy": memcpy(total, options.records),
             "tf.data, float": tf_data(path, as_float=True),
             "tf.data, 8 bits": tf_data(path, as_float=False),
-            "in place, checked": in_place(path, order, check=True),
-            "in place, checked, random order": in_place(path, shuffled, check=True),
-            "in place, unchecked": in_place(path, order, check=False),
-            "in place, unchecked, random order": in_place(path, shuffled, check=False),
         }
-        speeds = {name: total / best(read, options.repeats) / 1e9 for name, read in readers.items() if read}
+        for mapped in (False, True):
+            for check in (True, False):
+                for records in (order, shuffled):
+                    name = "checked" if check else "unchecked"
+                    name += ", random order" if records is shuffled else ""
+                    name += ", mapped before" if mapped else ""
+                    readers[name] = in_place(path, records, check, mapped)
+        seconds = best({name: read for name, read in readers.items() if read}, options.repeats)
+    speeds = {name: total / each / 1e9 for name, each in seconds.items()}
     table = Table(title=f"{options.records} records, {total / 1e6:.0f} MB of features, one thread")
-    table.add_column("reader")
+    table.add_column("reader", no_wrap=True)
     table.add_column("GB/s", justify="right")
-    bases = [name for name in readers if name in speeds and not name.startswith("in place")]
+    bases = [name for name in ("memcpy", "tf.data, float", "tf.data, 8 bits") if name in speeds]
     for base in bases:
         table.add_column(f"x {base}", justify="right")
     for name, speed in speeds.items():

@@ -19,6 +19,8 @@ from rich.console import Console
 from counterpoint import __version__
 from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
+from counterpoint.experiments import commands as experiment_commands
+from counterpoint.media import commands as media
 
 if TYPE_CHECKING:
     from counterpoint.data.dataset import ClipDataset
@@ -37,8 +39,8 @@ TAXONOMY_HELP = (
 DEFAULT_TAXONOMY_HELP = f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
 WORKERS_HELP = "processes that read ahead"
 UNFOLDED = 10_000  # columns
+RESUMABLE = ("train", "extract", "ensemble", "reproduce")
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
-HELD_OUT = 0.1  # of the training clips, by a hash of their ids, where no validation shards are given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it stopped" if verb == "train" else ""
+        goes_on = "; the same command goes on where it stopped" if verb in RESUMABLE else ""
         print(f"counterpoint: interrupted{goes_on}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -151,7 +153,9 @@ def evaluate(args: Namespace) -> int:
 
 
 def categorize(args: Namespace) -> int:
-    """The most probable categories of each clip, by name."""
+    """The most probable categories of each clip or video file, by name."""
+    if media.are_videos(args.data):
+        return media.categorize(args)
     import numpy as np
     from rich.table import Table
 
@@ -369,6 +373,7 @@ def explain(args: Namespace) -> int:
 
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "demo": demo,
+    "extract": media.extract,
     "inspect": inspect,
     "train": train,
     "evaluate": evaluate,
@@ -383,6 +388,9 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "taxonomy merge": taxonomy_merge,
     "taxonomy remap": taxonomy_remap,
     "data mosaic": data_commands.mosaic,
+    "weights fetch": media.fetch,
+    "ensemble": experiment_commands.ensemble,
+    "reproduce": experiment_commands.reproduce,
 }
 
 GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}
@@ -402,6 +410,8 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
 
     sub = _verb(verbs, "demo", demo)
     sub.add_argument("--out", default="demo", help="folder to write to (%(default)s)")
+
+    media.add_extract(verbs, _verb)
 
     sub = _verb(verbs, "inspect", inspect, json=True, records=True)
     sub.add_argument("paths", nargs="+", help=DATA_HELP)
@@ -434,11 +444,12 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
 
     sub = _verb(verbs, "categorize", categorize, json=True, records=True)
     sub.add_argument("run", help="a run folder")
-    sub.add_argument("data", nargs="+", help=DATA_HELP)
+    sub.add_argument("data", nargs="+", help=f"{DATA_HELP}; or video files, or folders of them")
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories of each clip")
     sub.add_argument(
         "--codes", choices=["iab"], default=None, help="tell also each category's code in the IAB Content Taxonomy 3.1"
     )
+    media.add_categorize(sub)
 
     sub = _verb(verbs, "tower", tower, json=True, records=True)
     sub.add_argument("runs", nargs="+", help="run folders of correlation towers")
@@ -453,7 +464,9 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories that are followed")
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
+    experiment_commands.add(verbs, _verb, arguments)
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
+    media.add_weights(_group(verbs, "weights", "The weights of encoders."), _verb)
     verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")
 
     sub = _verb(verbs, "import", taxonomy_import)
@@ -538,10 +551,12 @@ def _add_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "recipe", choices=list(recipes), metavar="RECIPE", help=f"{names}; `train RECIPE --help` lists its fields"
     )
-    recipe = recipes.get("".join(arguments[1:2]))
+    name = "".join(arguments[1:2])
+    recipe = recipes.get(name)
     if recipe is None:
         if not {"-h", "--help"} & set(arguments):
-            parser.error(f"name a recipe right after `train`: {names}")
+            fault = "name a recipe right after `train`" if name.startswith("-") or not name else f"no recipe {name!r}"
+            parser.error(f"{fault}; there are {names}")
         return
     for name, part in vars(recipe).items():
         if name in RECIPE_PARTS:
@@ -644,11 +659,15 @@ def _folder(path: str) -> Path:
 
 
 def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> str:
-    """The shipped taxonomy, which knows the labels of one data set alone."""
+    """The one beside the shards, or the shipped one, which knows the labels of one data set alone."""
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.inspect import find_shards
 
-    features = FeatureSet.of(find_shards(paths))
+    shards = find_shards(paths)
+    beside = {shard.parent / "taxonomy" for shard in shards}
+    if len(beside) == 1 and all(folder.is_dir() for folder in beside):
+        return str(beside.pop())
+    features = FeatureSet.of(shards)
     if not features.youtube8m:
         raise CounterpointError(
             f"{features}: the shipped taxonomy is for YouTube-8M's labels and features (video 1024, audio 128); "
@@ -687,7 +706,7 @@ def _report(*datasets: "ClipDataset") -> None:
 
 
 def _training_data(args: Namespace, labelling: "Labelling", seed: int) -> "tuple[ClipDataset, ClipDataset]":
-    from counterpoint.data.dataset import share
+    from counterpoint.data.dataset import HELD_OUT, share
 
     if args.validation:
         data, validation = _dataset(args, args.data, labelling), _dataset(args, args.validation, labelling)

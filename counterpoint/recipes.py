@@ -10,8 +10,9 @@ A recipe is plain data: print it, change a field with `dataclasses.replace`, or 
     model = recipe.build({"video": 1024, "audio": 128}, categories=640)
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from counterpoint.errors import CounterpointError
@@ -234,3 +235,33 @@ TOWER_RECIPES: dict[str, TowerRecipe] = {
     recipe.name: recipe
     for recipe in (*(tower for name, family in TOWER_FAMILIES.items() for tower in _towers(name, family)), CONSTANT)
 }
+
+# What numbers may be, by their field's name, where it is not 1 or more for whole ones and 0 or more for others.
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("seed", "max_epochs", "patience", "hard_from", "reach"), (0, math.inf)),
+    **dict.fromkeys(("dropout", "modality_dropout", "hard_share", "threshold", "factor"), (0, 1)),
+}
+
+
+def check(recipe: Recipe | TowerRecipe) -> None:
+    """Raise CounterpointError, which names the field, for a number that makes no model or no training."""
+    for path, name, value in _numbers(recipe):
+        low, high = BOUNDS.get(name, (isinstance(value, int), math.inf))
+        if not low <= value <= high:
+            allowed = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+            raise CounterpointError(f"{recipe.name}: {path} must be {allowed}, not {value}")
+
+
+def _numbers(part: Any, path: str = "", name: str = "") -> Iterator[tuple[str, str, float]]:
+    """The path of each number in a recipe, its field's name and the number itself."""
+    if isinstance(part, int | float) and not isinstance(part, bool):
+        yield path, name, part
+    elif is_dataclass(part):
+        for inner, value in vars(part).items():
+            yield from _numbers(value, f"{path}.{inner}".lstrip("."), inner)
+    elif isinstance(part, Mapping):
+        for key, value in part.items():
+            yield from _numbers(value, f"{path} of {key}", name)
+    elif isinstance(part, tuple):
+        for value in part:
+            yield from _numbers(value, path, name)

@@ -6,6 +6,7 @@
 ``features.json``        which features the model reads
 ``weights.safetensors``  the best model of the training, by its validation figure
 ``tower/``               a run of its own: the correlation tower that the model listens to, if it does
+``data.json``            the clips it was trained and validated on: how many, and their shards
 ``environment.json``     versions, hardware, seed and command
 ``epochs.csv``           loss and metrics of each epoch; the same for TensorBoard in ``tensorboard/``
 ``checkpoints/``         where an interrupted training goes on
@@ -30,9 +31,8 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from counterpoint.data.dataset import Batch, ClipDataset, collate
+from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, collate
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import CounterpointError
 from counterpoint.models.categorizer import Categorizer
@@ -44,6 +44,7 @@ from counterpoint.taxonomy import Labelling, load
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 ENVIRONMENT_FILE = "environment.json"
+DATA_FILE = "data.json"
 TAXONOMY_FOLDER = "taxonomy"
 TOWER_FOLDER = "tower"
 TOWER_PREFIX = "tower."  # of a categorizer's weights
@@ -168,7 +169,7 @@ class Run:
             CounterpointError: the data's features are not the model's.
         """
         self.features.check(FeatureSet.of(dataset.paths), str(self.folder))
-        loader: DataLoader[Any] = DataLoader(
+        loader = ClipLoader(
             dataset,
             batch_size=batch_size,
             num_workers=workers,

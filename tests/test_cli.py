@@ -30,7 +30,19 @@ from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 TINY = ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "8", "--head.hidden", "8"]
 TINY += ["--training.batch_size", "16", "--training.learning_rate", "0.02", "--max_steps", "5"]
-VERBS = ["demo", "inspect", "train", "evaluate", "categorize", "tower", "explain", "data", "taxonomy"]
+VERBS = [
+    "demo",
+    "extract",
+    "inspect",
+    "train",
+    "evaluate",
+    "categorize",
+    "tower",
+    "explain",
+    "data",
+    "weights",
+    "taxonomy",
+]
 
 
 class Printed(NamedTuple):
@@ -187,9 +199,9 @@ def test_version(command: Command) -> None:
         ("inspect", "inspect.paths"),
         ("inspect --colour red x", "unrecognized arguments: --colour"),
         ("taxonomy nosuch", "invalid choice: 'nosuch'"),
-        ("train", "name a recipe right after `train`: nv-e, nv-l"),
-        ("train nv-x --data a --taxonomy b --out nv-l", "name a recipe right after `train`: nv-e, nv-l"),
-        ("train --out nv-l tm-e --data a --taxonomy b", "name a recipe right after `train`: nv-e, nv-l"),
+        ("train", "name a recipe right after `train`; there are nv-e, nv-l"),
+        ("train nv-x --data a --taxonomy b --out nv-l", "no recipe 'nv-x'; there are nv-e, nv-l"),
+        ("train --out nv-l tm-e --data a --taxonomy b", "name a recipe right after `train`; there are nv-e, nv-l"),
         ("train nv-l --data a --taxonomy b", "train.out"),
         ("train nv-l --data a --taxonomy b --out c --training.colour 3", "unrecognized arguments: --training.colour"),
         ("train nv-l --data a --taxonomy b --out c --training.batch_size many", "training.batch_size"),
@@ -201,6 +213,14 @@ def test_version(command: Command) -> None:
 def test_wrong_arguments(command: Command, arguments: str, expected: str) -> None:
     assert expected in command.fails(*arguments.split())
     assert command(*arguments.split()).code == 2
+
+
+@pytest.mark.parametrize(("group", "verb"), [("taxonomy", "remap"), ("data", "mosaic")])
+def test_a_group_of_verbs_alone_tells_of_them(command: Command, group: str, verb: str) -> None:
+    printed = command(group)
+    assert printed.code == 0
+    assert f"counterpoint {group} VERB" in printed.out
+    assert verb in printed.out
 
 
 def test_a_shard_may_have_the_name_of_a_verb(command: Command, tmp_path: Path) -> None:

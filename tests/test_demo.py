@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -39,22 +40,28 @@ def test_demo_of_a_tiny_world(
         return demo.dataclasses.replace(small(recipe), family=family, training=Training(max_epochs=1, batch_size=16))
 
     monkeypatch.setattr(demo, "_small", tiny)
+    monkeypatch.setattr(demo.media, "SPLITS", {"train": range(1), "validation": range(1, 2), "test": range(2, 3)})
+    monkeypatch.setattr(demo.media.render, "CATEGORIES", ("Balls:Music", "Rain:Wind"))
     out = tmp_path / "demo"
     demo.demo(out, QUIET)
     check(out, clips=12)
     printed = capsys.readouterr().out
     assert "Error in % on 12 test clips" in printed
     assert f"counterpoint categorize {out / demo.BEST}" in printed.replace("\n", "")
+    assert " of 2 video files that were held out are in their category" in printed
+    assert (out / "films" / "test" / "rain-wind-2.mp4").exists()
     with pytest.raises(CounterpointError, match="not empty; remove it or choose another --out"):
         demo.demo(out, QUIET)
 
 
 @pytest.mark.slow
-def test_demo(tmp_path: Path) -> None:
-    """Both models learn the world, far beyond the chance of one topic in twenty-four."""
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both models learn the world, far beyond the chance of one topic in twenty-four; and nearly all films are told."""
     demo.demo(tmp_path / "demo", QUIET)
     report = check(tmp_path / "demo", clips=synthetic.CLIPS["test"])
     (gap,) = (line for line in report if line.startswith("| GAP | all |"))
     errors = [float(cell) for cell in gap.strip("| ").split(" | ")[2:]]
     assert len(errors) == len(demo.SHOWN)
     assert max(errors) < 45
+    (told,) = re.findall(r"(\d+) of 18 video files", capsys.readouterr().out)
+    assert int(told) >= 17

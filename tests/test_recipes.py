@@ -7,8 +7,9 @@ import torch
 from training.world import LABELLING, SIZES
 
 from counterpoint.data.features import FeatureSet
+from counterpoint.models.fusion import Influence
 from counterpoint.models.netvlad import NetVLAD
-from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Recipe, TowerRecipe
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Recipe, TowerRecipe, check
 from counterpoint.run import RECIPE_FILE, Run
 
 ALL = RECIPES | TOWER_RECIPES
@@ -52,6 +53,22 @@ def test_fusions_differ_in_nothing_else() -> None:
         for fusion in FUSIONS:
             recipe = RECIPES[f"{family}-{fusion}"]
             assert dataclasses.replace(recipe, name=late.name, fusion=late.fusion) == late
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_single_map_begins_far_from_silence(seed: int) -> None:
+    """However it is drawn, what F hears of any attention is above zero, where its ReLU has a gradient."""
+    torch.manual_seed(seed)
+    model = RECIPES["rnn-cm"].build({"video": 4, "audio": 4}, categories=2)
+    attention = torch.rand(3, 16, 200).softmax(-1)
+    for module in model.modules():
+        if isinstance(module, Influence):
+            assert (module(attention, 200, 200, None) > 0.5 * attention).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_defaults_are_in_bounds(name: str) -> None:
+    check(ALL[name])
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -4,8 +4,9 @@ Axes are (clip, step, feature) throughout; a step is one second. A step whose fe
 YouTube-8M records pad with such frames, and a silent or undecodable second looks the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,51 +57,48 @@ def _leading(tracks: Track) -> NDArray[np.uint64] | None:
     return tracks[..., :8].view(np.uint64)[..., 0]
 
 
-def pad(
-    clips: Sequence[Clip], modality: str, steps: int | None = None, out: Track | None = None
-) -> tuple[Track, NDArray[np.bool_]]:
-    """One modality of several clips as an array (clip, step, feature), zero padded, and its mask (clip, step) bool.
+def pad(clips: Sequence[Clip], into: Mapping[str, Track]) -> dict[str, NDArray[np.bool_]]:
+    """Copy the clips' tracks into arrays (clip, step, feature), by modality; returns their masks (clip, step) bool.
 
-    A step is True in the mask where the clip's track has it and it is `present`. The array has as many steps as the
-    longest track of any modality, so that modalities stay aligned, or exactly `steps`: longer tracks are cut.
+    Longer tracks are cut, the rest of each array is zeroed. A step is True in the mask where the clip's track has it
+    and it is `present`. Fresh memory costs more than the copy, so a loop over batches should use its arrays again.
 
-    `out` is memory to reuse: a C-contiguous array of at least as many elements, of any shape that ends in the feature
-    axis; the result is a view of its start. Fresh memory costs more than the copy, so a loop over batches should
-    pass it. It also tells size and type of the features where no clip has the modality.
-
-    Raises ValueError where tracks differ in size or type, or `out` is too small or missing.
+    Raises ValueError where a track and its array differ in the features' size or type.
     """
-    if steps is None:
-        steps = max((clip.steps for clip in clips), default=0)
-    tracks = [clip.tracks.get(modality) for clip in clips]
-    example = next((track for track in tracks if track is not None), out)
-    if example is None:
-        raise ValueError(f"no clip has a track {modality!r}; pass `out` to tell its size and type")
-    shape, dtype = (len(clips), steps, example.shape[-1]), example.dtype
-    for clip, track in zip(clips, tracks, strict=True):
-        if track is not None and (track.shape[1] != shape[2] or track.dtype != dtype):
-            found = f"{track.shape[1]} {track.dtype}, not {shape[2]} {dtype}"
-            raise ValueError(f"clip {clip.id!r}: track {modality!r} has features of {found}")
-    if out is None:
-        out = np.empty(shape, dtype)
-    size = shape[0] * shape[1] * shape[2]
-    if out.dtype != dtype or out.size < size or not out.flags.c_contiguous:
-        raise ValueError(f"`out` must be a C-contiguous array of at least {size} {dtype}, is {out.size} {out.dtype}")
-    padded = out.reshape(-1)[:size].reshape(shape)
-    mask = np.zeros(shape[:2], np.bool_)
-    lengths = [0 if track is None else min(len(track), steps) for track in tracks]
-    leading = _leading(padded)
-    for i, (track, length) in enumerate(zip(tracks, lengths, strict=True)):
-        row = padded[i]
-        if track is not None:
-            row[:length] = track[:length]
-        row[length:] = 0
-        # The mask is of the copy, which the processor still holds.
-        if leading is None:
-            mask[i, :length] = present(row[:length])
-        else:
-            np.not_equal(leading[i], 0, out=mask[i])
-    if leading is not None:  # the few steps that do not show in their first codes are read in full
-        unsure = ~mask & (np.arange(steps) < np.array(lengths, np.int64)[:, None])
-        mask[unsure] = padded[unsure].any(axis=1)
-    return padded, mask
+    masks = {name: np.zeros(array.shape[:2], np.bool_) for name, array in into.items()}
+    lengths = {name: np.zeros((len(clips), 1), np.int64) for name in into}
+    parts = [(name, array, _rows(array), _leading(array), masks[name], lengths[name]) for name, array in into.items()]
+    for i, clip in enumerate(clips):  # all of a clip at once, as it lies in memory
+        for name, array, rows, leading, mask, ends in parts:
+            _, steps, size = array.shape
+            length = 0
+            if (track := clip.tracks.get(name)) is not None:
+                if track.shape[1] != size or track.dtype != array.dtype:
+                    found = f"{track.shape[1]} {track.dtype}, not {size} {array.dtype}"
+                    raise ValueError(f"clip {clip.id!r}: track {name!r} has features of {found}")
+                ends[i] = length = min(len(track), steps)
+                rows[i, :length] = _rows(track)[:length]
+            if length < steps:
+                array[i, length:] = 0
+            # The mask is of the copy, which the processor still holds.
+            if leading is None:
+                mask[i, :length] = present(array[i, :length])
+            else:
+                np.not_equal(leading[i], 0, out=mask[i])
+    for _, array, _, leading, mask, ends in parts:
+        if leading is not None:  # the few steps that do not show in their first codes are read in full
+            unsure = ~mask & (np.arange(array.shape[1]) < ends)
+            mask[unsure] = array[unsure].any(axis=1)
+    return masks
+
+
+def _rows(tracks: Track) -> NDArray[np.void]:
+    """(..., step, feature) as (..., step): numpy copies whole steps faster than their features."""
+    if tracks.strides[-1] != tracks.itemsize:
+        tracks = np.ascontiguousarray(tracks)
+    return tracks.view(_opaque(tracks.shape[-1] * tracks.itemsize))[..., 0]
+
+
+@lru_cache
+def _opaque(size: int) -> np.dtype[np.void]:
+    return np.dtype((np.void, size))

@@ -5,9 +5,8 @@ from functools import partial
 from typing import Any
 
 import lightning
-from torch.utils.data import DataLoader
 
-from counterpoint.data.dataset import ClipDataset, EpochSampler, collate
+from counterpoint.data.dataset import ClipDataset, ClipLoader, EpochSampler, collate
 from counterpoint.data.features import FeatureSet
 
 
@@ -44,8 +43,8 @@ class ClipDataModule(lightning.LightningDataModule):
             "persistent_workers": workers > 0,
         }
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.train, sampler=self._order, **self._loader)
+    def train_dataloader(self) -> ClipLoader:
+        return ClipLoader(self.train, sampler=self._order, **self._loader)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.validation, **self._loader)
+    def val_dataloader(self) -> ClipLoader:
+        return ClipLoader(self.validation, **self._loader)

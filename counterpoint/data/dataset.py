@@ -5,6 +5,7 @@ it, and workers only read.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from counterpoint.data.clip import Clip, pad
 from counterpoint.data.features import FeatureSet
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
 
     tracks: Tracks
     labels: Bool[Tensor, "batch category"]
+    """Or a teacher's probabilities, where a data set has those for targets (`counterpoint.ensemble`)."""
     ids: list[str]
 
 
@@ -90,6 +92,11 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         lengths = np.concatenate([shard.lengths for shard in self.shards])
         return np.asarray(lengths[first[self.where[:, 0]] + self.where[:, 1]])
 
+    @property
+    def contents(self) -> dict[str, Any]:
+        """What tells these clips from others, wherever they lie: how many, and names and sizes of their shards."""
+        return {"clips": len(self), "shards": [f"{path.name} ({path.stat().st_size} bytes)" for path in self.paths]}
+
     def clip(self, index: int) -> Clip:
         """The clip as stored."""
         shard, record = self.where[index]
@@ -120,6 +127,39 @@ def _in_share(low: float, high: float, seed: int, clip_id: str) -> bool:
     return low <= int.from_bytes(digest, "big") / 2**64 < high
 
 
+HELD_OUT = 0.1  # of the training clips, for each split without shards of its own
+
+
+def split(
+    train: Sequence[str | Path],
+    validation: Sequence[str | Path],
+    test: Sequence[str | Path],
+    labelling: Labelling,
+    *,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> dict[str, ClipDataset]:
+    """The clips of each split: its own shards', or a tenth of the training's by a hash of their ids.
+
+    Raises:
+        CounterpointError: a shard is in two splits, or a split has no clips.
+    """
+    given = [path.resolve() for paths in (train, validation, test) if paths for path in find_shards(paths)]
+    if twice := [path for path, times in Counter(given).items() if times > 1]:
+        raise CounterpointError(f"{twice[0]}: in more than one split; splits share no shards")
+    used = 0.0
+    datasets: dict[str, ClipDataset] = {}
+    for name, paths in (("validation", validation), ("test", test)):
+        if paths:
+            datasets[name] = ClipDataset(paths, labelling, skip_bad=skip_bad)
+        else:
+            its_own = share(used, used + HELD_OUT, seed)
+            datasets[name] = ClipDataset(train, labelling, skip_bad=skip_bad, keep=its_own)
+            used += HELD_OUT
+    keep = share(used, 1.0, seed) if used else None
+    return {"train": ClipDataset(train, labelling, skip_bad=skip_bad, keep=keep), **datasets}
+
+
 def collate(
     items: Sequence[tuple[Clip, "np.ndarray[Any, Any]"]], features: FeatureSet, max_steps: int, fixed: bool = False
 ) -> Batch:
@@ -132,19 +172,30 @@ def collate(
     """
     clips = [clip for clip, _ in items]
     steps = max_steps if fixed else min(max_steps, max(1, *(clip.steps for clip in clips)))
-    tracks: dict[str, Track] = {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, size in features.sizes.items():
-        for clip in clips:
-            if name in clip.tracks and clip.tracks[name].shape[1] != size:
-                found = clip.tracks[name].shape[1]
-                raise CounterpointError(f"clip {clip.id!r}: track {name!r} has {found} features a step, not {size}")
-        present = next((clip.tracks[name].dtype for clip in clips if name in clip.tracks), np.dtype(np.uint8))
-        try:
-            padded, mask = pad(clips, name, steps, np.empty((len(clips), steps, size), present))
-        except ValueError as error:
-            raise CounterpointError(str(error)) from error
-        tracks[name] = Track(torch.from_numpy(padded), torch.from_numpy(mask))
+        dtype = next((clip.tracks[name].dtype for clip in clips if name in clip.tracks), np.dtype(np.uint8))
+        arrays[name] = np.empty((len(clips), steps, size), dtype)
+    try:
+        masks = pad(clips, arrays)
+    except ValueError as error:
+        raise CounterpointError(str(error)) from error
+    tracks = {name: Track(torch.from_numpy(array), torch.from_numpy(masks[name])) for name, array in arrays.items()}
     return Batch(tracks, torch.from_numpy(np.stack([targets for _, targets in items])), [clip.id for clip in clips])
+
+
+class ClipLoader(DataLoader[Any]):
+    """A loader that raises what a worker finds wrong with a clip as it would be raised without workers."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except (CounterpointError, RuntimeError) as error:
+            # PyTorch makes one text of the worker's traceback, whose last line is the error.
+            kind, _, told = str(error).rstrip().rpartition("\n")[2].partition(": ")
+            if not kind.startswith(CounterpointError.__module__):
+                raise
+            raise CounterpointError(told) from error
 
 
 class EpochSampler(Sampler[int]):

@@ -36,6 +36,7 @@ INDEX_SUFFIX = ".counterpoint-index"
 ADVICE = "the file is damaged; download it again, or pass --skip-bad-records"
 _GZIP = "the file is gzip-compressed; decompress it first"
 _FOREIGN = "not a TFRecord file"
+_CHANGED = "the file has changed since it was opened"
 
 _HEAD, _FOOT = 12, 4  # bytes before and after a payload
 _HEADER = struct.Struct("<QI")
@@ -84,18 +85,22 @@ class Shard:
         return len(self.offsets)
 
     def __getitem__(self, record: int) -> Bytes:
-        data, start = _mapped(*self._file), int(self.offsets[record])
-        length, crc = _HEADER.unpack(data[start : start + _HEAD].tobytes())
-        if length != self.lengths[record] or not _length_agrees(length, crc):
-            raise self._error(record, "length checksum does not match")
-        if self._check:
-            self.check(record)
-        return data[start + _HEAD : start + _HEAD + length]
+        return self._payload(record, self._check)
 
     def check(self, record: int) -> None:
         """Raise RecordError unless the payload still has its CRC."""
-        if not _payload_agrees(_mapped(*self._file), int(self.offsets[record]), int(self.lengths[record])):
+        self._payload(record, check=True)
+
+    def _payload(self, record: int, check: bool) -> Bytes:
+        start, length = self.offsets.item(record), self.lengths.item(record)
+        data = _mapped(*self._file)
+        if _file_size(data) != self._file[1]:  # to touch what was cut off would kill the process
+            raise CounterpointError(f"{self.path}: {_CHANGED}")
+        if data[start : start + _HEAD].tobytes() != _head(length):
+            raise self._error(record, "length checksum does not match")
+        if check and not _payload_agrees(data, start, length):
             raise self._error(record, "payload checksum does not match")
+        return data[start + _HEAD : start + _HEAD + length]
 
     def number(self, record: int) -> int:
         """The record's number in the file, where damaged ones count too."""
@@ -121,8 +126,7 @@ class Writer:
         return self
 
     def write(self, payload: bytes) -> None:
-        length = struct.pack("<Q", len(payload))
-        self._file.write(length + struct.pack("<I", _masked(google_crc32c.value(length))))
+        self._file.write(_head(len(payload)))
         self._file.write(payload)
         self._file.write(struct.pack("<I", _masked(google_crc32c.value(payload))))
 
@@ -141,10 +145,15 @@ def _mapped(path: str, size: int, modified: int) -> Bytes:
     with open(path, "rb") as file:  # noqa: PTH123 - a Path costs time here
         stat = os.fstat(file.fileno())
         if (stat.st_size, stat.st_mtime_ns) != (size, modified):
-            raise CounterpointError(f"{path}: the file has changed since it was opened")
+            raise CounterpointError(f"{path}: {_CHANGED}")
         if not size:  # an empty file cannot be mapped
             return np.empty(0, np.uint8)
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _file_size(mapped: Bytes) -> int:
+    """Bytes of the file as it is now."""
+    return mapped.base.obj.size()  # type: ignore[union-attr,no-any-return]  # mmap <- memoryview <- array
 
 
 @contextlib.contextmanager
@@ -168,8 +177,10 @@ def _masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _length_agrees(length: int, crc: int) -> bool:
-    return _masked(google_crc32c.value(length.to_bytes(8, "little"))) == crc
+@lru_cache(maxsize=4096)
+def _head(length: int) -> bytes:
+    """What stands before a payload: its length and the CRC of that."""
+    return _HEADER.pack(length, _masked(google_crc32c.value(length.to_bytes(8, "little"))))
 
 
 def _payload_agrees(data: Bytes, offset: int, length: int) -> bool:
@@ -257,8 +268,8 @@ def _header(data: Bytes, position: int) -> tuple[int, bool]:
     head = data[position : position + _HEAD].tobytes()
     if len(head) < _HEAD:
         return 0, False
-    length, crc = _HEADER.unpack(head)
-    return length, _length_agrees(length, crc)
+    length, _ = _HEADER.unpack(head)
+    return length, head == _head(length)
 
 
 def _as_index(offsets: list[int], lengths: list[int], bad: list[tuple[int, int, str]]) -> _Index:

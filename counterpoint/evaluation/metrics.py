@@ -90,7 +90,7 @@ def precision_at_equal_recall_rate(scores: Array, labels: Array) -> float:
     >>> precision_at_equal_recall_rate(scores, labels)  # (1/1 + 1/2) / 2
     0.75
     """
-    return _mean(_equal_recall_precision(*as_arrays(scores, labels)))
+    return _mean(equal_recall_precision(*as_arrays(scores, labels)))
 
 
 def hit_at_1(scores: Array, labels: Array) -> float:
@@ -101,16 +101,15 @@ def hit_at_1(scores: Array, labels: Array) -> float:
     >>> hit_at_1(scores, labels)
     0.5
     """
-    return _mean(_best_is_hit(*as_arrays(scores, labels)))
+    return _mean(best_is_hit(*as_arrays(scores, labels)))
 
 
 class _AveragePrecision(Metric):
     """Streams `_average_precision`: 8 bytes in memory per kept prediction, or with `top=None` all scores on disk.
 
-    The disk is that of Python's `tempfile` (so of `TMPDIR`): 4 bytes per score and a bit per label, in a nameless file
-    that is gone when the metric is reset or dropped, or its process ends. Such a metric covers the videos of its own
-    process: in a distributed run of several processes `update` raises `RuntimeError`, and `forward` (the value of one
-    batch) is not offered. With a `top` it synchronizes across processes like every torchmetrics metric.
+    What is on disk (see `Spill`) covers the videos of its own process: in a distributed run of several, `update`
+    raises `RuntimeError`, and `forward` (the value of one batch) is not offered. With a `top` the metric synchronizes
+    across processes like every torchmetrics metric.
     """
 
     full_state_update = False
@@ -123,7 +122,7 @@ class _AveragePrecision(Metric):
         super().__init__(**kwargs)
         _check(top)
         self.top = top
-        self._spill: _Spill | None = None
+        self._spill: Spill | None = None
         if top is not None:  # no states otherwise: torchmetrics would take metrics with equal states for one
             self.add_state("keys", [], dist_reduce_fx="cat")
             self.add_state("positives", torch.tensor(0), dist_reduce_fx="sum")
@@ -139,7 +138,7 @@ class _AveragePrecision(Metric):
         if self.distributed_available_fn() and torch.distributed.get_world_size() > 1:
             raise RuntimeError("the full curve (top=None) needs all videos in one process; give a top instead")
         if self._spill is None:
-            self._spill = _Spill(values.shape[1])
+            self._spill = Spill(values.shape[1])
         self._spill.append(values, truth)
 
     def compute(self) -> Tensor:
@@ -190,7 +189,7 @@ class PrecisionAtEqualRecallRate(Metric):
 
     def update(self, scores: Array, labels: Array) -> None:
         """Add a batch of videos: scores and labels are (video, category)."""
-        precision = _equal_recall_precision(*as_arrays(scores, labels))
+        precision = equal_recall_precision(*as_arrays(scores, labels))
         self.precision += precision.sum()
         self.labelled += len(precision)
 
@@ -214,7 +213,7 @@ class HitAt1(Metric):
 
     def update(self, scores: Array, labels: Array) -> None:
         """Add a batch of videos: scores and labels are (video, category)."""
-        best = _best_is_hit(*as_arrays(scores, labels))
+        best = best_is_hit(*as_arrays(scores, labels))
         self.hits += int(best.sum())
         self.videos += len(best)
 
@@ -234,7 +233,7 @@ def _average_precision(scores: Array, labels: Array, top: int | None, per_catego
     return _mean(full_average_precision(lambda: blocks, per_category))
 
 
-def _equal_recall_precision(scores: Scores, labels: Labels) -> Float64[np.ndarray, " labelled_video"]:
+def equal_recall_precision(scores: Scores, labels: Labels) -> Float64[np.ndarray, " labelled_video"]:
     """Precision of each labelled video's n best predictions, n being its number of labels."""
     count = labels.sum(axis=1)
     labelled = np.flatnonzero(count)
@@ -245,7 +244,7 @@ def _equal_recall_precision(scores: Scores, labels: Labels) -> Float64[np.ndarra
     return precision
 
 
-def _best_is_hit(scores: Scores, labels: Labels) -> Bool[np.ndarray, " video"]:
+def best_is_hit(scores: Scores, labels: Labels) -> Bool[np.ndarray, " video"]:
     hits: Bool[np.ndarray, " video"] = labels[np.arange(len(labels)), scores.argmax(axis=1)]
     return hits
 
@@ -261,10 +260,15 @@ def _mean(values: npt.NDArray[Any]) -> float:
     return float(values.mean(dtype=np.float64)) if len(values) else float("nan")
 
 
-class _Spill:
-    """Scores and labels in a temporary file: one record of the same size per video, read back in blocks."""
+class Spill:
+    """Scores and labels of any number of videos in a temporary file, read back in blocks.
+
+    4 bytes per score and a bit per label. The file is one of Python's `tempfile` (so in `TMPDIR`), nameless, and gone
+    with this object or its process.
+    """
 
     def __init__(self, categories: int) -> None:
+        self.categories = categories
         self.record = np.dtype([("scores", np.float32, (categories,)), ("labels", np.uint8, (-(-categories // 8),))])
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed, and so deleted, with this object)
 
@@ -277,7 +281,6 @@ class _Spill:
 
     def blocks(self) -> Iterator[tuple[Scores, Labels]]:
         self.file.seek(0)
-        categories: int = self.record["scores"].shape[0]
         while data := self.file.read(BLOCK_VIDEOS * self.record.itemsize):
             records = np.frombuffer(data, self.record)
-            yield records["scores"], np.unpackbits(records["labels"], axis=1, count=categories).view(np.bool_)
+            yield records["scores"], np.unpackbits(records["labels"], axis=1, count=self.categories).view(np.bool_)

@@ -148,7 +148,8 @@ class Influence(nn.Module):
     Args:
         maps: applied one after the other, with ReLU between them (and after a single one).
         start: ``zero``: F begins near zero, the model as late fusion; ``identity``: F begins as the other modality's
-            own weights (section 6: one modality's attention as the prior of the other).
+            own weights (section 6: one modality's attention as the prior of the other). A single map should: its ReLU
+            can fall silent near zero, and then never learns.
         heads: as in ``maps``.
         context: how many numbers about the clip are concatenated with the weights (CM-C). A linear map of a
             concatenation is a sum of two maps, so they come in as a bias and the concatenation is never formed.

@@ -9,6 +9,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from counterpoint.data.dataset import Batch
+from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.metrics import GlobalAveragePrecision
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.track import Track, Tracks
@@ -81,9 +82,16 @@ class CategorizationLearner(Learner):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self.model(batch.tracks).logits.float()
         loss = functional.binary_cross_entropy_with_logits(logits, batch.labels.float())
+        check_finite(logits)
         self.log("validation_loss", loss, batch_size=len(batch.ids))
         self.gap.update(logits, batch.labels)
         self.log(GAP, self.gap, batch_size=len(batch.ids))
+
+
+def check_finite(scores: Tensor) -> None:
+    """Raise CounterpointError where a model's answers are no numbers any more: nothing mends such a model."""
+    if not scores.isfinite().all():
+        raise CounterpointError("the training has diverged (scores are not finite); lower --training.learning_rate")
 
 
 def drop_modalities(tracks: Tracks, share: float) -> Tracks:

@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import json
 import logging
 import os
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -16,13 +18,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import Progress
 
+from counterpoint.data.clip import present
 from counterpoint.data.datamodule import ClipDataModule
 from counterpoint.data.dataset import ClipDataset
 from counterpoint.errors import CounterpointError
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
-from counterpoint.recipes import Recipe, TowerRecipe
-from counterpoint.run import Run
+from counterpoint.recipes import Recipe, TowerRecipe, check
+from counterpoint.run import DATA_FILE, Run, write_json
 from counterpoint.training.allocator import keep_freed_memory
 from counterpoint.training.correlation import CorrelationLearner
 from counterpoint.training.learner import CategorizationLearner, Learner
@@ -44,16 +47,37 @@ def train(
     """Train until validation stops improving, keep the best weights, and return their validation GAP.
 
     The run folder is written first and holds a checkpoint of every epoch's end, so that the same call goes on where a
-    killed one stopped; on a CPU the weights are then bit for bit those of an uninterrupted training. With no epochs at
-    all the weights are those that were drawn.
+    killed one stopped; on a CPU the weights are then bit for bit those of an uninterrupted training. An error before
+    the first epoch's end leaves no folder. With no epochs at all the weights are those that were drawn.
 
     Raises:
-        CounterpointError: the folder holds a finished run, or one with another recipe, taxonomy or features.
+        CounterpointError: the folder holds a finished run, or one with another recipe, taxonomy, features or clips;
+            or the clips leave nothing to learn or to measure; or the training diverges.
     """
     console = console or Console(stderr=True)
-    last = _prepare(run, tower)
+    check(run.recipe)
+    clips = {"training": data, "validation": validation}
+    _check_clips(run, clips)
+    last = begin(run, tower, clips)
     if last is not None:
         console.print(f"{run.folder}: going on from the last finished epoch", markup=False, soft_wrap=True)
+    try:
+        return _fit(run, data, validation, last, workers, devices, console)
+    except Exception:
+        if not (run.folder / CHECKPOINTS / LAST).exists():  # nothing to go on from: it would only be in the way
+            shutil.rmtree(run.folder)
+        raise
+
+
+def _fit(
+    run: Run,
+    data: ClipDataset,
+    validation: ClipDataset,
+    last: Path | None,
+    workers: int,
+    devices: int | str,
+    console: Console,
+) -> float:
     keep_freed_memory()
     training = run.recipe.training
     torch.manual_seed(training.seed)
@@ -86,7 +110,7 @@ def train(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        clips = ClipDataModule(
+        batches = ClipDataModule(
             data,
             validation,
             run.features,
@@ -96,11 +120,11 @@ def train(
             seed=training.seed,
         )
         if not training.max_epochs:
-            trainer.validate(learner, clips, verbose=False)
+            trainer.validate(learner, batches, verbose=False)
             run.save_weights(learner.model)
             return float(trainer.callback_metrics[learner.monitor])
         try:
-            trainer.fit(learner, clips, ckpt_path=last, weights_only=True)
+            trainer.fit(learner, batches, ckpt_path=last, weights_only=True)
         except SystemExit as stopped:
             if trainer.interrupted:  # Lightning turns Ctrl+C into an exit
                 raise KeyboardInterrupt from stopped
@@ -120,8 +144,43 @@ def _learner(run: Run) -> Learner:
     return CategorizationLearner(model, recipe.training)
 
 
-def _prepare(run: Run, tower: Run | None) -> Path | None:
-    """Write the run folder; where it holds the same run unfinished, the checkpoint to go on from."""
+def _check_clips(run: Run, clips: dict[str, ClipDataset]) -> None:
+    """Raise CounterpointError unless some clip has a category or, for a tower, two may make false pairs.
+
+    Otherwise there would be nothing to learn or to measure. As a rule one look tells.
+    """
+    pairs = isinstance(run.recipe, TowerRecipe)
+    top_level = run.labelling.taxonomy.levels == 0
+    if pairs and len(run.features.sizes) < 2:
+        raise CounterpointError(f"{run.features}: a correlation tower compares two modalities or more")
+    for kind, dataset in clips.items():
+        seen: list[Any] = []  # sets of top-level categories, each once
+        for clip, targets in (dataset[i] for i in range(len(dataset))):
+            tops = (targets > 0) & top_level
+            whole = all(name in clip.tracks and present(clip.tracks[name]).any() for name in run.features.sizes)
+            if not tops.any() or (pairs and not whole):
+                continue
+            if not pairs or any(not (tops & other).any() for other in seen):
+                break
+            if not any((tops == other).all() for other in seen):
+                seen.append(tops)
+        else:
+            shards = ", ".join(map(str, dataset.paths[:3])) + (", ..." if len(dataset.paths) > 3 else "")
+            lack = "no two have every modality and top-level categories apart" if pairs else "none has a category"
+            purpose = "learn from" if kind == "training" else "measure by"
+            raise CounterpointError(
+                f"{shards}: {len(dataset):,} {kind} clips, of which {lack}: "
+                f"nothing to {purpose}; check their labels and the taxonomy"
+            )
+
+
+def begin(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Path | None:
+    """Write the run folder; where it holds the same run unfinished, the checkpoint to go on from.
+
+    Raises:
+        CounterpointError: see `train`.
+    """
+    contents = {kind: dataset.contents for kind, dataset in clips.items()}
     if not (run.folder / "recipe.json").exists():
         if run.folder.exists() and any(run.folder.iterdir()):
             raise CounterpointError(f"{run.folder}: not empty and not a run; choose another --out")
@@ -134,6 +193,7 @@ def _prepare(run: Run, tower: Run | None) -> Path | None:
         # Beside its place and then moved there, so that a run folder is whole or not there at all.
         begun = dataclasses.replace(run, folder=run.folder.with_name(f"{run.folder.name}.{os.getpid()}.tmp"))
         begun.save()
+        write_json(begun.folder / DATA_FILE, contents)
         if tower is not None:
             begun.take_in(tower)
         begun.folder.rename(run.folder)
@@ -141,10 +201,13 @@ def _prepare(run: Run, tower: Run | None) -> Path | None:
     there = Run.load(run.folder)
     if there.trained:
         raise CounterpointError(f"{run.folder}: holds a finished run; choose another --out, or remove it")
+    data = run.folder / DATA_FILE
+    known = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {}
     for what, mine, theirs in (
         ("recipe", run.recipe, there.recipe),
         ("taxonomy", run.labelling, there.labelling),
-        ("features", run.features.fingerprint, there.features.fingerprint),
+        ("feature set", run.features.fingerprint, there.features.fingerprint),
+        *((f"set of {kind} clips", contents[kind], known.get(kind)) for kind in contents),
     ):
         if mine != theirs:
             raise CounterpointError(

@@ -176,7 +176,7 @@ def test_floats_of_a_video_level_record() -> None:
 def test_features_of_another_size_name_the_clip(size: int) -> None:
     with pytest.raises(CounterpointError) as raised:
         collate([(clip("a", [], video=codes(2, size)), np.zeros(5, np.bool_))], FEATURES, 300)
-    assert str(raised.value) == f"clip 'a': track 'video' has {size} features a step, not 16"
+    assert str(raised.value) == f"clip 'a': track 'video' has features of {size} uint8, not 16 uint8"
 
 
 def test_features_of_two_types_name_the_clip() -> None:

@@ -258,6 +258,16 @@ def test_other_shard_of_equal_size_and_time(path: Path, scans: list[int]) -> Non
     assert len(scans) == 2
 
 
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_change_of_size_under_the_map_is_noticed(path: Path, size: int) -> None:
+    """To touch what was cut off would kill the process."""
+    shard = Shard(path)
+    assert shard[3].tobytes() == PAYLOADS[3]
+    os.truncate(path, size)
+    with pytest.raises(CounterpointError, match=f"{path}: the file has changed since it was opened"):
+        shard[3]
+
+
 def test_access_finds_what_the_index_cannot_know(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [b"first", b"second", b"third"])
     lengths, payloads = Shard(path), Shard(path, check=True)

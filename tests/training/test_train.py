@@ -1,6 +1,7 @@
 import csv
 import io
 import itertools
+import math
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -19,13 +21,14 @@ from counterpoint.cli import main
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.metrics import global_average_precision
-from counterpoint.recipes import TOWER_RECIPES
+from counterpoint.models.fusion import CrossModal
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Training
 from counterpoint.run import Run
 from counterpoint.taxonomy import Labelling, LabelMap
 from counterpoint.training.learner import GAP, Learner
 from counterpoint.training.train import train
 
-from .world import LABELLING, SIZES, TAXONOMY, clips, dataset, recipe, run, write
+from .world import LABELLING, SIZES, TAXONOMY, clip, clips, codes, dataset, recipe, run, write
 
 QUIET = Console(quiet=True)
 
@@ -191,6 +194,7 @@ def test_run_folder_is_complete(world: World) -> None:
     assert names - events == {
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "data.json",
         "environment.json",
         "epochs.csv",
         "features.json",
@@ -355,8 +359,92 @@ def test_other_categories_are_refused(world: World, unfinished: Path) -> None:
 
 
 def test_other_features_are_refused(world: World, unfinished: Path) -> None:
-    with pytest.raises(CounterpointError, match="holds an unfinished run with another features"):
+    with pytest.raises(CounterpointError, match="holds an unfinished run with another feature set"):
         world.fit(Run(unfinished, recipe(), LABELLING, FeatureSet(SIZES, "ours")))
+
+
+def test_other_clips_are_refused(world: World) -> None:
+    """Where they lie does not matter."""
+    subject = world.new(max_epochs=1)
+    world.fit(subject)
+    (subject.folder / "weights.safetensors").unlink()
+    more = dataset(write(world.folder / "more" / "easy.tfrecord", *clips(65)))
+    fewer = dataset(world.validation, keep=lambda name: name != "val007")
+    with pytest.raises(CounterpointError, match="holds an unfinished run with another set of training clips; choose"):
+        train(subject, more, dataset(world.validation), console=QUIET)
+    with pytest.raises(CounterpointError, match="holds an unfinished run with another set of validation clips; choose"):
+        train(subject, dataset(world.easy), fewer, console=QUIET)
+    moved = dataset(write(world.folder / "moved" / "easy.tfrecord", *clips(64)))
+    train(subject, moved, dataset(world.validation), console=QUIET)
+
+
+FEW = "no two have every modality and top-level categories apart"
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "sound", "lack"),
+    [
+        ("nv-l", [], True, "none has a category"),
+        ("correlation-nv", [], True, FEW),
+        ("correlation-nv", [10, 11], True, FEW),
+        ("correlation-nv", None, False, FEW),
+    ],
+)
+def test_clips_that_teach_nothing_are_refused(
+    world: World, name: str, labels: list[int] | None, sound: bool, lack: str
+) -> None:
+    subject = Run(world.folder / "none", (RECIPES | TOWER_RECIPES)[name], LABELLING, FeatureSet(SIZES))
+    shown = clips(5, sound=sound)
+    if labels is not None:
+        shown = [replace(one, labels=np.array(labels, np.int64)) for one in shown]
+    poor, rich = write(world.folder / "poor.tfrecord", *shown), world.easy
+    for data, validation, fault in ((poor, rich, "5 training clips"), (rich, poor, "5 validation clips")):
+        with pytest.raises(CounterpointError, match=rf"poor\.tfrecord: {fault}, of which {lack}: nothing to "):
+            train(subject, dataset(data), dataset(validation), console=QUIET)
+    assert not subject.folder.exists()
+
+
+def test_a_tower_of_one_modality_is_refused(world: World) -> None:
+    subject = Run(world.folder / "one", TOWER_RECIPES["correlation-nv"], LABELLING, FeatureSet({"video": 16}))
+    with pytest.raises(CounterpointError, match=r"\(video 16\): a correlation tower compares two modalities or more"):
+        world.fit(subject)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_before_the_first_epochs_end_leaves_no_folder(world: World, workers: int) -> None:
+    """So that the same command does, once the clips are mended. It names the record, whoever came upon it."""
+    subject = world.new(max_epochs=1)
+    shard = write(world.folder / "strange.tfrecord", *clips(3), clip("odd", [999], video=codes(2, 16)))
+    with pytest.raises(CounterpointError) as raised:
+        train(subject, dataset(shard), dataset(world.validation), workers=workers, console=QUIET)
+    assert str(raised.value) == f"{shard}: record 3 (clip odd): the label mapping has no label with the index 999"
+    assert not subject.folder.exists()
+    world.fit(subject)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"training": Training(batch_size=0)}, "training.batch_size must be at least 1, not 0"),
+        ({"training": Training(learning_rate=math.nan)}, "training.learning_rate must be at least 0, not nan"),
+        ({"training": Training(modality_dropout=1.5)}, "training.modality_dropout must be from 0 to 1, not 1.5"),
+        ({"training": Training(seed=-1)}, "training.seed must be at least 0, not -1"),
+        ({"family": NetVLADFamily(clusters={"video": 0})}, "family.clusters of video must be at least 1, not 0"),
+        ({"fusion": CrossModal(hidden=(4, 0))}, "fusion.hidden must be at least 1, not 0"),
+    ],
+)
+def test_numbers_that_make_no_training_are_refused(world: World, change: dict[str, Any], expected: str) -> None:
+    subject = replace(world.new(), recipe=replace(recipe("nv-l"), **change))
+    with pytest.raises(CounterpointError, match=f"nv-l: {expected}"):
+        world.fit(subject)
+
+
+@pytest.mark.parametrize("name", ["nv-l", "correlation-nv"])
+def test_a_training_that_diverges_says_so(world: World, name: str) -> None:
+    settings = replace((RECIPES | TOWER_RECIPES)[name].training, batch_size=16, max_epochs=2, learning_rate=1e30)
+    wild = replace((RECIPES | TOWER_RECIPES)[name], family=recipe().family, training=settings)
+    with pytest.raises(CounterpointError, match="the training has diverged"):
+        world.fit(Run(world.folder / f"wild-{name}", wild, LABELLING, FeatureSet(SIZES)))
 
 
 def test_a_finished_run_is_refused(world: World) -> None:

@@ -1,0 +1,294 @@
+"""A video file -> one frame a second and its sound at 16 kHz, both counted from the start of its picture.
+
+Step k's frame is the one nearest to k seconds, its sound the second from k to k + 1. Frames that no other frame is
+predicted from, and that no step needs, are not decoded: a first pass over the packets' times tells which. What comes
+out is the same, bit for bit. Damage costs what is damaged: packets that do not decode are counted and passed over.
+
+Nothing but the file is opened: formats that lead elsewhere (playlists, ``concat:``) are not known here, and no protocol
+but ``file``.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import av
+import av.logging
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+from counterpoint.errors import CounterpointError
+from counterpoint.media.sound import Listener, Sound
+
+# Everything that one file alone can be; hls, concat, dash and the like are left out.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,mjpeg,ogg,asf,nut,mxf,dv,ivf,rm,"
+    "gif,wav,mp3,flac,aac,aiff,amr,ac3"
+)
+UNSPECIFIED = (0, 2)  # colour spaces that say nothing
+HIGH_DEFINITION = 720  # lines, from which on a picture that says nothing about its colours has BT.709's
+
+Frame = UInt8[np.ndarray, "height width 3"]
+Size = Callable[[float, float], tuple[int, int]]
+
+
+class Limits(NamedTuple):
+    """What a file may be: ``seconds`` are decoded at most, and pictures of more ``pixels`` refused (8192 x 4320)."""
+
+    seconds: int = 300
+    pixels: int = 8192 * 4320
+
+
+DEFAULT = Limits()
+
+
+class Video:
+    """A file, decoded once: first `frames`, to the end, then `sound`; both are empty where the file has none.
+
+    Used as a context. ``notes`` says in a few words what was amiss, if anything.
+
+    Raises:
+        CounterpointError: it cannot be opened, or is none of the known formats, or its picture is too large.
+    """
+
+    def __init__(self, path: str | Path, limits: Limits = DEFAULT) -> None:
+        self.path = Path(path)
+        self.limits = limits
+        self.notes: list[str] = []
+        self._damaged = 0
+        self._stack = contextlib.ExitStack()
+        self._log = self._stack.enter_context(logged())
+        try:
+            self._container = self._stack.enter_context(self._open())
+            self._picture = _picture(self._container)
+            self._audio = next((s for s in self._container.streams.audio if s.codec_context is not None), None)
+            if self._picture is None and self._audio is None:
+                raise CounterpointError(f"{self.path}: neither picture nor sound that can be decoded")
+            if self._picture is not None:
+                self._check(self._picture)
+        except BaseException:
+            self._stack.close()
+            raise
+        self._listener = Listener(limits.seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def frames(self, size: Size) -> Iterator[Frame]:
+        """The frame of each second in RGB, upright, with square pixels.
+
+        Args:
+            size: (width, height) of the picture as it is shown -> what to scale it to.
+
+        Raises:
+            CounterpointError: nothing of the file can be decoded.
+        """
+        chooser = _Chooser(self.limits.seconds)
+        for time, end, frame in self._decoded():
+            for chosen in chooser.add(time, end, frame):
+                yield self._rgb(chosen, size)
+        for chosen in chooser.rest():
+            yield self._rgb(chosen, size)
+        steps, heard = chooser.steps, self._listener.position > 0
+        if not steps and not heard:
+            raise CounterpointError(f"{self.path}: nothing in it can be decoded{self._because()}")
+        if self._damaged:
+            self.notes.append(f"damaged packets: {self._damaged}")
+        self.notes += [f"no {what}" for what, there in (("picture", steps), ("sound", heard)) if not there]
+
+    def sound(self) -> Sound:
+        """The sound, after `frames`."""
+        return self._listener.sound()
+
+    # --- opening ---
+
+    def _open(self) -> InputContainer:
+        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        try:
+            if not self.path.stat().st_size:
+                raise CounterpointError(f"{self.path}: empty")
+            return av.open(f"file:{self.path}", options=options, metadata_errors="replace")
+        except av.FFmpegError as error:
+            raise CounterpointError(f"{self.path}: not a video file that can be read{self._because(error)}") from error
+        except OSError as error:
+            raise CounterpointError(f"{self.path}: {error.strerror or error}") from error
+
+    def _check(self, stream: VideoStream) -> None:
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > self.limits.pixels:
+            raise CounterpointError(
+                f"{self.path}: a picture of {width} x {height} pixels; the limit is {self.limits.pixels:,} pixels"
+            )
+        stream.codec_context.options = {"max_pixels": str(self.limits.pixels)}  # should it grow on the way
+
+    def _because(self, error: av.FFmpegError | None = None) -> str:
+        """What FFmpeg said first, in parentheses."""
+        said = [message.strip() for level, _, message in self._log if level <= av.logging.ERROR]
+        told = said[0] if said else str(error.strerror) if error else ""
+        return f" ({told[0].lower()}{told[1:].rstrip('.')})" if told else ""
+
+    # --- decoding ---
+
+    def _decoded(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
+        """(seconds, end in seconds, frame) in the order of display; the sound goes to the listener meanwhile."""
+        picture: Any = self._picture
+        audio: Any = self._audio
+        wanted = self._wanted() if picture is not None else None
+        start = start_of(picture) if picture is not None else start_of(audio) if audio is not None else None
+        streams: list[Any] = [stream for stream in (picture, audio) if stream is not None]
+        for stream in streams:
+            stream.codec_context.thread_count = 1
+        interval = 1 / float((picture and picture.average_rate) or 25)  # where frames do not say
+        going = set(streams)
+        count = 0
+        for packet in self._packets(self._container, streams):
+            stream = packet.stream
+            if stream not in going:
+                continue
+            if stream is picture and wanted is not None and packet.size:
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                self._damaged += 1
+                continue
+            for frame in frames:
+                if frame.pts is None:
+                    time = count * interval if stream is picture else math.nan
+                else:
+                    start = frame.time if start is None else start
+                    time = frame.time - start
+                if stream is picture:
+                    count += 1
+                    length = (frame.duration or 0) * float(frame.time_base or 0)
+                    yield time, time + (length or interval), frame
+                    over = time > self.limits.seconds
+                else:
+                    over = self._listener.add(time, frame)
+                if over:
+                    going.discard(stream)
+            if not going:
+                return
+
+    def _packets(self, container: InputContainer, streams: list[Any]) -> Iterator[Any]:
+        """Packets to the end, or to where the file breaks off; last come empty ones, which empty the decoders."""
+        try:
+            yield from container.demux(*streams)
+        except av.FFmpegError as error:
+            self.notes.append(f"breaks off{self._because(error)}")
+            for stream in streams:
+                last = av.Packet()
+                last.stream = stream
+                yield last
+
+    def _wanted(self) -> set[int] | None:
+        """The times, in the stream's unit, of the packets that are nearest to a step; None if packets have no times."""
+        with logged(), self._open() as container:
+            stream = _picture(container)
+            assert stream is not None
+            times, unit, start = [], float(stream.time_base or 1), start_of(stream)
+            last = math.inf if start is None else (start + self.limits.seconds + 1) / unit
+            with contextlib.suppress(av.FFmpegError):  # the second pass will say so
+                for packet in container.demux(stream):
+                    if not packet.size or packet.is_discard:
+                        continue
+                    if packet.pts is None:
+                        return None
+                    times.append(packet.pts)
+                    if packet.dts is not None and packet.dts > last:
+                        break
+            if not times:
+                return None
+            ordered = np.unique(np.array(times, np.int64))
+            targets = (ordered[0] if start is None else start / unit) + np.arange(self.limits.seconds + 1) / unit
+            after = np.searchsorted(ordered, targets).clip(1, max(1, len(ordered) - 1))
+            near = np.stack([ordered[after - 1], ordered[np.minimum(after, len(ordered) - 1)]])
+            # Both where it is a tie, so that the choice is left to one place.
+            closest = np.abs(near - targets) <= np.abs(near - targets).min(0)
+            return set(near[closest].tolist())
+
+    def _rgb(self, frame: av.VideoFrame, size: Size) -> Frame:
+        assert self._picture is not None
+        turns = round(frame.rotation / 90) % 4
+        shown = (frame.width * float(self._picture.sample_aspect_ratio or 1), float(frame.height))
+        width, height = size(*(shown[::-1] if turns % 2 else shown))
+        if turns % 2:
+            width, height = height, width
+        space = None
+        if frame.colorspace in UNSPECIFIED:
+            space = "ITU709" if frame.height >= HIGH_DEFINITION else "ITU601"
+        try:
+            rgb = frame.reformat(width, height, "rgb24", src_colorspace=space, interpolation="AREA", threads=1)
+        except av.FFmpegError as error:
+            raise CounterpointError(f"{self.path}: its picture cannot be converted ({error.strerror})") from error
+        return np.rot90(np.asarray(rgb.to_ndarray(), np.uint8), turns)
+
+
+class _Chooser:
+    """Of frames in the order of display, the nearest to each second."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+        self.steps = 0
+        self.last: av.VideoFrame | None = None
+        self.time = self.end = -math.inf
+
+    def add(self, time: float, end: float, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
+        if time <= self.time:  # a decoder that has lost its way
+            return
+        while self.steps < self.seconds and self.steps <= time:
+            earlier = self.last is not None and self.steps - self.time <= time - self.steps
+            self.steps += 1
+            yield self.last if earlier and self.last is not None else frame
+        self.last, self.time, self.end = frame, time, end
+
+    def rest(self) -> Iterator[av.VideoFrame]:
+        """What the last frame is on show for."""
+        while self.last is not None and self.steps < min(self.seconds, self.end - 1e-3):
+            self.steps += 1
+            yield self.last
+
+
+def _picture(container: InputContainer) -> VideoStream | None:
+    """The film, not its cover; of several, the default, then the largest."""
+    films = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic
+    ]
+    return max(
+        films,
+        key=lambda s: (bool(s.disposition & Disposition.default), s.codec_context.width * s.codec_context.height),
+        default=None,
+    )
+
+
+def start_of(stream: Any) -> float | None:
+    """Where a stream begins, in seconds; None if the file does not say."""
+    return (
+        None if stream.start_time is None or stream.time_base is None else float(stream.start_time * stream.time_base)
+    )
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[list[tuple[int, str, str]]]:
+    """What FFmpeg says, instead of on the terminal."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # or what was said of the file before comes up again
+    try:
+        with av.logging.Capture() as said:
+            yield said
+    finally:
+        av.logging.set_level(level)

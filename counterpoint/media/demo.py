@@ -1,0 +1,60 @@
+"""The end of the demo: real video files of nine categories, rendered here, learned from most and told of the rest."""
+
+import dataclasses
+import os
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.features import FeatureSet
+from counterpoint.media import encoders, labels, render
+from counterpoint.media.extract import extract, find
+from counterpoint.recipes import RECIPES, HeadConfig, NetVLADFamily, Training
+from counterpoint.run import Run
+from counterpoint.training.train import train
+
+SPLITS = {"train": range(5), "validation": range(5, 7), "test": range(7, 9)}
+"""Seeds of each category's films."""
+RECIPE = dataclasses.replace(
+    RECIPES["nv-cm"],
+    family=NetVLADFamily(clusters={"video": 8, "audio": 8}, hidden=256),
+    head=HeadConfig(hidden=256),
+    training=Training(learning_rate=1e-3, batch_size=15, max_epochs=25, stop_patience=25),
+)
+
+
+class Told(NamedTuple):
+    """What was said of the films that were held out."""
+
+    run: Path
+    films: list[Path]
+    right: int
+
+
+def films(out: Path, console: Console) -> Told:
+    """Render films to ``out``/films, extract them, train on them, and categorize those that were held out."""
+    folder, shards = out / "films", out / "film-shards"
+    rendered = render.films(folder, SPLITS)
+    console.print(f"   rendered {sum(map(len, rendered.values()))} films to {folder}")
+    lite = encoders.build("lite")
+    console.print(f"   extracting their features by {lite.features.encoder} to {shards}")
+    of = labels.read(folder / "labels.csv")
+    extract(find([folder]), shards, lite, of, workers=os.cpu_count() or 1)
+    data = {split: ClipDataset([shards], of.labelling, keep=partial(_in, f"{split}/")) for split in SPLITS}
+    run = Run(out / "films-nv-cm", RECIPE, of.labelling, FeatureSet.of(data["train"].paths))
+    train(run, data["train"], data["validation"], console=Console(quiet=True))
+
+    leaves = np.flatnonzero(of.labelling.taxonomy.levels == 1)
+    right = sum(
+        int((said.probabilities[:, leaves].argmax(1) == said.labels[:, leaves].argmax(1)).sum())
+        for said in run.predict(data["test"])
+    )
+    return Told(run.folder, rendered["test"], right)
+
+
+def _in(folder: str, clip_id: str) -> bool:
+    return clip_id.startswith(folder)

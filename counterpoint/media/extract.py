@@ -1,0 +1,275 @@
+"""Folders of video files -> feature shards.
+
+Files are decoded and encoded in child processes, one thread each, so that a decoder that hangs or crashes costs its
+file and nothing else. A clip is on the disk as soon as it is made, in a file of its own in ``.parts``; so many of them
+become a shard, whole or not at all. The same call goes on where an interrupted one stopped, and takes in what is new.
+
+===============================  ==================================================
+``clips-0000.tfrecord`` ...      the clips; an id is a file's path below its folder
+``features.json``                which encoders made them
+``taxonomy/``                    categories and labels, if there is a labels file
+===============================  ==================================================
+"""
+
+import hashlib
+import multiprocessing
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pebble import ProcessExpired, ProcessPool
+
+from counterpoint.data.clip import Clip
+from counterpoint.data.features import FEATURES_FILE, FeatureSet
+from counterpoint.data.tfrecord import Shard, Writer
+from counterpoint.data.youtube8m import clip_of, encode
+from counterpoint.errors import CounterpointError
+from counterpoint.media import encoders
+from counterpoint.media.decode import DEFAULT, Limits
+from counterpoint.media.encoders import Encoded, Encoders
+from counterpoint.media.labels import Labels
+
+_NAMES = "3g2 3gp asf avi dv flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm rmvb ts vob webm wmv"
+SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
+"""Of the files that are looked for in folders."""
+PARTS = ".parts"
+CLIPS_PER_SHARD = 200
+TIME_LIMIT = 600.0  # seconds
+
+
+class Source(NamedTuple):
+    """A video file and its clip's id."""
+
+    id: str
+    path: Path
+
+
+class Failure(NamedTuple):
+    """A file that gave no clip."""
+
+    path: Path
+    cause: str
+
+
+@dataclass
+class Report:
+    """What an extraction has done."""
+
+    new: int = 0
+    before: int = 0
+    """Clips of earlier calls."""
+    shards: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    notes: list[tuple[Path, str]] = field(default_factory=list)
+    """What was amiss with files that gave clips nonetheless."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return vars(self) | {
+            "failures": [{"file": str(path), "cause": cause} for path, cause in self.failures],
+            "notes": [{"file": str(path), "note": note} for path, note in self.notes],
+        }
+
+
+def find(paths: Sequence[str | Path]) -> list[Source]:
+    """The video files that files and folders (everything below them that is called like a video) name, in order.
+
+    Raises:
+        CounterpointError: nothing is there, or two files would have one id.
+    """
+    sources: dict[str, Source] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            below = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            found = [Source(p.relative_to(path).as_posix(), p) for p in below if not p.name.startswith(".")]
+            if not found:
+                raise CounterpointError(f"{path}: no video files there ({', '.join(sorted(SUFFIXES))})")
+        elif path.exists():
+            found = [Source(path.name, path)]
+        else:
+            raise CounterpointError(f"{path}: no such file or folder")
+        for source in sorted(found):
+            same = sources.setdefault(source.id, source)
+            if same.path.resolve() != source.path.resolve():
+                raise CounterpointError(
+                    f"{same.path} and {source.path} would both be clip {source.id!r}; name the folder above both"
+                )
+    return list(sources.values())
+
+
+def extract(
+    sources: Sequence[Source],
+    out: str | Path,
+    made_by: Encoders,
+    labels: Labels | None = None,
+    *,
+    workers: int = 1,
+    limits: Limits = DEFAULT,
+    time_limit: float = TIME_LIMIT,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Make a clip of each file that has none yet; see the module.
+
+    With ``labels`` clips of earlier calls get their present labels. Files that failed before are tried again.
+
+    Args:
+        time_limit: seconds that one file may take.
+        progress: is called with the number of files that are through and of all that there are to do.
+
+    Raises:
+        CounterpointError: ``out`` holds features of other encoders, or other things than features.
+    """
+    out = Path(out)
+    _prepare(out, made_by.features)
+    if labels:
+        labels.labelling.save(out / "taxonomy")
+    of = {source.id: labels.of.get(source.path.resolve(), ()) for source in sources} if labels else {}
+    store = _Store(out, of)
+    report = Report(before=len(store.ids))
+    todo = [source for source in sources if source.id not in store.ids]
+    progress(0, len(todo))
+    for done, (source, result) in enumerate(encode_all(todo, made_by.name, workers, limits, time_limit), 1):
+        if isinstance(result, Failure):
+            report.failures.append(result)
+        else:
+            store.add(result.clip)
+            report.notes += [(source.path, note) for note in result.notes]
+            report.new += 1
+        progress(done, len(todo))
+    store.finish()
+    report.shards = len(store.shards)
+    return report
+
+
+def _prepare(out: Path, features: FeatureSet) -> None:
+    if (out / FEATURES_FILE).exists():
+        there = FeatureSet.load(out)
+        if there != features:
+            raise CounterpointError(f"{out}: holds {there}, not {features}; choose another --out")
+    elif out.exists() and any(out.iterdir()):
+        raise CounterpointError(f"{out}: not empty and not a folder of features; choose another --out")
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    features.save(out)
+
+
+class _Store:
+    """The clips of a folder: one file each as they come, and shards of many."""
+
+    def __init__(self, out: Path, labels: dict[str, tuple[int, ...]]) -> None:
+        self.out = out
+        self.labels = labels
+        self.shards = sorted(out.glob("clips-*.tfrecord"))
+        self.ids: set[str] = set()
+        for path in self.shards:
+            clips = _clips(path)
+            self.ids |= {clip.id for clip in clips}
+            if any(not np.array_equal(clip.labels, self._labelled(clip).labels) for clip in clips):
+                _write(path, [self._labelled(clip) for clip in clips])
+        self.parts: list[Path] = []
+        for path in sorted((out / PARTS).glob("*.clip")):
+            (clip,) = _clips(path)
+            if clip.id in self.ids:  # its shard was written, and then the end came
+                path.unlink()
+            else:
+                self.parts.append(path)
+                self.ids.add(clip.id)
+
+    def add(self, clip: Clip) -> None:
+        path = self.out / PARTS / f"{hashlib.sha256(clip.id.encode()).hexdigest()[:32]}.clip"
+        _write(path, [clip])
+        self.parts.append(path)
+        if len(self.parts) >= CLIPS_PER_SHARD:
+            self._merge()
+
+    def finish(self) -> None:
+        if self.parts:
+            self._merge()
+        shutil.rmtree(self.out / PARTS)
+
+    def _merge(self) -> None:
+        number = 1 + max((int(path.stem.rpartition("-")[2]) for path in self.shards), default=-1)
+        shard = self.out / f"clips-{number:04}.tfrecord"
+        clips = [self._labelled(clip) for part in self.parts for clip in _clips(part)]
+        _write(shard, sorted(clips, key=lambda clip: clip.id))  # in whatever order they were done
+        self.shards.append(shard)
+        for part in self.parts:
+            part.unlink()
+        self.parts.clear()
+
+    def _labelled(self, clip: Clip) -> Clip:
+        if clip.id not in self.labels:
+            return clip
+        return replace(clip, labels=np.array(self.labels[clip.id], np.int64))
+
+
+def _clips(path: Path) -> list[Clip]:
+    shard = Shard(path)
+    return [clip_of(shard, record) for record in range(len(shard))]
+
+
+def _write(path: Path, clips: Sequence[Clip]) -> None:
+    with Writer(path) as writer:
+        for clip in clips:
+            writer.write(encode(clip))
+
+
+# --- child processes --------------------------------------------------------------------------------------------------
+
+_encoders: Encoders | None = None
+
+
+def encode_all(
+    sources: Sequence[Source], name: str, workers: int, limits: Limits = DEFAULT, time_limit: float = TIME_LIMIT
+) -> Iterator[tuple[Source, Encoded | Failure]]:
+    """The clip of each file by the encoders of this name, or why there is none, in the order in which they are done."""
+    if not sources:
+        return
+    waiting = deque(sources)
+    pool = ProcessPool(
+        min(workers, len(sources)), context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(name,)
+    )
+    going: dict[Future[Encoded | str], Source] = {}
+    try:
+        while waiting or going:
+            while waiting and len(going) < 2 * workers:  # the next ones lie ready
+                source = waiting.popleft()
+                going[pool.schedule(_encode, (source, limits), timeout=time_limit)] = source
+            for future in wait(going, return_when=FIRST_COMPLETED).done:
+                source = going.pop(future)
+                yield source, _result(future, source, time_limit)
+    finally:
+        pool.stop()  # type: ignore[no-untyped-call]
+        pool.join()
+
+
+def _result(future: "Future[Encoded | str]", source: Source, time_limit: float) -> Encoded | Failure:
+    try:
+        result = future.result()
+    except TimeoutError:
+        return Failure(source.path, f"took more than {time_limit:g} s")
+    except ProcessExpired as error:
+        return Failure(source.path, f"the decoder crashed (exit code {error.exitcode})")
+    return Failure(source.path, result.removeprefix(f"{source.path}: ")) if isinstance(result, str) else result
+
+
+def _begin(name: str) -> None:
+    global _encoders
+    torch.set_num_threads(1)
+    _encoders = encoders.build(name)
+
+
+def _encode(source: Source, limits: Limits) -> Encoded | str:
+    """In a child: the clip, or in one line why there is none."""
+    assert _encoders is not None
+    try:
+        return _encoders.encode(source.path, source.id, limits)
+    except CounterpointError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"

@@ -1,0 +1,84 @@
+"""Decoded sound -> seconds of it at 16 kHz, each sample at its time."""
+
+import math
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import soxr
+from jaxtyping import Bool, Float32
+from numpy.typing import NDArray
+
+RATE = 16_000
+"""Samples of sound in a second."""
+JITTER = 0.1  # seconds by which sound may be early or late without a gap or an overlap
+INTEGERS = {"u1": (128, 128), "i2": (0, 2**15), "i4": (0, 2**31)}  # samples: (zero, largest)
+
+
+class Sound(NamedTuple):
+    """Samples in [-1, 1] by second, zero where there are none, and the seconds of which half or more is there."""
+
+    seconds: Float32[np.ndarray, "step 16000"]
+    heard: Bool[np.ndarray, "step"]
+
+
+class Listener:
+    """Sound as it is decoded -> mono at 16 kHz, each sample at its time."""
+
+    def __init__(self, seconds: int) -> None:
+        self.limit = seconds
+        self.position = 0.0  # seconds that have been taken in
+        self.there = np.zeros(seconds)  # of each second, how much
+        self.chunks: list[NDArray[np.float32]] = []
+        self.resampler: soxr.ResampleStream | None = None
+        self.rate = 0
+
+    def add(self, time: float, frame: av.AudioFrame) -> bool:
+        """Take in a frame that begins at ``time`` (NaN: where the last one ended); True when no more is needed."""
+        samples = _mono(frame)
+        rate = frame.sample_rate
+        if rate != self.rate:
+            self._finish()
+            self.resampler, self.rate = soxr.ResampleStream(rate, RATE, 1, "float32"), rate
+        gap = 0.0 if math.isnan(time) else time - self.position
+        if gap < 0 and (self.position == 0 or gap < -JITTER):
+            samples = samples[round(-gap * rate) :]  # before the picture begins, or heard already
+        elif gap > (0 if self.position == 0 else JITTER):
+            self._resample(np.zeros(round(min(gap, self.limit - self.position) * rate), np.float32))
+        samples = samples[: max(0, round((self.limit - self.position) * rate))]
+        begin = self.position
+        self._resample(samples)
+        for second in range(int(begin), min(self.limit, math.ceil(self.position))):
+            self.there[second] += min(self.position, second + 1) - max(begin, second)
+        return self.position >= self.limit - 0.5 / rate
+
+    def sound(self) -> Sound:
+        """All of it, once."""
+        self._finish()
+        heard = self.there >= 0.5
+        steps = int(heard.nonzero()[0].max(initial=-1)) + 1
+        whole = np.zeros(steps * RATE, np.float32)
+        samples = np.concatenate([*self.chunks, np.zeros(0, np.float32)])[: len(whole)]
+        whole[: len(samples)] = np.nan_to_num(samples).clip(-1, 1)
+        return Sound(whole.reshape(steps, RATE), heard[:steps])
+
+    def _resample(self, samples: NDArray[np.float32]) -> None:
+        assert self.resampler is not None
+        if len(samples):
+            self.chunks.append(self.resampler.resample_chunk(samples))
+            self.position += len(samples) / self.rate
+
+    def _finish(self) -> None:
+        if self.resampler is not None:
+            self.chunks.append(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self.resampler = None
+
+
+def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
+    """The mean of the channels, in [-1, 1]."""
+    samples: Any = frame.to_ndarray()  # (channel, sample), or (1, samples of all channels in turn)
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    zero, largest = INTEGERS.get(samples.dtype.str[1:], (0, 1))
+    mean: NDArray[np.float32] = samples.mean(0, dtype=np.float32)
+    return mean if largest == 1 else (mean - np.float32(zero)) / np.float32(largest)

@@ -1,0 +1,182 @@
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from counterpoint.data.clip import Clip
+from counterpoint.data.features import FeatureSet
+from counterpoint.data.inspect import inspect
+from counterpoint.data.tfrecord import Shard
+from counterpoint.data.youtube8m import clip_of
+from counterpoint.errors import CounterpointError
+from counterpoint.media import encoders, extract, labels, render
+from counterpoint.media.decode import Limits
+from counterpoint.media.encoders import Encoded, Encoders
+from counterpoint.media.extract import Failure, Source, find
+from counterpoint.taxonomy import load
+
+
+@pytest.fixture(scope="module")
+def lite() -> Encoders:
+    return encoders.build("lite")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three good films, one without sound, and what one finds in folders."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "sub").mkdir()
+    random = np.random.default_rng(0)
+    frames = [random.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(50)]
+    sound = random.normal(0, 0.1, 2 * render.RATE)
+    for name in ("a.mp4", "b.mkv", "sub/a.mp4"):
+        render.write(folder / name, frames, sound)
+    render.write(folder / "silent.MP4", frames, None)
+    (folder / "broken.mp4").write_bytes((folder / "a.mp4").read_bytes()[:2000])
+    (folder / "empty.webm").write_bytes(b"")
+    (folder / "notes.txt").write_text("not a video")
+    (folder / "._a.mp4").write_bytes(b"what some systems leave")
+    return folder
+
+
+def stored(out: Path) -> dict[str, Clip]:
+    """The clips of a folder's shards by id; none is there twice."""
+    clips = [clip_of(Shard(path), i) for path in out.glob("clips-*.tfrecord") for i in range(len(Shard(path)))]
+    assert len({clip.id for clip in clips}) == len(clips)
+    return {clip.id: clip for clip in clips}
+
+
+GOOD = {"a.mp4", "b.mkv", "silent.MP4", "sub/a.mp4"}
+
+
+def test_a_folder_of_good_and_bad_files(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    said: list[tuple[int, int]] = []
+    report = extract.extract(
+        find([videos]), tmp_path / "out", lite, workers=2, progress=lambda *numbers: said.append(numbers)
+    )
+    assert set(stored(tmp_path / "out")) == GOOD
+    assert sorted(report.failures) == [
+        Failure(videos / "broken.mp4", "not a video file that can be read (moov atom not found)"),
+        Failure(videos / "empty.webm", "empty"),
+    ]
+    assert report.notes == [(videos / "silent.MP4", "no sound")]
+    assert (report.new, report.before, report.shards) == (4, 0, 1)
+    assert said == [(done, 6) for done in range(7)]
+    assert FeatureSet.of(list((tmp_path / "out").glob("*.tfrecord"))) == lite.features
+    assert not inspect([tmp_path / "out"]).problems
+    assert not (tmp_path / "out" / extract.PARTS).exists()
+    same = lite.encode(videos / "a.mp4", "a.mp4").clip
+    assert all(
+        np.array_equal(same.tracks[name], track) for name, track in stored(tmp_path / "out")["a.mp4"].tracks.items()
+    )
+
+
+def test_what_is_done_is_not_done_again(
+    videos: Path, lite: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [source for source in find([videos]) if source.id in GOOD]
+    out = tmp_path / "out"
+    assert extract.extract(sources[:2], out, lite).new == 2
+    asked: list[str] = []
+
+    def one_and_out(todo: list[Source], *args: Any) -> Any:
+        asked.extend(source.id for source in todo)
+        yield todo[0], lite.encode(todo[0].path, todo[0].id)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(extract, "encode_all", one_and_out)
+    with pytest.raises(KeyboardInterrupt):
+        extract.extract(sources, out, lite)
+    assert asked == [source.id for source in sources[2:]]
+    assert len(list((out / extract.PARTS).iterdir())) == 1
+    monkeypatch.undo()
+    report = extract.extract(sources, out, lite)
+    assert (report.before, report.new, report.shards) == (3, 1, 2)
+    assert set(stored(out)) == GOOD
+    assert extract.extract(sources, out, lite).new == 0
+
+
+def test_killed_between_a_shard_and_its_parts(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sources = [source for source in find([videos]) if source.id in GOOD]
+    extract.extract(sources[:1], out, lite)
+    (out / extract.PARTS).mkdir()
+    extract._write(out / extract.PARTS / "left.clip", list(stored(out).values()))
+    assert extract.extract(sources, out, lite).before == 1
+    assert set(stored(out)) == GOOD
+
+
+def test_shards_of_so_many_clips(videos: Path, lite: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "CLIPS_PER_SHARD", 3)
+    report = extract.extract([s for s in find([videos]) if s.id in GOOD], tmp_path / "out", lite)
+    assert report.shards == 2
+    assert [len(Shard(path)) for path in sorted((tmp_path / "out").glob("*.tfrecord"))] == [3, 1]
+
+
+def test_labels_and_their_changes(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sources = [source for source in find([videos]) if source.id in GOOD]
+    (videos / "labels.csv").write_text("path,categories\na.mp4,Food:Soup\nb.mkv,Food\n", encoding="utf-8")
+    extract.extract(sources[:2], out, lite, labels.read(videos / "labels.csv"))
+    assert {name: clip.labels.tolist() for name, clip in stored(out).items()} == {"a.mp4": [1], "b.mkv": [0]}
+    (videos / "labels.csv").write_text("path,categories\na.mp4,Animal\nb.mkv,Food\n", encoding="utf-8")
+    changed = labels.read(videos / "labels.csv", load(out / "taxonomy"))
+    assert extract.extract(sources[:2], out, lite, changed).new == 0
+    assert {name: clip.labels.tolist() for name, clip in stored(out).items()} == {"a.mp4": [2], "b.mkv": [0]}
+    assert load(out / "taxonomy").taxonomy.paths == ("Food", "Food:Soup", "Animal")
+
+
+def test_another_folder_is_left_alone(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    FeatureSet({"video": 3}, "others").save(tmp_path / "out")
+    with pytest.raises(CounterpointError, match=r"out: holds others features \(video 3\), not lite-.*another --out"):
+        extract.extract(find([videos]), tmp_path / "out", lite)
+    with pytest.raises(CounterpointError, match="not empty and not a folder of features"):
+        extract.extract(find([videos]), videos, lite)
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def test_find(videos: Path, tmp_path: Path) -> None:
+    assert [source.id for source in find([videos])] == sorted([*GOOD, "broken.mp4", "empty.webm"])
+    assert find([videos / "notes.txt"]) == [Source("notes.txt", videos / "notes.txt")]  # named, so meant
+    assert len(find([videos, videos / "a.mp4"])) == 6
+    with pytest.raises(CounterpointError, match=r"would both be clip 'a\.mp4'; name the folder above both"):
+        find([videos, videos / "sub"])
+    with pytest.raises(CounterpointError, match="no such file or folder"):
+        find([tmp_path / "none"])
+    with pytest.raises(CounterpointError, match="no video files there"):
+        find([tmp_path])
+
+
+# --- children ---------------------------------------------------------------------------------------------------------
+
+
+def _misbehaves(source: Source, limits: Limits) -> Encoded | str:
+    """Takes the place of encoding, in the child."""
+    if source.id == "hangs":
+        time.sleep(60)
+    if source.id == "crashes":
+        os._exit(11)
+    if source.id == "fails":
+        return str(CounterpointError(f"{source.path}: no good"))
+    return Encoded(Clip(source.id, np.zeros(0, np.int64), {}), [])
+
+
+def test_a_file_that_hangs_or_crashes_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "_encode", _misbehaves)
+    names = ["fine", "hangs", "crashes", "fails", "fine too"]
+    begun = time.monotonic()
+    results = dict(extract.encode_all([Source(name, Path(name)) for name in names], "lite", 2, time_limit=1.5))
+    assert time.monotonic() - begun < 50
+    told = {source.id: result.cause for source, result in results.items() if isinstance(result, Failure)}
+    assert told == {
+        "hangs": "took more than 1.5 s",
+        "crashes": "the decoder crashed (exit code 11)",
+        "fails": "no good",
+    }
+    assert {source.id for source, result in results.items() if isinstance(result, Encoded)} == {"fine", "fine too"}
