@@ -200,6 +200,7 @@ def test_version(command: Command) -> None:
         ("nosuch", "invalid choice: 'nosuch'"),
         ("inspect", "inspect.paths"),
         ("inspect --colour red x", "unrecognized arguments: --colour"),
+        ("taxonomy nosuch", "invalid choice: 'nosuch'"),
         ("train", "name a recipe right after `train`; there are nv-e, nv-l"),
         ("train nv-x --data a --taxonomy b --out nv-l", "no recipe 'nv-x'; there are nv-e, nv-l"),
         ("train --out nv-l tm-e --data a --taxonomy b", "name a recipe right after `train`; there are nv-e, nv-l"),
