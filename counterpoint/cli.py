@@ -19,6 +19,7 @@ from rich.console import Console
 from counterpoint import __version__
 from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
+from counterpoint.experiments import commands as experiment_commands
 from counterpoint.media import commands as media
 
 if TYPE_CHECKING:
@@ -35,15 +36,18 @@ TAXONOMY_HELP = (
     "a taxonomy folder (categories.tsv and a label mapping), a categories.tsv whose row numbers are the labels, "
     f"or `{SHIPPED_NAME}`, the shipped one"
 )
+DEFAULT_TAXONOMY_HELP = f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
 WORKERS_HELP = "processes that read ahead"
 UNFOLDED = 10_000  # columns
+RESUMABLE = ("train", "extract", "ensemble", "reproduce")
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
-HELD_OUT = 0.1  # of the training clips, by a hash of their ids, where no validation shards are given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 where it did what it was asked."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if len(arguments) == 1 and arguments[0] in GROUPS:
+        arguments.append("--help")
     parser = _parser(arguments)
     args = parser.instantiate(parser.parse_args(arguments))
     verb = args.verb
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it stopped" if verb in ("train", "extract") else ""
+        goes_on = "; the same command goes on where it stopped" if verb in RESUMABLE else ""
         print(f"counterpoint: interrupted{goes_on}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -75,10 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def inspect(args: Namespace) -> int:
-    """What is in shards: clips, modalities, steps, labels, problems."""
+    """What is in shards: clips, modalities, steps, labels, categories, problems."""
     from counterpoint.data.inspect import inspect as look
 
-    inspection = look(args.paths, skip_bad=args.skip_bad_records)
+    labelling = _taxonomy(args.taxonomy) if args.taxonomy else None
+    inspection = look(args.paths, skip_bad=args.skip_bad_records, labelling=labelling)
     _print(args.json, inspection.to_dict, lambda: inspection, markup=True)
     return 0
 
@@ -217,7 +222,7 @@ def taxonomy_show(args: Namespace) -> int:
         _write(args.out, svg(labelling, args.svg))
     if args.html is not None:
         _write(args.html, page(labelling, f"The taxonomy {Path(args.taxonomy).resolve().name}"))
-    if args.svg is None and args.html is None:
+    if args.json or (args.svg is None and args.html is None):
         _print(args.json, lambda: as_dict(labelling), lambda: tree(labelling, args.levels))
     return 0
 
@@ -245,11 +250,12 @@ def taxonomy_measure(args: Namespace) -> int:
     from counterpoint.taxonomy.cooccurrence import LIFT, SCARCE, measure
     from counterpoint.taxonomy.lint import exceptions, unexplained
 
-    labelling = _taxonomy(args.taxonomy)
+    taxonomy = args.taxonomy or _default_taxonomy(args.data, "before --data")
+    labelling = _taxonomy(taxonomy)
     dataset = _dataset(args, args.data, labelling)
     _report(dataset)
     evidence = measure(labelling, (dataset.clip(i).labels.tolist() for i in range(len(dataset))))
-    reasons = exceptions(_folder(args.taxonomy))
+    reasons = exceptions(_folder(taxonomy))
     open_ = unexplained(evidence.findings(), reasons)
     levels = Table("level", "categories", f"with fewer than {SCARCE} clips", title=f"{evidence.clips:,} labelled clips")
     for row in evidence.scarce():
@@ -285,7 +291,7 @@ def taxonomy_merge(args: Namespace) -> int:
 
     taxonomy = _taxonomy(args.taxonomy).taxonomy
     conflicts = Path(args.out) / CONFLICTS_FILE
-    merged = merge([LabelMap.read(path, taxonomy) for path in args.files], settlements(conflicts))
+    merged = merge([LabelMap.read(path, taxonomy) for path in args.files], settlements(conflicts, taxonomy))
     merged.save(args.out)
     figures = {"labels": len(merged.labelling.labels), "conflicts": len(merged.conflicts), "open": merged.open}
     alpha = None if merged.agreement != merged.agreement else merged.agreement
@@ -378,6 +384,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "categorize": categorize,
     "tower": tower,
     "explain": explain,
+    "ensemble": experiment_commands.ensemble,
+    "reproduce": experiment_commands.reproduce,
     "taxonomy import": taxonomy_import,
     "taxonomy show": taxonomy_show,
     "taxonomy check": taxonomy_check,
@@ -388,6 +396,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "data mosaic": data_commands.mosaic,
     "weights fetch": media.fetch,
 }
+
+GROUPS = {verb.split()[0] for verb in VERBS if " " in verb}
 
 # --- arguments --------------------------------------------------------------------------------------------------------
 
@@ -409,6 +419,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
 
     sub = _verb(verbs, "inspect", inspect, json=True, records=True)
     sub.add_argument("paths", nargs="+", help=DATA_HELP)
+    sub.add_argument("--taxonomy", default=None, help=DEFAULT_TAXONOMY_HELP)
 
     sub = _verb(verbs, "train", train, json=True, records=True)
     _add_recipe(sub, arguments)
@@ -420,9 +431,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
         metavar="SHARDS",
         help="shards to tune and stop on; without, a tenth of the clips",
     )
-    sub.add_argument(
-        "--taxonomy", default=None, help=f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
-    )
+    sub.add_argument("--taxonomy", default=None, help=DEFAULT_TAXONOMY_HELP)
     sub.add_argument("--out", required=True, help="the run folder")
     sub.add_argument(
         "--tower", default=None, help="a trained correlation tower's run, for gated and concatenated fusion"
@@ -459,6 +468,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories that are followed")
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
+    experiment_commands.add(verbs, _verb, arguments)
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
     media.add_weights(_group(verbs, "weights", "The weights of encoders."), _verb)
     verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")
@@ -478,11 +488,11 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
 
     sub = _verb(verbs, "check", taxonomy_check, json=True)
     _add_taxonomy(sub)
-    sub.add_argument("--few", type=int, default=500, help="training videos below which a leaf is reported")
+    sub.add_argument("--few", type=NonNegativeInt, default=500, help="training videos below which a leaf is reported")
     sub.add_argument("--style", action="store_true", help="check also that names are singular, in title case and short")
 
     sub = _verb(verbs, "measure", taxonomy_measure, json=True, records=True)
-    _add_taxonomy(sub)
+    sub.add_argument("taxonomy", nargs="?", default=None, help=DEFAULT_TAXONOMY_HELP)
     sub.add_argument("--data", nargs="+", required=True, metavar="SHARDS", help=DATA_HELP)
     sub.add_argument("--worst", type=NonNegativeInt, default=20, help="labels to print")
 
@@ -652,7 +662,7 @@ def _folder(path: str) -> Path:
     return SHIPPED if path == SHIPPED_NAME and not Path(path).exists() else Path(path)
 
 
-def _default_taxonomy(paths: Sequence[str]) -> str:
+def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> str:
     """The one beside the shards, or the shipped one, which knows the labels of one data set alone."""
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.inspect import find_shards
@@ -665,7 +675,7 @@ def _default_taxonomy(paths: Sequence[str]) -> str:
     if not features.youtube8m:
         raise CounterpointError(
             f"{features}: the shipped taxonomy is for YouTube-8M's labels and features (video 1024, audio 128); "
-            "name the taxonomy of this data with --taxonomy"
+            f"name the taxonomy of this data {where}"
         )
     return SHIPPED_NAME
 
@@ -700,7 +710,7 @@ def _report(*datasets: "ClipDataset") -> None:
 
 
 def _training_data(args: Namespace, labelling: "Labelling", seed: int) -> "tuple[ClipDataset, ClipDataset]":
-    from counterpoint.data.dataset import share
+    from counterpoint.data.dataset import HELD_OUT, share
 
     if args.validation:
         data, validation = _dataset(args, args.data, labelling), _dataset(args, args.validation, labelling)

@@ -39,6 +39,8 @@ VERBS = [
     "categorize",
     "tower",
     "explain",
+    "ensemble",
+    "reproduce",
     "data",
     "weights",
     "taxonomy",
@@ -198,7 +200,7 @@ def test_version(command: Command) -> None:
         ("nosuch", "invalid choice: 'nosuch'"),
         ("inspect", "inspect.paths"),
         ("inspect --colour red x", "unrecognized arguments: --colour"),
-        ("taxonomy", "import,show,check"),
+        ("taxonomy nosuch", "invalid choice: 'nosuch'"),
         ("train", "name a recipe right after `train`; there are nv-e, nv-l"),
         ("train nv-x --data a --taxonomy b --out nv-l", "no recipe 'nv-x'; there are nv-e, nv-l"),
         ("train --out nv-l tm-e --data a --taxonomy b", "name a recipe right after `train`; there are nv-e, nv-l"),
@@ -213,6 +215,14 @@ def test_version(command: Command) -> None:
 def test_wrong_arguments(command: Command, arguments: str, expected: str) -> None:
     assert expected in command.fails(*arguments.split())
     assert command(*arguments.split()).code == 2
+
+
+@pytest.mark.parametrize(("group", "verb"), [("taxonomy", "remap"), ("data", "mosaic")])
+def test_a_group_of_verbs_alone_tells_of_them(command: Command, group: str, verb: str) -> None:
+    printed = command(group)
+    assert printed.code == 0
+    assert f"counterpoint {group} VERB" in printed.out
+    assert verb in printed.out
 
 
 def test_a_shard_may_have_the_name_of_a_verb(command: Command, tmp_path: Path) -> None:

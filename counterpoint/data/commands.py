@@ -3,72 +3,53 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
-
-if TYPE_CHECKING:
-    from counterpoint.data.dataset import ClipDataset
-    from counterpoint.taxonomy import Labelling
 
 
 def mosaic(args: Namespace) -> int:
     """Compose frame-level clips from real video-level records: shards for training, validation and test."""
     from counterpoint import cli
+    from counterpoint.data.dataset import split
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.mosaic import Mosaic, Records, write
 
     sources = getattr(args, "from")
     labelling = cli._taxonomy(args.taxonomy or cli._default_taxonomy(sources))
     controls = Mosaic(**{field.name: args[field.name] for field in dataclasses.fields(Mosaic)})
-    datasets = _datasets(args, labelling, controls.seed)
+    datasets = split(sources, args.validation, args.test, labelling, skip_bad=args.skip_bad_records, seed=controls.seed)
     cli._report(*datasets.values())
     features = FeatureSet.of([path for dataset in datasets.values() for path in dataset.paths])
     records = {}
-    for split, dataset in datasets.items():
-        with cli._progress(f"reading records to make {split} of", len(dataset)) as advance:
-            records[split] = Records.read(dataset, advance)
-    clips = {split: count for split, count in args.clips.items() if count}
+    for name, dataset in datasets.items():
+        with cli._progress(f"reading records to make {name} of", len(dataset)) as advance:
+            records[name] = Records.read(dataset, advance)
+    clips = {name: count for name, count in args.clips.items() if count}
     with cli._progress("composing clips", sum(clips.values())) as advance:
         shards = write(
             controls, records, labelling.taxonomy, features, Path(args.out), clips, progress=lambda done, _: advance(1)
         )
     told = {
-        split: {
-            "clips": clips[split],
+        name: {
+            "clips": clips[name],
             "shards": len(paths),
-            "records": len(records[split].ids),
-            "left_out": records[split].left_out,
+            "records": len(records[name].ids),
+            "left_out": records[name].left_out,
         }
-        for split, paths in shards.items()
+        for name, paths in shards.items()
     }
     cli._print(
         args.json,
         lambda: told,
         lambda: "\n".join(
-            f"{args.out}: {split}: {part['clips']:,} clips in {part['shards']} shards, of {part['records']:,} records "
+            f"{args.out}: {name}: {part['clips']:,} clips in {part['shards']} shards, of {part['records']:,} records "
             f"({part['left_out']:,} without picture, sound or a category left out)"
-            for split, part in told.items()
+            for name, part in told.items()
         ),
     )
     return 0
-
-
-def _datasets(args: Namespace, labelling: "Labelling", seed: int) -> "dict[str, ClipDataset]":
-    """The records of each split: its own shards, or a tenth of the training's by a hash of their ids."""
-    from counterpoint import cli
-    from counterpoint.data.dataset import share
-
-    sources, used = getattr(args, "from"), 0.0
-    datasets: dict[str, ClipDataset] = {}
-    for split in ("validation", "test"):
-        if args[split]:
-            datasets[split] = cli._dataset(args, args[split], labelling)
-        else:
-            datasets[split] = cli._dataset(args, sources, labelling, keep=share(used, used + cli.HELD_OUT, seed))
-            used += cli.HELD_OUT
-    return {"train": cli._dataset(args, sources, labelling, keep=share(used, 1.0, seed)), **datasets}
 
 
 def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ it, and workers only read.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
 
     tracks: Tracks
     labels: Bool[Tensor, "batch category"]
+    """Or a teacher's probabilities, where a data set has those for targets (`counterpoint.ensemble`)."""
     ids: list[str]
 
 
@@ -123,6 +125,39 @@ def share(low: float, high: float, seed: int = 0) -> Callable[[str], bool]:
 def _in_share(low: float, high: float, seed: int, clip_id: str) -> bool:
     digest = hashlib.blake2b(f"{seed}/{clip_id}".encode(), digest_size=8).digest()
     return low <= int.from_bytes(digest, "big") / 2**64 < high
+
+
+HELD_OUT = 0.1  # of the training clips, for each split without shards of its own
+
+
+def split(
+    train: Sequence[str | Path],
+    validation: Sequence[str | Path],
+    test: Sequence[str | Path],
+    labelling: Labelling,
+    *,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> dict[str, ClipDataset]:
+    """The clips of each split: its own shards', or a tenth of the training's by a hash of their ids.
+
+    Raises:
+        CounterpointError: a shard is in two splits, or a split has no clips.
+    """
+    given = [path.resolve() for paths in (train, validation, test) if paths for path in find_shards(paths)]
+    if twice := [path for path, times in Counter(given).items() if times > 1]:
+        raise CounterpointError(f"{twice[0]}: in more than one split; splits share no shards")
+    used = 0.0
+    datasets: dict[str, ClipDataset] = {}
+    for name, paths in (("validation", validation), ("test", test)):
+        if paths:
+            datasets[name] = ClipDataset(paths, labelling, skip_bad=skip_bad)
+        else:
+            its_own = share(used, used + HELD_OUT, seed)
+            datasets[name] = ClipDataset(train, labelling, skip_bad=skip_bad, keep=its_own)
+            used += HELD_OUT
+    keep = share(used, 1.0, seed) if used else None
+    return {"train": ClipDataset(train, labelling, skip_bad=skip_bad, keep=keep), **datasets}
 
 
 def collate(

@@ -46,7 +46,7 @@ class FeatureSet:
         Raises:
             CounterpointError: the shards hold no clips that can be read, or features of several kinds.
         """
-        encoders = {folder: _encoder(folder) for folder in {path.parent for path in shards}}
+        encoders = {folder: encoder_of(folder) for folder in {path.parent for path in shards}}
         if len(set(encoders.values())) > 1:
             kinds = ", ".join(f"{folder}: {encoder}" for folder, encoder in sorted(encoders.items()))
             raise CounterpointError(f"the shards hold features of several encoders ({kinds}); read one kind at a time")
@@ -111,5 +111,6 @@ class FeatureSet:
             raise CounterpointError(f"{path}: cannot be read as a feature set ({error})") from error
 
 
-def _encoder(folder: Path) -> str:
+def encoder_of(folder: Path) -> str:
+    """The encoders that made a folder's shards."""
     return FeatureSet.load(folder).encoder if (folder / FEATURES_FILE).exists() else YOUTUBE8M

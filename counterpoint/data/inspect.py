@@ -14,9 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from counterpoint.data.clip import Clip, present
+from counterpoint.data.features import FeatureSet, encoder_of
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
 from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.taxonomy import Labelling, youtube8m
+from counterpoint.taxonomy.tree import SEPARATOR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,10 @@ class Modality:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What is in some shards. `labels` counts distinct labels; `labels_mean` and `labels_max` are per clip."""
+    """What is in some shards. `labels` counts distinct labels; `labels_mean` and `labels_max` are per clip.
+
+    `categories` counts the clips of each category, by its path; empty where nobody knows what the labels mean.
+    """
 
     shards: int
     bytes: int
@@ -67,6 +73,7 @@ class Inspection:
     labels_mean: float
     labels_max: int
     unlabelled: int
+    categories: dict[str, int]
     problems: list[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,6 +86,11 @@ class Inspection:
         facts.add_row("steps", f"{self.steps} (min / median / max)")
         facts.add_row("labels", f"{self.labels:,} distinct, {self.labels_mean:.2f} a clip, at most {self.labels_max:,}")
         facts.add_row("", f"{self.unlabelled:,} clips without labels")
+        if self.categories:
+            found = [(path, clips) for path, clips in self.categories.items() if clips]
+            tops = sorted((one for one in found if SEPARATOR not in one[0]), key=lambda one: -one[1])
+            facts.add_row("categories", f"{len(found):,} of {len(self.categories):,}; at the top, with their clips:")
+            facts.add_row("", escape(", ".join(f"{path} {clips:,}" for path, clips in tops) or "none"))
         modalities = Table("modality", "features", "type", "clips", "missing", "steps")
         for name, modality in self.modalities.items():
             counts = (f"{number:,}" for number in (modality.clips, modality.missing))
@@ -111,13 +123,15 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
-def inspect(paths: Sequence[str | Path], skip_bad: bool = False) -> Inspection:
+def inspect(paths: Sequence[str | Path], skip_bad: bool = False, labelling: Labelling | None = None) -> Inspection:
     """Read every record of the shards that `paths` name (see `find_shards`).
+
+    ``labelling`` says what the labels mean; without, YouTube-8M's features are taken to come with YouTube-8M's labels.
 
     Raises CounterpointError for a record that cannot be read, or lists it among the problems if `skip_bad`.
     """
     shards = find_shards(paths)
-    records = _Counts()
+    records = _Counts(labelling or youtube8m())
     for path in shards:
         shard = Shard(path, skip_bad=skip_bad)
         if not len(shard) and not shard.bad:
@@ -130,13 +144,27 @@ def inspect(paths: Sequence[str | Path], skip_bad: bool = False) -> Inspection:
                 if not skip_bad:
                     raise
                 records.problems.append(str(error))
-    return records.sum_up(shards)
+    found = records.sum_up(shards)
+    if labelling is None and not _from_youtube8m(found, shards):
+        return dataclasses.replace(found, categories={})
+    unknown = sorted(records.labels - records.known)
+    if unknown:
+        found.problems.append(f"{len(unknown):,} labels are not in the taxonomy, such as {unknown[0]}")
+    return found
+
+
+def _from_youtube8m(found: Inspection, shards: Sequence[Path]) -> bool:
+    sizes = {name: modality.size for name, modality in found.modalities.items()}
+    return all(FeatureSet(sizes, encoder_of(folder)).youtube8m for folder in {path.parent for path in shards})
 
 
 class _Counts:
     """What `inspect` counts. Equal numbers are counted together, so memory does not grow with the clips."""
 
-    def __init__(self) -> None:
+    def __init__(self, labelling: Labelling) -> None:
+        self.labelling = labelling
+        self.known = {label.index for label in labelling.labels.labels}
+        self.categories = np.zeros(len(labelling.taxonomy), np.int64)
         self.steps: Counter[int] = Counter()
         self.label_counts: Counter[int] = Counter()
         self.labels: set[int] = set()
@@ -148,7 +176,9 @@ class _Counts:
     def add(self, clip: Clip) -> None:
         self.steps[clip.steps] += 1
         self.label_counts[len(clip.labels)] += 1
-        self.labels.update(clip.labels.tolist())
+        labels = clip.labels.tolist()
+        self.labels.update(labels)
+        self.categories += self.labelling.labels.targets([label for label in labels if label in self.known])
         for name, track in clip.tracks.items():
             self.forms.setdefault(name, Counter())[track.shape[1], str(track.dtype)] += 1
             self.track_steps.setdefault(name, Counter())[len(track)] += 1
@@ -175,5 +205,6 @@ class _Counts:
             labels_mean=sum(count * clips for count, clips in self.label_counts.items()) / max(total, 1),
             labels_max=max(self.label_counts, default=0),
             unlabelled=self.label_counts[0],
+            categories=dict(zip(self.labelling.taxonomy.paths, self.categories.tolist(), strict=True)),
             problems=self.problems,
         )

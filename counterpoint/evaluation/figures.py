@@ -23,7 +23,7 @@ def draw_levels(models: Sequence[tuple[str, Breakdown]], path: Path) -> Path:
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel("GAP error in %")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(models), frameon=False)  # bars leave no room inside
     figure.savefig(path, dpi=150)
     return path
 

@@ -90,7 +90,7 @@ def precision_at_equal_recall_rate(scores: Array, labels: Array) -> float:
     >>> precision_at_equal_recall_rate(scores, labels)  # (1/1 + 1/2) / 2
     0.75
     """
-    return _mean(_equal_recall_precision(*as_arrays(scores, labels)))
+    return _mean(equal_recall_precision(*as_arrays(scores, labels)))
 
 
 def hit_at_1(scores: Array, labels: Array) -> float:
@@ -101,7 +101,7 @@ def hit_at_1(scores: Array, labels: Array) -> float:
     >>> hit_at_1(scores, labels)
     0.5
     """
-    return _mean(_best_is_hit(*as_arrays(scores, labels)))
+    return _mean(best_is_hit(*as_arrays(scores, labels)))
 
 
 class _AveragePrecision(Metric):
@@ -189,7 +189,7 @@ class PrecisionAtEqualRecallRate(Metric):
 
     def update(self, scores: Array, labels: Array) -> None:
         """Add a batch of videos: scores and labels are (video, category)."""
-        precision = _equal_recall_precision(*as_arrays(scores, labels))
+        precision = equal_recall_precision(*as_arrays(scores, labels))
         self.precision += precision.sum()
         self.labelled += len(precision)
 
@@ -213,7 +213,7 @@ class HitAt1(Metric):
 
     def update(self, scores: Array, labels: Array) -> None:
         """Add a batch of videos: scores and labels are (video, category)."""
-        best = _best_is_hit(*as_arrays(scores, labels))
+        best = best_is_hit(*as_arrays(scores, labels))
         self.hits += int(best.sum())
         self.videos += len(best)
 
@@ -233,7 +233,7 @@ def _average_precision(scores: Array, labels: Array, top: int | None, per_catego
     return _mean(full_average_precision(lambda: blocks, per_category))
 
 
-def _equal_recall_precision(scores: Scores, labels: Labels) -> Float64[np.ndarray, " labelled_video"]:
+def equal_recall_precision(scores: Scores, labels: Labels) -> Float64[np.ndarray, " labelled_video"]:
     """Precision of each labelled video's n best predictions, n being its number of labels."""
     count = labels.sum(axis=1)
     labelled = np.flatnonzero(count)
@@ -244,7 +244,7 @@ def _equal_recall_precision(scores: Scores, labels: Labels) -> Float64[np.ndarra
     return precision
 
 
-def _best_is_hit(scores: Scores, labels: Labels) -> Bool[np.ndarray, " video"]:
+def best_is_hit(scores: Scores, labels: Labels) -> Bool[np.ndarray, " video"]:
     hits: Bool[np.ndarray, " video"] = labels[np.arange(len(labels)), scores.argmax(axis=1)]
     return hits
 

@@ -204,7 +204,8 @@ def draw(results: Sequence[TowerResult], folder: Path) -> list[Path]:
     weights = [told.negative_weight for told in ordered]
     for name, label in (("error", "error"), ("fpr", "FPR"), ("fnr", "FNR")):
         axes.plot(weights, [100 * getattr(told, name) for told in ordered], marker="o", label=label)
-    axes.set(xlabel="weight of a false pair", ylabel="%", ylim=(0, None))
+    highest = 100 * max(max(told.fpr, told.fnr) for told in ordered)
+    axes.set(xlabel="weight of a false pair", ylabel="%", ylim=(0, 1.1 * highest or 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     curve = folder / "negative-weight.png"

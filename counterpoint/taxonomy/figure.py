@@ -5,7 +5,7 @@ from html import escape
 from counterpoint.errors import CounterpointError
 from counterpoint.taxonomy.mapping import Labelling
 
-LINE, MARGIN, GAP = 22, 24, 56  # pixels: from leaf to leaf, around the tree, between a name's end and the next level
+LINE, MARGIN, GAP = 22, 24, 76  # pixels: from leaf to leaf, around the tree, between a name's end and the next level
 LETTER = 8.0  # pixels, a generous mean width of a letter
 STYLE = """
   svg { --ink: #1c2430; --dim: #5b6675; --line: #b9c3cf; --dot: #0b62b3; --paper: #ffffff; background: var(--paper); }
@@ -53,7 +53,7 @@ def svg(labelling: Labelling, category: str) -> str:
     place(root)
     links, nodes = [], []
     for i in inside:
-        begin = x[i] + 24 + LETTER * (len(taxonomy.names[i]) + 0.88 * len(counts[i]))
+        begin = x[i] + 28 + LETTER * (len(taxonomy.names[i]) + 0.88 * len(counts[i]))
         for child in children[i]:
             end = x[child] - 8
             middle = (begin + end) / 2

@@ -147,21 +147,24 @@ def from_audioset(path: str | Path, labels: str | Path | None = None) -> Importe
         taxonomy = Taxonomy(
             tuple(Category(node, parents.get(node, [""])[0], _dashed(name)) for node, name in nodes.items())
         )
-        mapping = LabelMap(_audioset_labels(Path(labels)), taxonomy) if labels else LabelMap.identity(taxonomy)
     except CounterpointError as error:
         raise CounterpointError(f"{path}: makes no taxonomy: {error}") from error
+    mapping = _audioset_labels(Path(labels), taxonomy) if labels else LabelMap.identity(taxonomy)
     others = tuple((node, parent) for node in nodes for parent in parents.get(node, [])[1:])
     return Imported(Labelling(taxonomy, mapping), others)
 
 
-def _audioset_labels(path: Path) -> tuple[Label, ...]:
+def _audioset_labels(path: Path, taxonomy: Taxonomy) -> LabelMap:
     rows = list(csv.reader(_text(path).splitlines()))
     if not rows or tuple(rows[0]) != AUDIOSET_COLUMNS:
         raise CounterpointError(f"{path}, line 1: the header must be {','.join(AUDIOSET_COLUMNS)}")
     for line, row in enumerate(rows, start=1):
         if len(row) != 3 or (line > 1 and not (row[0].isascii() and row[0].isdecimal())):
             raise CounterpointError(f"{path}, line {line}: not an index, an id and a name")
-    return tuple(Label(int(index), name, 0, (node,)) for index, node, name in rows[1:])
+    try:
+        return LabelMap(tuple(Label(int(index), name, 0, (node,)) for index, node, name in rows[1:]), taxonomy)
+    except CounterpointError as error:
+        raise CounterpointError(f"{path}: not the labels of this ontology: {error}") from error
 
 
 def _text(path: Path) -> str:

@@ -28,7 +28,7 @@ COLUMNS = ("index", "label", "count", "majority", "votes", "settled")
 
 @dataclass(frozen=True)
 class Conflict:
-    """A label that the votes leave open; ``settled``: category ids with commas between, `NONE`, or empty while open."""
+    """A label that the votes left open; ``settled``: category ids with commas between, `NONE`, or empty while open."""
 
     index: int
     label: str
@@ -61,10 +61,11 @@ def merge(annotators: Sequence[LabelMap], settled: Mapping[int, str] | None = No
     """Merge mappings into one taxonomy, which all must share.
 
     Args:
-        settled: by label index, what was decided where the votes leave it open; see `settlements`.
+        settled: by label index, what was decided where the votes left it open; it stands, whatever the votes say
+            now. See `settlements`.
 
     Raises:
-        CounterpointError: there are no mappings, or a settlement names an unknown category.
+        CounterpointError: there are no mappings, or a settlement is of a label or a category that is not there.
     """
     if not annotators:
         raise CounterpointError("no mappings to merge")
@@ -74,23 +75,24 @@ def merge(annotators: Sequence[LabelMap], settled: Mapping[int, str] | None = No
     for annotator in annotators:
         for label in annotator.labels:
             answers.setdefault(label.index, []).append(label)
+    if strangers := sorted(set(settled) - set(answers)):
+        raise CounterpointError(f"{CONFLICTS_FILE} settles label {strangers[0]}, which none of the mappings has")
     labels, conflicts = [], []
     for index, given in sorted(answers.items()):
-        label, conflict = _vote(taxonomy, [answer for answer in given if _answered(answer)], given[0])
-        if conflict:
-            decided = settled.get(index, "")
-            conflicts.append(replace(conflict, settled=decided))
-            if decided:
-                chosen = () if decided == NONE else tuple(part.strip() for part in decided.split(","))
-                label = Label(index, label.name, label.count, chosen, "settled by hand")
+        label, conflict, decided = _vote(taxonomy, [answer for answer in given if _answered(answer)], given[0])
+        if index in settled:
+            conflict = replace(conflict, settled=settled[index])
+            label = replace(label, categories=_ids(settled[index]), note="settled by hand")
+        if conflict.settled or not decided:
+            conflicts.append(conflict)
         labels.append(label)
     return Merged(Labelling(taxonomy, LabelMap(tuple(labels), taxonomy)), conflicts, agreement(annotators))
 
 
-def settlements(path: str | Path) -> dict[int, str]:
+def settlements(path: str | Path, taxonomy: Taxonomy) -> dict[int, str]:
     """What the ``settled`` column of a ``conflicts.tsv`` says, by label index; nothing where there is no such file.
 
-    Raises CounterpointError, naming the file and the line, for a faulty table.
+    Raises CounterpointError, naming the file and the line, for a faulty table and an unknown category.
     """
     path = Path(path)
     if not path.exists():
@@ -99,9 +101,16 @@ def settlements(path: str | Path) -> dict[int, str]:
     for line, row in zip(*tsv.read(path, COLUMNS), strict=True):
         if not row[0].isdecimal():
             raise CounterpointError(f"{path}, line {line}: the index {row[0]!r} is not a whole number from 0")
-        if row[-1].strip():
-            found[int(row[0])] = row[-1].strip()
+        decided = row[-1].strip()
+        if unknown := [category for category in _ids(decided) if category not in taxonomy.ids]:
+            raise CounterpointError(f"{path}, line {line}: {unknown[0]!r} is neither a category's id nor {NONE!r}")
+        if decided:
+            found[int(row[0])] = decided
     return found
+
+
+def _ids(decided: str) -> tuple[str, ...]:
+    return () if decided in ("", NONE) else tuple(part.strip() for part in decided.split(","))
 
 
 def agreement(annotators: Sequence[LabelMap]) -> float:
@@ -140,8 +149,12 @@ def _closure(taxonomy: Taxonomy, label: Label) -> frozenset[str]:
     return frozenset(taxonomy.ids[i] for i in np.flatnonzero(found)) or frozenset({NONE})
 
 
-def _vote(taxonomy: Taxonomy, answers: Sequence[Label], like: Label) -> tuple[Label, Conflict | None]:
-    """The majority's label, and a conflict where there is none, or where half of the votes are for a category."""
+def _vote(taxonomy: Taxonomy, answers: Sequence[Label], like: Label) -> tuple[Label, Conflict, bool]:
+    """The majority's label, its row among the conflicts, and whether it is decided.
+
+    It is not where there is no majority, or where half of the votes are for a category. An open label without
+    categories has no note, so that `counterpoint taxonomy check` reports it.
+    """
     votes = Counter(category for answer in answers for category in _closure(taxonomy, answer))
     kept = {category for category, count in votes.items() if 2 * count > len(answers)}
     tied = any(2 * count == len(answers) for count in votes.values())
@@ -149,12 +162,10 @@ def _vote(taxonomy: Taxonomy, answers: Sequence[Label], like: Label) -> tuple[La
     count = max((answer.count for answer in answers), default=like.count)
     notes = "; ".join(dict.fromkeys(answer.note for answer in answers if answer.note)) if answers else ""
     decided = bool(kept) and not tied
-    label = Label(like.index, like.name, count, chosen, notes if decided else "not settled")
-    if decided:
-        return label, None
+    label = Label(like.index, like.name, count, chosen, notes if decided else "not settled" * bool(chosen))
     direct = Counter(",".join(sorted(answer.categories)) or NONE for answer in answers)
     told = "; ".join(f"{what}: {number}" for what, number in sorted(direct.items(), key=lambda item: -item[1]))
-    return label, Conflict(like.index, like.name, count, ",".join(chosen) or NONE, told)
+    return label, Conflict(like.index, like.name, count, ",".join(chosen) or NONE, told), decided
 
 
 def _narrowest(taxonomy: Taxonomy, categories: Iterable[str]) -> tuple[str, ...]:

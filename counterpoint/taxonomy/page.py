@@ -28,18 +28,20 @@ def page(labelling: Labelling, title: str = "Taxonomy") -> str:
 
     def node(i: int) -> str:
         category, count = taxonomy.categories[i], int(labels.counts[i])
-        name, named = escape(category.name), escape(", ".join(below[i]))
+        name = escape(category.name)
+        labels_here = ", ".join(f"<span>{escape(label)}</span>" for label in below[i])
         shown = f' <span class="count">{count:,}</span>' if count else ""
         code = f'<span class="code">IAB {escape(category.iab)}</span>' if category.iab else ""
-        told = f'<p class="labels">{named}{" · " if named and code else ""}{code}</p>' if named or code else ""
+        told = " · ".join(part for part in (labels_here, code) if part)
+        paragraph = f'<p class="labels">{told}</p>' if told else ""
         return (
-            f'<li data-name="{name}" data-labels="{named}"><details><summary><span class="name">{name}</span>{shown}'
-            f"</summary>{told}{branch(i)}</details></li>\n"
+            f'<li><details><summary><span class="name">{name}</span>{shown}</summary>'
+            f"{paragraph}{branch(i)}</details></li>\n"
         )
 
     summary = f"{len(taxonomy)} categories, {len(labels)} labels"
     if labels.counts.any():
-        summary += "; with training videos (an upper bound)"
+        summary += "; the numbers are training videos, at most"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title), summary=summary, tree=branch(-1)
     )

@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import binary_auroc
 from counterpoint.data.dataset import Batch
 from counterpoint.data.pairs import allowed, partners
 from counterpoint.models.correlation import Contrastive, Pair, Tower, centred, fit_calibration
+from counterpoint.models.track import Track, Tracks
 from counterpoint.recipes import Negatives, Training
 from counterpoint.taxonomy import Taxonomy
 from counterpoint.training.learner import Learner, check_finite
@@ -37,6 +38,7 @@ class CorrelationLearner(Learner):
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean over pairs of modalities, of the contrastive or the joined loss."""
+        batch = batch._replace(tracks=equally_long(batch.tracks))
         embeddings = self.tower.embed(batch.tracks)
         partner = allowed(batch.labels[:, self.top_level.to(batch.labels.device)])
         losses = []
@@ -103,6 +105,16 @@ class CorrelationLearner(Learner):
         # In every checkpoint, so that the best epoch's weights come with the calibration they had.
         self.tower.temperature.fill_(temperature)
         self.tower.bias.fill_(bias)
+
+
+def equally_long(tracks: Tracks) -> Tracks:
+    """Cut to the batch's shortest clip: a true pair's halves are equally long, and a tower that sees where steps are (a
+    Transformer's positions, a recurrent network's count) would learn to compare nothing but their lengths.
+    """
+    there = torch.stack([track.mask for track in tracks.values()]).any(0)
+    lengths = (there * torch.arange(1, there.shape[1] + 1, device=there.device)).amax(1)
+    shortest = int(lengths[lengths > 0].min()) if there.any() else there.shape[1]
+    return {name: Track(track.features[:, :shortest], track.mask[:, :shortest]) for name, track in tracks.items()}
 
 
 def embedded(tower: Tower, batch: Batch, top_level: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -58,7 +58,7 @@ def train(
     check(run.recipe)
     clips = {"training": data, "validation": validation}
     _check_clips(run, clips)
-    last = _prepare(run, tower, clips)
+    last = begin(run, tower, clips)
     if last is not None:
         console.print(f"{run.folder}: going on from the last finished epoch", markup=False, soft_wrap=True)
     try:
@@ -156,7 +156,7 @@ def _check_clips(run: Run, clips: dict[str, ClipDataset]) -> None:
     for kind, dataset in clips.items():
         seen: list[Any] = []  # sets of top-level categories, each once
         for clip, targets in (dataset[i] for i in range(len(dataset))):
-            tops = targets & top_level
+            tops = (targets > 0) & top_level
             whole = all(name in clip.tracks and present(clip.tracks[name]).any() for name in run.features.sizes)
             if not tops.any() or (pairs and not whole):
                 continue
@@ -174,8 +174,12 @@ def _check_clips(run: Run, clips: dict[str, ClipDataset]) -> None:
             )
 
 
-def _prepare(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Path | None:
-    """Write the run folder; where it holds the same run unfinished, the checkpoint to go on from."""
+def begin(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Path | None:
+    """Write the run folder; where it holds the same run unfinished, the checkpoint to go on from.
+
+    Raises:
+        CounterpointError: see `train`.
+    """
     contents = {kind: dataset.contents for kind, dataset in clips.items()}
     if not (run.folder / "recipe.json").exists():
         if run.folder.exists() and any(run.folder.iterdir()):

@@ -84,7 +84,7 @@ def test_what_cannot_be(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     source = ["--from", shards / "train0000.tfrecord"]
     others = ["--validation", shards / "validate0000.tfrecord", "--test", shards / "train0000.tfrecord"]
     for arguments, said in (
-        ([*source, *others], "is in train and in test (1"),
+        ([*source, *others], "in more than one split; splits share no shards"),
         ([*source, "--stretch", "0"], "stretch must be a factor above 0"),
         (["--from", tmp_path / "none"], "no shards there"),
     ):

@@ -12,6 +12,7 @@ from counterpoint.data.inspect import Spread, find_shards, inspect
 from counterpoint.data.tfrecord import Writer
 from counterpoint.data.youtube8m import encode
 from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 
 def write(path: Path, *clips: Clip) -> Path:
@@ -67,6 +68,7 @@ def test_inspect(folder: Path) -> None:
         "labels_mean": 1.0,
         "labels_max": 2,
         "unlabelled": 1,
+        "categories": {},
         "problems": [],
     }
     assert json.loads(json.dumps(found)) == found
@@ -79,6 +81,35 @@ def test_printed(folder: Path) -> None:
     assert "3 in 2 shards" in text
     assert "2 / 4 / 7" in text
     assert "no problems" in text
+
+
+def test_clips_of_each_category(folder: Path) -> None:
+    tree = Taxonomy((Category("f", "", "Food"), Category("d", "f", "Dessert"), Category("s", "", "Sport")))
+    labelling = Labelling(tree, LabelMap((Label(1, "Pie", 1, ("d",)), Label(9, "Ball", 1, ("s",))), tree))
+    found = inspect([folder], labelling=labelling)  # clips with the labels 1 and 2, 2, and none
+    assert found.categories == {"Food": 1, "Food:Dessert": 1, "Sport": 0}
+    assert found.problems == ["1 labels are not in the taxonomy, such as 2"]
+    console = Console(width=100, file=io.StringIO())
+    console.print(found)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "2 of 3; at the top, with their clips:" in text
+    assert "Food 1" in text
+    assert "Sport" not in text
+
+
+def test_youtube8ms_features_come_with_its_labels(tmp_path: Path) -> None:
+    # Car, twice beside Vehicle; and Game.
+    clips = [clip(str(i), labels, video=codes(1, 1024)) for i, labels in enumerate([[7, 2], [2, 7], [7], [0]])]
+    write(tmp_path / "a.tfrecord", *clips)
+    found = inspect([tmp_path])
+    assert {path: count for path, count in found.categories.items() if count} == {
+        "Games": 1,
+        "Transport": 3,
+        "Transport:Land": 3,
+        "Transport:Land:Car": 3,
+    }
+    (tmp_path / "features.json").write_text('{"encoder": "others", "sizes": {"video": 1024}}')
+    assert inspect([tmp_path]).categories == {}
 
 
 def test_problems(folder: Path) -> None:
@@ -145,4 +176,6 @@ def test_real_shards(real_data: Path) -> None:
     assert (found.modalities["audio"].missing, found.modalities["video"].missing) == (2, 0)
     found = inspect([str(real_data / "yt8m" / "video" / "validate000?.tfrecord")])
     assert (found.shards, found.modalities["video"].size, found.modalities["audio"].size) == (10, 1024, 128)
+    assert len(found.categories) == 640
+    assert found.records > found.categories["Games"] > found.categories["Games:VideoGame"] > 0
     assert found.problems == []

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from counterpoint.evaluation.bootstrap import _Curve, paired_gap_difference
-from counterpoint.evaluation.metrics import global_average_precision
+from counterpoint.evaluation.bootstrap import Curve, paired_gap_difference
+from counterpoint.evaluation.metrics import global_average_precision, mean_average_precision
 
 
 def made(seed: int, clips: int = 60, categories: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -15,15 +15,18 @@ def made(seed: int, clips: int = 60, categories: int = 30) -> tuple[np.ndarray, 
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_weighted_gap_is_the_gap_of_repeated_clips(ties: bool) -> None:
+@pytest.mark.parametrize("per_category", [False, True])
+def test_weighted_figures_are_those_of_repeated_clips(ties: bool, per_category: bool) -> None:
     scores, _, labels = made(1)
+    labels[:, 5] = False
     if ties:
         scores = np.round(scores)
     weights = np.random.default_rng(2).integers(0, 4, len(scores))
     repeated = np.repeat(np.arange(len(scores)), weights)
-    curve = _Curve(scores, labels, 20)
-    expected = global_average_precision(scores[repeated], labels[repeated])
-    assert curve.gap(weights, labels.sum(1)) == pytest.approx(expected, abs=1e-12)
+    curve = Curve(scores, labels, 20, per_category)
+    figure = mean_average_precision if per_category else global_average_precision
+    assert curve.average_precision(weights) == pytest.approx(figure(scores[repeated], labels[repeated]), abs=1e-12)
+    assert np.isnan(curve.average_precision(np.zeros_like(weights)))
 
 
 def test_difference_and_interval() -> None:

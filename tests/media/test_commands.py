@@ -48,7 +48,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         frame = random.normal(60 if dark else 190, 15, (48, 64, 3)).clip(0, 255).astype(np.uint8)
         sound = np.sin(2 * np.pi * (300 if dark else 3000) * time) * random.uniform(0.2, 0.5)
         render.write(folder / f"{number}.mp4", [frame] * 10, sound, fps=5)
-        rows.append(f"{number}.mp4,{'Light:Night' if dark else 'Light:Day'}")
+        rows.append(f"{number}.mp4,{'Dark:Night' if dark else 'Light:Day'}")
     (folder / "broken.mp4").write_bytes(b"")
     render.write(folder / "unnamed.mp4", [frame] * 10, None)
     (folder / "labels.csv").write_text("\n".join(["path,categories", *rows, "broken.mp4,Light:Day"]), encoding="utf-8")
@@ -81,7 +81,7 @@ def test_extract(command: Any, videos: Path, tmp_path: Path) -> None:
     }
     assert f"failed: {videos / 'broken.mp4'}: empty" in printed.err
     assert "1 video files left out" in printed.err
-    assert load(tmp_path / "out" / "taxonomy").taxonomy.paths == ("Light", "Light:Day", "Light:Night")
+    assert load(tmp_path / "out" / "taxonomy").taxonomy.paths == ("Dark", "Dark:Night", "Light", "Light:Day")
     (videos / "broken.mp4").write_bytes(b"")
     again = command("extract", videos, "--labels", videos / "labels.csv", "--out", tmp_path / "out")
     assert "12 clips in 1 shards, 12 of them made before; 1 files failed" in again.out
@@ -104,7 +104,7 @@ def test_categorize_videos(command: Any, videos: Path, trained: Path, tmp_path: 
     assert printed.code == 0
     answers = {answer["id"]: answer for answer in printed.json}
     assert set(answers) == {"0.mp4", "1.mp4"}
-    for name, expected in (("0.mp4", "Light:Day"), ("1.mp4", "Light:Night")):
+    for name, expected in (("0.mp4", "Light:Day"), ("1.mp4", "Dark:Night")):
         probabilities = {told["path"]: told["probability"] for told in answers[name]["categories"]}
         assert probabilities[expected] == max(probability for path, probability in probabilities.items() if ":" in path)
         assert 0 < answers[name]["correlation"]["audio and video"] <= 1
@@ -136,7 +136,7 @@ def test_a_real_clip(command: Any, trained: Path, real_data: Path, tmp_path: Pat
         pytest.skip(f"no {path}")
     printed = command("categorize", trained / "run", path, "--explain", tmp_path, "--json")
     assert printed.code == 0
-    assert len(printed.json[0]["categories"]) == 3
+    assert len(printed.json[0]["categories"]) == 4
     assert (tmp_path / "women_long_jump.mp4.png").stat().st_size > 10_000
 
 

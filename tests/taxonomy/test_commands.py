@@ -59,6 +59,7 @@ def test_pages_and_pictures(command: Any, own: Path, tmp_path: Path) -> None:
     assert err.count("written: ") == 2
     assert "<title>The taxonomy own</title>" in html.read_text()
     assert "Food: 3 categories" in svg.read_text()
+    assert json.loads(command("taxonomy", "show", own, "--html", html, "--json")[1])["categories"]
     code, out, err = command("taxonomy", "show", own, "--svg", "Food")
     assert (code, err) == (1, "counterpoint: --svg CATEGORY and --out FILE go together\n")
     assert command("taxonomy", "show", own, "--svg", "Boat", "--out", svg)[0] == 1
@@ -185,3 +186,27 @@ def test_train_asks_for_a_taxonomy_elsewhere(command: Any, tmp_path: Path) -> No
     assert (code, out) == (1, "")
     assert "(audio 8, video 16): the shipped taxonomy is for YouTube-8M's labels" in err
     assert "--taxonomy" in err
+
+
+def test_measure_asks_for_a_taxonomy_elsewhere(command: Any, tmp_path: Path) -> None:
+    """AudioSet's labels would pass for YouTube-8M's."""
+    shard = write(tmp_path / "a.tfrecord", *clips(3))
+    code, out, err = command("taxonomy", "measure", "--data", shard)
+    assert (code, out) == (1, "")
+    assert "name the taxonomy of this data before --data" in err
+    assert command("taxonomy", "measure", "youtube8m", "--data", shard)[1] != ""
+
+
+def test_inspect_tells_categories(command: Any, own: Path, tmp_path: Path) -> None:
+    shard = write(tmp_path / "a.tfrecord", *clips(3))
+    assert json.loads(command("inspect", shard, "--json")[1])["categories"] == {}
+    told = json.loads(command("inspect", shard, "--taxonomy", own, "--json")[1])["categories"]
+    assert set(told) == set(TAXONOMY.paths)
+    assert told["Food"] + told["Sport"] == 3
+
+
+def test_a_group_alone_lists_its_verbs(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        command("taxonomy")
+    assert exit_.value.code == 0
+    assert "measure" in capsys.readouterr().out

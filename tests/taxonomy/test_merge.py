@@ -5,6 +5,7 @@ import pytest
 
 from counterpoint.errors import CounterpointError
 from counterpoint.taxonomy import Label, LabelMap, load
+from counterpoint.taxonomy.lint import check
 from counterpoint.taxonomy.merge import Conflict, agreement, merge, settlements
 
 from .trees import BY_HAND
@@ -60,7 +61,7 @@ def test_labels_of_some_annotators_only():
 
 def test_conflicts_are_settled_in_their_file(tmp_path):
     annotators = [annotator(l1="dessert", l2="land", l3="recipe"), annotator(l1="recipe", l2="land", l3="none")]
-    merged = merge(annotators, settlements(tmp_path / "conflicts.tsv"))
+    merged = merge(annotators, settlements(tmp_path / "conflicts.tsv", BY_HAND))
     assert merged.open == 2
     merged.save(tmp_path)
     assert load(tmp_path) == merged.labelling
@@ -69,18 +70,34 @@ def test_conflicts_are_settled_in_their_file(tmp_path):
     assert rows[1:] == ["1\tl1\t7\tfood\tdessert: 1; recipe: 1\t", "3\tl3\t7\tnone\trecipe: 1; none: 1\t"]
 
     path.write_text("\n".join([rows[0], rows[1] + "recipe, land", rows[2] + "none", ""]))
-    again = merge(annotators, settlements(path))
+    again = merge(annotators, settlements(path, BY_HAND))
     assert again.open == 0
     assert [label.categories for label in again.labelling.labels.labels] == [("recipe", "land"), ("land",), ()]
     again.save(tmp_path)
-    assert settlements(path) == {1: "recipe, land", 3: "none"}  # and are kept
+    assert settlements(path, BY_HAND) == {1: "recipe, land", 3: "none"}  # and are kept
+
+    # What was decided stands, also where the annotators have come to agree.
+    agreed = [annotator(l1="dessert", l2="land", l3="none")] * 2
+    last = merge(agreed, settlements(path, BY_HAND))
+    assert last.labelling == again.labelling
+    assert [conflict.index for conflict in last.conflicts] == [1, 3]
+    with pytest.raises(CounterpointError, match=r"conflicts\.tsv settles label 1, which none"):
+        merge([annotator(l3="none")], settlements(path, BY_HAND))
 
     path.write_text("\n".join([rows[0], rows[1] + "boat", ""]))
-    with pytest.raises(CounterpointError, match="'boat' of label 1 is not in the taxonomy"):
-        merge(annotators, settlements(path))
+    with pytest.raises(
+        CounterpointError, match=r"conflicts\.tsv, line 2: 'boat' is neither a category's id nor 'none'"
+    ):
+        settlements(path, BY_HAND)
     path.write_text("\n".join([rows[0], "x" + rows[1], ""]))
     with pytest.raises(CounterpointError, match=r"conflicts\.tsv, line 2: the index 'x1'"):
-        settlements(path)
+        settlements(path, BY_HAND)
+
+
+def test_check_reports_what_is_open():
+    merged = merge([annotator(l1="dessert", l2="land", l3="recipe"), annotator(l1="recipe", l2="land", l3="none")])
+    assert [label.note for label in merged.labelling.labels.labels] == ["not settled", "", ""]
+    assert [f.subject for f in check(merged.labelling, few=0) if f.check == "unmapped"] == ["label 3 (l3)"]
 
 
 def test_agreement():

@@ -20,35 +20,43 @@ class Tree(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.nodes: list[tuple[int, str, str]] = []
+        self.nodes: list[tuple[int, str, list[str]]] = []
         self.open: list[str] = []
+        self.kind: str | None = None  # of the span that is open
         self.feed(text)
+        self.close()
 
     def handle_starttag(self, tag, attributes):
         if tag not in ("meta", "input"):
             self.open.append(tag)
-        if tag == "li":
-            told = dict(attributes)
-            self.nodes.append((self.open.count("li") - 1, told["data-name"], told["data-labels"]))
+        if tag == "span":
+            self.kind = dict(attributes).get("class", "label")
+
+    def handle_data(self, data):
+        if self.kind == "name":
+            self.nodes.append((self.open.count("li") - 1, data, []))
+        elif self.kind == "label":
+            self.nodes[-1][-1].append(data)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.kind = None
 
 
 def test_the_tree_with_labels():
     tree = Tree(page(LABELS, "Mine & yours"))
     assert tree.open == []
     assert tree.nodes == [
-        (0, "Food", ""),
-        (1, "FoodItems", "Cooking show"),
-        (2, "Dessert", "Ice cream, Ice cream van"),
-        (1, "Recipe", "Cooking show"),
-        (0, "Transport", ""),
-        (1, "Land", "Ice cream van"),
+        (0, "Food", []),
+        (1, "FoodItems", ["Cooking show"]),
+        (2, "Dessert", ["Ice cream", "Ice cream van"]),
+        (1, "Recipe", ["Cooking show"]),
+        (0, "Transport", []),
+        (1, "Land", ["Ice cream van"]),
     ]
     text = page(LABELS, "Mine & yours")
     assert "<title>Mine &amp; yours</title>" in text
-    assert "6 categories, 4 labels; with training videos" in text
+    assert "6 categories, 4 labels; the numbers are training videos" in text
     assert "IAB iab-1" in text
 
 

@@ -284,3 +284,23 @@ def test_validation_survives_scores_without_a_temperature(monkeypatch: pytest.Mo
     tower.on_validation_epoch_end()
     assert tower.logged[AUC] == pytest.approx(0.95)
     assert tower.tower.temperature == 1.0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("form", FORMS)
+def test_pairs_do_not_give_themselves_away_by_their_length(form: str, family: str) -> None:
+    """What lies behind the batch's shortest clip, and whether there is anything, makes no difference."""
+    batch = world(6)
+    mask = torch.arange(4) < torch.tensor([4, 2, 3, 0, 4, 4]).unsqueeze(1)
+    cut = {
+        "whole": {name: Track(track.features, mask) for name, track in batch.tracks.items()},
+        "cut": {name: Track(track.features[:, :2], mask[:, :2]) for name, track in batch.tracks.items()},
+    }
+    model = learner(form, family=FAMILIES[family]).eval()
+    losses = []
+    for tracks in cut.values():
+        torch.manual_seed(0)
+        losses.append(model.loss(batch._replace(tracks=tracks)))
+    assert_close(losses[0], losses[1])
+    full = model.tower.embed(cut["whole"])
+    assert not torch.allclose(full["video"][0], model.tower.embed(cut["cut"])["video"][0])

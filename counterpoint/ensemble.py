@@ -1,0 +1,138 @@
+"""Several runs as one: their probabilities averaged, and distilled into one model of a single run's size.
+
+The student learns from targets that lie between the clips' labels and what the ensemble says of them (Hinton et al.
+2015); cross-entropy being linear in its targets, that is the same as a weighted sum of the two losses.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+
+from counterpoint.data.clip import Clip
+from counterpoint.data.dataset import ClipDataset
+from counterpoint.errors import CounterpointError
+from counterpoint.evaluation.breakdown import Breakdown, BreakdownAccumulator
+from counterpoint.evaluation.evaluate import evaluate
+from counterpoint.recipes import Recipe
+from counterpoint.run import TOWER_FOLDER, Predictions, Run, write_json
+from counterpoint.training.train import begin, train
+
+TEACHER_FILE = "teacher.npy"
+ENSEMBLE_FILE = "ensemble.json"
+Progress = Callable[[int], None]
+
+
+class Taught(ClipDataset):
+    """A data set whose targets lie between its labels and a teacher's probabilities.
+
+    Args:
+        targets: (clip, category) the teacher's, in the data set's order.
+        share: how much the teacher counts, 0 to 1.
+    """
+
+    def __init__(self, dataset: ClipDataset, targets: Float[np.ndarray, "clip category"], share: float) -> None:
+        vars(self).update(vars(dataset))
+        self.targets = targets
+        self.share = share
+
+    def __getitem__(self, index: int) -> "tuple[Clip, np.ndarray[Any, Any]]":
+        clip, labels = super().__getitem__(index)
+        mixed = self.share * self.targets[index].astype(np.float32) + (1 - self.share) * labels
+        return clip, mixed.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What came of it, on the validation clips."""
+
+    run: Run
+    teacher: Breakdown
+    student: Breakdown
+
+
+def average(runs: Sequence[Run], dataset: ClipDataset, workers: int = 0) -> Iterator[Predictions]:
+    """The mean of the runs' probabilities, batch by batch and in order.
+
+    Raises:
+        CounterpointError: the runs do not name the same categories, or not from the same features.
+    """
+    for run in runs[1:]:
+        for what in ("taxonomy", "features"):
+            one, other = (r.labelling.taxonomy if what == "taxonomy" else r.features for r in (runs[0], run))
+            if one != other:
+                raise CounterpointError(f"{run.folder}: has another {what} than {runs[0].folder}; no ensemble")
+    for parts in zip(*(run.predict(dataset, workers=workers) for run in runs), strict=True):
+        yield parts[0]._replace(probabilities=np.mean([part.probabilities for part in parts], axis=0))
+
+
+def teach(
+    runs: Sequence[Run], dataset: ClipDataset, path: Path, progress: Progress | None = None, workers: int = 0
+) -> None:
+    """Write what the ensemble says of a data set's clips: (clip, category) float16, whole or not at all."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    shape = (len(dataset), len(runs[0].labelling.taxonomy))
+    told = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
+    done = 0
+    for predictions in average(runs, dataset, workers):
+        told[done : done + len(predictions.ids)] = predictions.probabilities
+        done += len(predictions.ids)
+        if progress:
+            progress(len(predictions.ids))
+    told.flush()
+    beside.replace(path)
+
+
+def distil(
+    runs: Sequence[Run],
+    out: Path,
+    data: ClipDataset,
+    validation: ClipDataset,
+    *,
+    share: float = 0.5,
+    seed: int | None = None,
+    workers: int = 0,
+    console: Console,
+    progress: Progress | None = None,
+) -> Distilled:
+    """Distil runs into one of the first run's recipe, a run folder like any other; the same call goes on after a kill.
+
+    Args:
+        share: how much the ensemble counts against the labels.
+        seed: of the student's training; the first run's without.
+
+    Raises:
+        CounterpointError: see `average` and `counterpoint.training.train.train`.
+    """
+    first = runs[0]
+    if not isinstance(first.recipe, Recipe):
+        raise CounterpointError(f"{first.folder}: a correlation tower, which names no categories")
+    training = replace(first.recipe.training, seed=first.recipe.training.seed if seed is None else seed)
+    student = replace(first, folder=out, recipe=replace(first.recipe, training=training))
+    tower = Run.load(first.folder / TOWER_FOLDER) if first.recipe.fusion.tower else None
+    teacher = out / TEACHER_FILE
+    if not student.trained or (out / ENSEMBLE_FILE).exists():
+        clips = {"training": data, "validation": validation}
+        begin(student, tower, clips)  # before the teacher is heard, so that what it says has a place
+        if not teacher.exists():
+            teach(runs, data, teacher, progress, workers)
+        taught = Taught(data, np.load(teacher, mmap_mode="r"), share)
+        train(student, taught, validation, tower=tower, workers=workers, console=console)
+    accumulator = BreakdownAccumulator(first.labelling.taxonomy)
+    for predictions in average(runs, validation, workers):
+        accumulator.update(predictions.probabilities, predictions.labels)
+    result = Distilled(student, accumulator.compute(), evaluate(student, validation, console, workers))
+    told = {
+        "of": [str(run.folder) for run in runs],
+        "share": share,
+        "teacher": result.teacher.to_dict(),
+        "student": result.student.to_dict(),
+    }
+    write_json(out / ENSEMBLE_FILE, told)
+    teacher.unlink(missing_ok=True)
+    return result

@@ -1,0 +1,223 @@
+"""A suite at a scale, in a folder: what is compared, by which recipes, and where everything is kept.
+
+==============================================  ==================================================================
+``suite.json``                                  the settings; what would change runs may not differ the next time
+``jobs.jsonl``                                  how long each job took, and the commit that it ran at
+``worlds/WORLD``                                shards that were made, and ``test.npz``: the test clips' ids and labels
+``search/FAMILY-l``, ``search/FAMILY-cm``       trials, and Optuna's storage
+``towers/WORLD/...``, ``runs/WORLD/...``        run folders, each with its ``evaluation/``
+``report.html``, ``report.md``, ``report.json``  see `counterpoint.experiments.report`
+==============================================  ==================================================================
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from counterpoint.errors import CounterpointError
+from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
+from counterpoint.experiments.predictions import SCORES_FILE
+from counterpoint.experiments.search import Search
+from counterpoint.experiments.suites import Scale, Suite, with_settings
+from counterpoint.experiments.worlds import Data, Inputs, Shape, Source
+from counterpoint.matching import matched, parameters
+from counterpoint.models.fusion import CrossModal
+from counterpoint.recipes import CONSTANT, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe
+from counterpoint.run import write_json
+
+SUITE_FILE = "suite.json"
+GROWING = (
+    *("families", "models", "worlds", "seeds", "control_seeds"),
+    *("negative_weights", "test_runs", "test_sample", "resamples"),
+)
+"""What may differ when a command goes on in the same folder: runs stay what they are."""
+
+
+class Cell(NamedTuple):
+    """One run of a comparison."""
+
+    world: Source
+    family: str
+    entry: Entry
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.world.name} {self.family}-{self.entry.name} seed {self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """See the module."""
+
+    suite: Suite
+    scale: Scale
+    inputs: Inputs
+    folder: Path
+    opened: dict[Path, Data] = field(default_factory=dict, repr=False)
+
+    def save(self) -> None:
+        """Keep the settings.
+
+        Raises:
+            CounterpointError: the folder holds an experiment whose runs would be others.
+        """
+        path = self.folder / SUITE_FILE
+        mine = {"suite": self.suite.name, "scale": asdict(self.scale), "inputs": asdict(self.inputs)}
+        mine = json.loads(json.dumps(mine, default=str))
+        if path.exists():
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            for name, told in _flat(mine).items():
+                before = _flat(theirs).get(name)
+                if told != before and name.partition(".")[2] not in GROWING:
+                    raise CounterpointError(
+                        f"{self.folder}: holds an experiment with {name.rpartition('.')[2]} {before}, not {told}; "
+                        "choose another --out, or remove it"
+                    )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise CounterpointError(f"{self.folder}: not empty and not an experiment; choose another --out")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, mine)
+
+    # --- what is compared ---------------------------------------------------------------------------------------------
+
+    @property
+    def worlds(self) -> list[Source]:
+        chosen = self.scale.worlds
+        return [world for world in self.suite.worlds if not chosen or world.name in chosen]
+
+    @property
+    def main(self) -> Source:
+        """The world that is compared in full."""
+        return self.worlds[0]
+
+    def entries(self, world: Source) -> list[Entry]:
+        """The models of a world."""
+        further = world is not self.main
+        names = [name for name in ENTRIES if name in self.scale.models and (not further or name in self.suite.further)]
+        return [self.suite.entry(name) for name in names]
+
+    def cells(self) -> Iterator[Cell]:
+        """All runs, seed by seed, so that there is something of everything soon."""
+        for seed in range(self.scale.seeds):
+            for world in self.worlds:
+                for family in self.scale.families:
+                    for entry in self.entries(world):
+                        cell = Cell(world, family, entry, seed)
+                        if seed < self.scale.seeds_of(entry) and (not entry.of or len(self.members(cell)) > 1):
+                            yield cell
+
+    def members(self, cell: Cell) -> list[Cell]:
+        """The runs that an ensemble is of."""
+        return [cell._replace(entry=self.suite.entry(name)) for name in cell.entry.of if name in self.scale.models]
+
+    def place(self, world: Source, seed: int) -> Path:
+        """A world's folder."""
+        return self.folder / "worlds" / (f"{world.name}-seed-{seed}" if world.redrawn else world.name)
+
+    def run_folder(self, cell: Cell) -> Path:
+        return self.folder / "runs" / cell.world.name / f"{cell.family}-{cell.entry.name}-seed-{cell.seed}"
+
+    def scores(self, cell: Cell) -> Path:
+        return self.run_folder(cell) / "evaluation" / SCORES_FILE
+
+    def measured(self, cell: Cell) -> Path:
+        """The metrics of a run's test runs."""
+        name = f"test-runs-{self.scale.test_runs}-of-{self.scale.test_sample}.json"
+        return self.run_folder(cell) / "evaluation" / name
+
+    def truth(self, world: Source, seed: int) -> Path:
+        return self.place(world, seed) / "test.npz"
+
+    def data(self, world: Source, seed: int) -> Data:
+        """A world's clips, once it is made."""
+        place = self.place(world, seed)
+        if place not in self.opened:
+            self.opened[place] = world.open(place, self.inputs)
+        return self.opened[place]
+
+    @cached_property
+    def shape(self) -> Shape:
+        return self.main.shape(self.inputs)
+
+    def further_towers(self) -> list[str]:
+        """Kinds of towers that no model listens to, of the first family: the paper's joined form, and other weights."""
+        usual = TOWER_RECIPES[f"correlation-{self.scale.families[0]}"].negatives.weight
+        weights = self.scale.negative_weights
+        return ["joined", *(f"weight-{weight:g}" for weight in weights if weight != usual)] if weights else []
+
+    def tower_folder(self, world: Source, family: str, kind: str, seed: int) -> Path:
+        return self.folder / "towers" / world.name / f"{family}-{kind}-seed-{seed}"
+
+    def judged(self, world: Source, family: str, kind: str, seed: int) -> Path:
+        """What `counterpoint.evaluation.tower.measure` found."""
+        return self.tower_folder(world, family, kind, seed) / "evaluation" / "tower.json"
+
+    def explained(self, family: str) -> Path:
+        """The picture of one clip's weights over time, and which it is of."""
+        return self.run_folder(Cell(self.main, family, self.suite.entry(HEADLINE), 0)) / "evaluation" / "clip.json"
+
+    # --- recipes ------------------------------------------------------------------------------------------------------
+
+    def search(self, family: str, name: str) -> Search:
+        """The search of an architecture (``l``), or of F (``cm``)."""
+        grids = self.suite.grid if name == BASELINE else self.suite.influence
+        grid = self.scale.grid.get(family, grids.get(family, {})) if name == BASELINE else grids.get(family, {})
+        trials = self.scale.trials if name == BASELINE else self.scale.influence_trials
+        return Search(self.folder / "search" / f"{family}-{name}", grid, trials)
+
+    def recipe(self, family: str, entry: Entry, seed: int, trial: dict[str, Any] | None = None) -> Recipe:
+        """An entry's recipe, with what the searches found; ``trial`` are settings to use instead of the best.
+
+        Of late fusion's settings a rival, which has other parts, takes those of the training and the head.
+        """
+        recipe = RECIPES[entry.recipe if entry.rival else f"{family}-{entry.recipe}"]
+        crossed = isinstance(recipe.fusion, CrossModal)
+        settings = {**self.suite.settings.get(family, {})}
+        settings |= self.search(family, BASELINE).best() if trial is None or crossed else trial
+        if entry.rival:
+            settings = {name: value for name, value in settings.items() if name.startswith(("training.", "head."))}
+        if crossed:
+            settings |= self.search(family, SEARCHED).best() if trial is None else trial
+        settings |= {"training.max_epochs": self.scale.epochs, "training.seed": seed}
+        recipe = with_settings(recipe, settings)
+        if not entry.like or trial is not None:
+            return recipe
+        goal = self.count(self.recipe(family, self.suite.entry(entry.like), seed), family)
+        try:
+            return matched(recipe, goal, partial(self.count, family=family), widths=entry.widths)
+        except ValueError as error:
+            raise CounterpointError(f"{family}: {error}; it cannot be made as large as {entry.like}") from error
+
+    def count(self, recipe: Recipe, family: str) -> int:
+        """A recipe's parameters."""
+        tower = self.tower_recipe(family, "trained", 0) if recipe.fusion.tower else None
+        return parameters(recipe, self.shape.sizes, self.shape.categories, tower)
+
+    def tower_recipe(self, family: str, kind: str, seed: int) -> TowerRecipe:
+        """A tower's recipe: ``trained``, ``random``, ``constant``, ``joined``, or a weight of false pairs."""
+        if kind == "constant":
+            return with_settings(CONSTANT, {"training.seed": seed})
+        suffix = f"-{kind}" if kind in ("random", "joined") else ""
+        recipe = TOWER_RECIPES[f"correlation-{family}{suffix}"]
+        settings = {**self.suite.towers.get(family, {}), "training.seed": seed}
+        if kind != "random":
+            settings["training.max_epochs"] = self.scale.tower_epochs
+        if kind == "joined":
+            settings.pop("comparison", None)
+        if kind.startswith("weight-"):
+            settings["negatives.weight"] = float(kind.removeprefix("weight-"))
+        return with_settings(recipe, settings)
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By dotted name; dictionaries of the deepest level stay whole."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict) and not prefix:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

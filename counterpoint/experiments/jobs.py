@@ -1,0 +1,245 @@
+"""A suite's jobs: make worlds, try architectures, train towers and models, measure all of them."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import Progress
+
+from counterpoint.ensemble import ENSEMBLE_FILE, average, distil
+from counterpoint.evaluation import explain
+from counterpoint.evaluation.tower import measure as measure_tower
+from counterpoint.experiments.clips import contrasts
+from counterpoint.experiments.engine import LOCKS, Job
+from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
+from counterpoint.experiments.experiment import Cell, Experiment
+from counterpoint.experiments.predictions import Truth, draw_runs, measure, probabilities, save_scores
+from counterpoint.experiments.search import Search, Trial, best_validation
+from counterpoint.experiments.worlds import Data, Shape, Source
+from counterpoint.models.correlation import Tower
+from counterpoint.models.track import Track
+from counterpoint.recipes import CONSTANT, Recipe, TowerRecipe
+from counterpoint.run import WEIGHTS_FILE, Predictions, Run, write_json
+from counterpoint.training.train import train
+
+Recipes = Recipe | TowerRecipe
+
+
+@dataclass(frozen=True, eq=False)
+class Jobs:
+    """The jobs of an experiment; ``workers`` as in `counterpoint.training.train.train`."""
+
+    of: Experiment
+    console: Console
+    workers: int = 0
+    drawn: dict[Path, list[Trial]] = field(default_factory=dict, repr=False)
+
+    def all(self) -> list[Job]:
+        """Everything, in an order in which each comes after what it needs."""
+        jobs: dict[str, Job] = {}
+
+        def add(job: Job) -> Job:
+            return jobs.setdefault(job.name, job)
+
+        for cell in self.of.cells():
+            world, family, entry, seed = cell
+            made = add(self._make(world, seed))
+            needs = [made]
+            if entry.recipe and not entry.of:
+                needs += [add(job) for job in self._searches(family, entry, add(self._make(self.of.main, 0)))]
+            if entry.tower:
+                needs.append(add(self._tower(world, family, entry.tower, seed, made)))
+                if entry.tower == "trained":
+                    add(self._judge(world, family, entry.tower, seed, needs[-1]))
+            needs += [jobs[f"train {member}"] for member in self.of.members(cell)]
+            if entry.recipe:
+                needs = [add(self._train(cell, needs))]
+            add(self._evaluate(cell, needs))
+        for family in self.of.scale.families:
+            pair = [Cell(self.of.main, family, ENTRIES[name], 0) for name in (BASELINE, HEADLINE)]
+            if all(f"evaluate {cell}" in jobs for cell in pair):
+                add(self._explain(family, [jobs[f"evaluate {cell}"] for cell in pair]))
+        for kind in self.of.further_towers():
+            made = self._make(self.of.main, 0)
+            tower = add(self._tower(self.of.main, self.of.scale.families[0], kind, 0, add(made)))
+            add(self._judge(self.of.main, self.of.scale.families[0], kind, 0, tower))
+        return list(jobs.values())
+
+    def _make(self, world: Source, seed: int) -> Job:
+        folder, done = self.of.place(world, seed), self.of.truth(world, seed)
+
+        def work() -> str:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not world.ready(folder):
+                with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+                    task = progress.add_task("composing clips")
+                    world.make(
+                        folder, self.of.inputs, seed, lambda n, total: progress.update(task, completed=n, total=total)
+                    )
+            data = self.of.data(world, seed)
+            Truth.of(data.test).save(done)
+            return ", ".join(f"{len(getattr(data, name)):,} {name}" for name in ("train", "validation", "test"))
+
+        return Job(f"make {folder.name}", "make", done, work)
+
+    # --- search -------------------------------------------------------------------------------------------------------
+
+    def _searches(self, family: str, entry: Entry, made: Job) -> list[Job]:
+        """The trials that an entry's recipe waits for: of the architecture, and of F where it has one."""
+        jobs: list[Job] = []
+        crossed = not entry.rival and entry.recipe.startswith(SEARCHED)
+        for name in (BASELINE, SEARCHED) if crossed or entry.like else (BASELINE,):
+            search = self.of.search(family, name)
+            if search.count and search.folder not in self.drawn:
+                with self._alone(search):
+                    self.drawn[search.folder] = search.trials()
+            needs = (made, *jobs)
+            jobs += [self._trial(family, name, search, trial, needs) for trial in self.drawn.get(search.folder, [])]
+        return jobs
+
+    def _trial(self, family: str, name: str, search: Search, trial: Trial, needs: tuple[Job, ...]) -> Job:
+        def recipe() -> Recipe:
+            return self.of.recipe(family, ENTRIES[name], 0, trial.settings)
+
+        def work() -> str:
+            run = self._fit(self.of.main, 0, search.folder / trial.folder, recipe(), None)
+            value = best_validation(run.folder)
+            with self._alone(search):
+                search.tell(trial, value)
+            return f"validation GAP {value:.4f}, {json.dumps(trial.settings) if trial.settings else 'as it is'}"
+
+        what = f"try {search.folder.name} {trial.number}"
+        return Job(what, f"train {family}-{name}", search.told(trial.number), work, needs, self._guess(recipe))
+
+    def _alone(self, search: Search) -> FileLock:
+        """Trials are drawn and told by one process at a time."""
+        locks = self.of.folder / LOCKS
+        locks.mkdir(parents=True, exist_ok=True)
+        return FileLock(locks / f"search-{search.folder.name}.lock")
+
+    # --- train --------------------------------------------------------------------------------------------------------
+
+    def _tower(self, world: Source, family: str, kind: str, seed: int, made: Job) -> Job:
+        folder = self.of.tower_folder(world, family, kind, seed)
+        recipe = self.of.tower_recipe(family, kind, seed)
+
+        def work() -> str:
+            self._fit(world, seed, folder, recipe, None)
+            return (
+                f"validation AUC {best_validation(folder, 'validation_auc'):.4f}" if recipe.training.max_epochs else ""
+            )
+
+        what, like = f"tower {world.name} {folder.name}", f"tower {family}-{kind.partition('-')[0]}"
+        return Job(what, like, folder / WEIGHTS_FILE, work, (made,), self._guess(lambda: recipe))
+
+    def _train(self, cell: Cell, needs: list[Job]) -> Job:
+        world, family, entry, seed = cell
+        folder = self.of.run_folder(cell)
+
+        def recipe() -> Recipe:
+            return self.of.recipe(family, entry, seed)
+
+        def work() -> str:
+            if entry.of:
+                data = self.of.data(world, seed)
+                members = [Run.load(self.of.run_folder(member)) for member in self.of.members(cell)]
+                distil(members, folder, data.train, data.validation, workers=self.workers, console=self.console)
+            else:
+                tower = Run.load(self.of.tower_folder(world, family, entry.tower, seed)) if entry.tower else None
+                self._fit(world, seed, folder, recipe(), tower)
+            return f"validation GAP {best_validation(folder):.4f}"
+
+        done = folder / (ENSEMBLE_FILE if entry.of else WEIGHTS_FILE)
+        return Job(f"train {cell}", f"train {family}-{entry.name}", done, work, tuple(needs), self._guess(recipe))
+
+    def _fit(self, world: Source, seed: int, folder: Path, recipe: Recipes, tower: Run | None) -> Run:
+        """Train a run, or go on with it; it may be finished."""
+        data = self.of.data(world, seed)
+        run = Run(folder, recipe, data.labelling, data.features)
+        if not run.trained:
+            train(run, data.train, data.validation, tower=tower, workers=self.workers, console=self.console)
+        return run
+
+    # --- measure ------------------------------------------------------------------------------------------------------
+
+    def _judge(self, world: Source, family: str, kind: str, seed: int, tower: Job) -> Job:
+        folder, done = self.of.tower_folder(world, family, kind, seed), self.of.judged(world, family, kind, seed)
+
+        def work() -> str:
+            result = measure_tower(Run.load(folder), self.of.data(world, seed).test, self.console, self.workers)
+            done.parent.mkdir(exist_ok=True)
+            write_json(done, result.to_dict() | {"true": [round(float(p), 4) for p in result.true]})
+            return f"AUC {result.figures.auc:.4f}"
+
+        return Job(f"measure {tower.name}", "measure tower", done, work, (tower,))
+
+    def _evaluate(self, cell: Cell, needs: list[Job]) -> Job:
+        done, scores = self.of.measured(cell), self.of.scores(cell)
+
+        def work() -> str:
+            truth = Truth.load(self.of.truth(cell.world, cell.seed))
+            data = self.of.data(cell.world, cell.seed)
+            if not scores.exists():
+                clips, categories = truth.labels.shape
+                save_scores(self._predictions(cell, data), clips, categories, scores)
+            drawn, _ = draw_runs(len(truth.ids), self.of.scale.test_runs, self.of.scale.test_sample)
+            gap = measure(scores, truth, data.labelling.taxonomy, drawn, done)
+            return f"GAP error {100 * (1 - gap):.2f} %"
+
+        return Job(f"evaluate {cell}", "evaluate", done, work, tuple(needs))
+
+    def _predictions(self, cell: Cell, data: Data) -> Iterator[Predictions]:
+        if cell.entry.recipe:
+            return Run.load(self.of.run_folder(cell)).predict(data.test, workers=self.workers)
+        members = [Run.load(self.of.run_folder(member)) for member in self.of.members(cell)]
+        return average(members, data.test, self.workers)
+
+    def _explain(self, family: str, needs: list[Job]) -> Job:
+        """Fig. 1: one clip that the headline model wins against the baseline."""
+        ours = Cell(self.of.main, family, ENTRIES[HEADLINE], 0)
+        done = self.of.explained(family)
+
+        def work() -> str:
+            truth = Truth.load(self.of.truth(self.of.main, 0))
+            theirs = ours._replace(entry=ENTRIES[BASELINE])
+            said = [probabilities(self.of.scores(cell)) for cell in (ours, theirs)]
+            data = self.of.data(self.of.main, 0)
+            wins = contrasts(said[0], said[1], truth.labels, data.labelling.taxonomy, 1).wins
+            explanation = explain.explain(Run.load(self.of.run_folder(ours)), data.test, wins[0] if wins else 0)
+            explain.draw(explanation, done.with_suffix(".png"))
+            write_json(done, {"clip": explanation.clip, "categories": explanation.categories})
+            return f"clip {explanation.clip}"
+
+        return Job(f"explain {ours}", "explain", done, work, tuple(needs))
+
+    def _guess(self, recipe: Callable[[], Recipes]) -> Callable[[], float]:
+        return lambda: seconds(recipe(), self.of.shape)
+
+
+def seconds(recipe: Recipe | TowerRecipe, shape: Shape) -> float:
+    """About how long a recipe's training takes if it stops no sooner: two timed steps, times as many as there are."""
+    tower = CONSTANT.build(shape.sizes)
+    model = recipe.build(shape.sizes, shape.categories, tower, components=shape.components)
+    batch = min(recipe.training.batch_size, shape.clips["train"])
+    steps = min(shape.steps, recipe.max_steps)
+    there = torch.ones(batch, steps, dtype=torch.bool)
+    codes = {name: torch.randint(1, 255, (batch, steps, size)).byte() for name, size in shape.sizes.items()}
+    tracks = {name: Track(features, there) for name, features in codes.items()}
+    took = []
+    for _ in range(2):
+        started = time.perf_counter()
+        if isinstance(model, Tower):
+            loss = torch.stack([vector.sum() for vector in model.embed(tracks).values()]).sum()
+        else:
+            loss = model(tracks).logits.sum()
+        loss.backward()
+        took.append(time.perf_counter() - started)
+    # Validation clips cost a forward pass, about a third of a step; reading them is left out.
+    clips = shape.clips["train"] + shape.clips["validation"] / 3
+    return min(took) * ceil(clips / batch) * recipe.training.max_epochs

@@ -1,0 +1,212 @@
+"""What a report shows of single clips, of correlation towers and of the taxonomy."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from counterpoint.evaluation import tower as towers
+from counterpoint.evaluation.breakdown import Breakdown, Figures
+from counterpoint.evaluation.figures import draw_levels
+from counterpoint.experiments import paper
+from counterpoint.experiments.clips import SHOWN, contrasts, predictions, specific
+from counterpoint.experiments.document import Cell, Picture, Table
+from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
+from counterpoint.experiments.experiment import Cell as RunCell
+from counterpoint.experiments.predictions import Truth, probabilities
+from counterpoint.experiments.statistics import ALL, Results
+from counterpoint.experiments.tables import pair
+from counterpoint.experiments.worlds import Source
+from counterpoint.taxonomy import Labelling, Taxonomy
+from counterpoint.taxonomy.figure import svg
+
+CLIPS = 8  # of each page
+VIDEO = "https://data.yt8m.org/2/j/i/{}/{}.js"  # which YouTube video a YouTube-8M id stands for
+
+
+# --- single clips -----------------------------------------------------------------------------------------------------
+
+
+def contrasted(results: Results, family: str) -> list[Table]:
+    """Tables 6, 7, 10 and 11: clips that CM-C wins against L, and clips that it loses."""
+    experiment = results.experiment
+    world = experiment.main
+    both = pair(results, world, family, HEADLINE, BASELINE)
+    if not both:
+        return []
+    seed = results.seeds(world, family, *both)[0]
+    truth = Truth.load(experiment.truth(world, seed))
+    taxonomy = experiment.data(world, seed).labelling.taxonomy
+    ours, theirs = (probabilities(experiment.scores(RunCell(world, family, entry, seed))) for entry in both)
+    found = contrasts(ours, theirs, truth.labels, taxonomy, CLIPS)
+    number = paper.TABLES.get(family, {})
+    tables = []
+    for clips, what, key in ((found.wins, "wins", "wins"), (found.losses, "loses", "losses")):
+        said = [predictions(scores[clips], taxonomy) for scores in (theirs, ours)]
+        rows: list[list[Cell | str]] = []
+        for i, clip in enumerate(clips):
+            told = [[(taxonomy.paths[c], p, bool(truth.labels[clip, c])) for c, p in model[i]] for model in said]
+            labels = "\n".join(specific(truth.labels[clip], taxonomy))
+            rows.append([_clip(world, truth.ids[clip]), labels.replace("\n", ", "), *map(_predictions, told)])
+        table = f", as the paper's Table {number[key]}" if key in number else ""
+        header = ["clip", "truth", *(f"{entry.title} says" for entry in reversed(both))]
+        rows = rows or [["none", "", "", ""]]
+        caption = (
+            f"Of seed {seed}, the clips whose ranking (the clip's own average precision) differs most; of each model "
+            f"its two most probable categories of {SHOWN} or more, without those above them. True ones are bold."
+        )
+        tables.append(Table(f"{paper.FAMILIES[family]}: clips that CM-C {what}{table}", header, rows, caption, 4))
+    return tables
+
+
+def _predictions(said: list[tuple[str, float, bool]]) -> Cell:
+    if not said:
+        return Cell(f"nothing of {SHOWN} or more", dim=True)
+    (path, probability, true), *others = said
+    note = "; ".join(f"{path} {probability:.2f}{' (true)' if true else ''}" for path, probability, true in others)
+    return Cell(f"{path} {probability:.2f}", note, bold=true)
+
+
+def _clip(world: Source, name: str) -> Cell:
+    return Cell(name, link=VIDEO.format(name[:2], name) if world.youtube8m else "")
+
+
+def explained(results: Results, family: str) -> list[Picture]:
+    """Fig. 1: weights over time."""
+    told = results.experiment.explained(family)
+    if not told.exists():
+        return []
+    clip = json.loads(told.read_text(encoding="utf-8"))["clip"]
+    caption = (
+        f"{paper.FAMILIES[family]}, as the paper's Fig. 1: clip {clip} by CM-C. The weights of picture and sound "
+        "before they hear each other, what each hears, and after; below, what would change the answer."
+    )
+    return [Picture(f"weights-{family}.png", told.with_suffix(".png").read_bytes(), caption, wide=True)]
+
+
+def levels(results: Results, family: str) -> Picture:
+    """GAP error by level, the paper's models side by side."""
+    world = results.experiment.main
+    shown = [entry for entry in results.entries(world, family) if entry.part == "paper"]
+    models = [(entry.title, _mean(results, world, family, entry)) for entry in shown or results.entries(world, family)]
+    with tempfile.TemporaryDirectory() as folder:
+        content = draw_levels(models, Path(folder) / "levels.png").read_bytes()
+    return Picture(f"levels-{family}.png", content, f"{paper.FAMILIES[family]}: GAP error overall and by level.")
+
+
+def _mean(results: Results, world: Source, family: str, entry: Entry) -> Breakdown:
+    """The mean GAP of an entry's seeds and test runs, in the form that figures are drawn from."""
+    count = len(next(iter(results.breakdowns[world.name, family, entry.name].values()))[0].levels)
+
+    def figures(group: tuple[str, str]) -> Figures:
+        gap = 1 - results.value(world, family, entry, "gap", group).mean / 100
+        return Figures(0, gap, np.nan, np.nan, np.nan, np.nan)
+
+    return Breakdown(figures(ALL), tuple(figures(("level", str(level))) for level in range(count)), {})
+
+
+# --- towers -----------------------------------------------------------------------------------------------------------
+
+
+class Judged(NamedTuple):
+    """A tower's figures as they are kept."""
+
+    family: str
+    kind: str
+    seed: int
+    told: dict[str, Any]
+
+
+def judged(results: Results) -> list[Judged]:
+    """The main world's towers that are measured."""
+    experiment, found = results.experiment, []
+    for family in experiment.scale.families:
+        kinds = ["trained", *(experiment.further_towers() if family == experiment.scale.families[0] else [])]
+        for kind in kinds:
+            for seed in range(experiment.scale.seeds):
+                path = experiment.judged(experiment.main, family, kind, seed)
+                if path.exists():
+                    found.append(Judged(family, kind, seed, json.loads(path.read_text(encoding="utf-8"))))
+    return found
+
+
+def tower_table(found: list[Judged]) -> Table:
+    """How well towers tell true pairs from false ones; mean and standard deviation over seeds."""
+    rows: list[list[Cell | str]] = []
+    for family, kind in dict.fromkeys((one.family, one.kind) for one in found):
+        told = [one.told for one in found if (one.family, one.kind) == (family, kind)]
+        name = "joined, the paper's form" if kind == "joined" else "contrastive"
+        row: list[Cell | str] = [paper.FAMILIES[family], name, f"{told[0]['negative_weight']:g}", str(len(told))]
+        for figure, scale in (("error", 100), ("fpr", 100), ("fnr", 100), ("accuracy", 100), ("auc", 1)):
+            values = scale * np.array([one[figure] for one in told])
+            digits = 1 if scale == 100 else 3
+            spread = f"± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+            row.append(Cell(f"{values.mean():.{digits}f}", spread))
+        rows.append(row)
+    known = [f"{paper.TOWER[name]:.1f}" for name in ("FPR", "FNR", "accuracy")]
+    rows.append([Cell(text, dim=True) for text in ("the paper, on its own data", "joined", "2", "", "", *known, "")])
+    header = ["family", "form", "weight of false pairs", "seeds", "error %", "FPR %", "FNR %", "accuracy %", "AUC"]
+    caption = "Of picture and sound of the test clips: true pairs, and false ones that share no top-level category."
+    return Table("Correlation towers", header, rows, caption, 2)
+
+
+def tower_pictures(found: list[Judged], family: str) -> list[Picture]:
+    """Fig. 9, and Fig. 8 where there are towers of several weights."""
+    contrastive = [one for one in found if one.family == family and one.seed == 0 and one.kind != "joined"]
+    if not contrastive:
+        return []
+    results = []
+    for one in sorted(contrastive, key=lambda one: float(one.told["negative_weight"])):
+        figures = towers.TowerFigures(**{name: one.told[name] for name in towers.TowerFigures.__annotations__})
+        results.append(towers.TowerResult(figures, np.array(one.told["true"]), {}))
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = [path.read_bytes() for path in towers.draw(results, Path(folder))]
+    captions = (
+        "As the paper's Fig. 9: what towers say of true pairs; those below 0.5 are called uncorrelated.",
+        "As the paper's Fig. 8: error, false positive and false negative rate by the weight of false pairs, seed 0.",
+    )
+    return [Picture(f"tower-{i}.png", content, captions[i]) for i, content in enumerate(drawn)]
+
+
+def surprising(results: Results, one: Judged) -> list[Table]:
+    """Tables 1 to 3: true pairs that a tower calls uncorrelated, false ones that it calls correlated."""
+    world = results.experiment.main
+    truth = Truth.load(results.experiment.truth(world, one.seed))
+    taxonomy = results.experiment.data(world, one.seed).labelling.taxonomy
+    number = {name: i for i, name in enumerate(truth.ids)}
+    tables = []
+    for kind, what in (("true", "true pairs that seem uncorrelated"), ("false", "false pairs that seem correlated")):
+        rows: list[list[Cell | str]] = []
+        for pair_ in one.told["surprising"][kind]:
+            clips = [pair_["clips"][name] for name in sorted(pair_["clips"], reverse=True)]  # the picture first
+            shown = [_told(world, clip, truth, number, taxonomy) for clip in dict.fromkeys(clips)]
+            rows.append([f"{pair_['probability']:.3f}", *shown])
+        header = ["probability", "clip"] if kind == "true" else ["probability", "picture of", "sound of"]
+        title = f"{paper.FAMILIES[one.family]}, seed {one.seed}: {what}, as the paper's Tables 1 to 3"
+        tables.append(Table(title, header, rows, labels=3))
+    return tables
+
+
+def _told(world: Source, clip: str, truth: Truth, number: dict[str, int], taxonomy: Taxonomy) -> Cell:
+    cell = _clip(world, clip)
+    return Cell(cell.text, ", ".join(specific(truth.labels[number[clip]], taxonomy)), link=cell.link)
+
+
+# --- taxonomy ---------------------------------------------------------------------------------------------------------
+
+
+def trees(labelling: Labelling) -> list[Picture]:
+    """Every top-level category's tree, as the paper's Figs. 6 and 7."""
+    taxonomy = labelling.taxonomy
+    roots = [i for i, level in enumerate(taxonomy.levels) if level == 0]
+    return [
+        Picture(
+            f"tree-{taxonomy.ids[root]}.svg",
+            svg(labelling, taxonomy.ids[root]).encode(),
+            f"{taxonomy.names[root]}: {1 + len(taxonomy.descendants(root))} categories",
+            wide=True,
+        )
+        for root in roots
+    ]

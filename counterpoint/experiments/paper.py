@@ -1,0 +1,68 @@
+"""The numbers that the paper reports (Goyal et al., Tables 4, 5, 8 and 9; section 5.1), error rates in percent.
+
+They are of 128,000 test videos of frame-level YouTube-8M, with models trained on 4 million: beside another data set's
+numbers they tell what to compare, not what to reach.
+"""
+
+FAMILIES = {"nv": "NetVLAD", "tm": "Transformer", "rnn": "Attention clusters"}
+TABLES = {
+    "tm": {"levels": "4", "tops": "5", "wins": "6", "losses": "7"},
+    "nv": {"levels": "8", "tops": "9", "wins": "10", "losses": "11"},
+}
+MODELS = ("e", "l", "cm-g", "cm-c")
+_LEVELS = """
+gap    all  9.18  8.67  8.65  8.49 10.81 10.61  9.90  9.75
+map    all 12.44 11.82 11.82 11.66 13.46 13.14 12.58 12.43
+perr   all 11.93 11.43 11.32 11.25 13.99 13.85 13.17 12.99
+hit_at_1 all 5.84 5.60 5.47 5.49 7.14 6.95 6.61 6.56
+gap 0 5.11 4.81 4.80 4.72 6.53 6.33 5.65 5.61
+gap 1 7.00 6.59 6.61 6.52 8.13 8.03 7.38 7.26
+gap 2 9.10 8.58 8.63 8.50 10.41 10.25 9.57 9.43
+gap 3 12.23 11.42 11.34 11.27 14.34 13.78 13.12 12.85
+map 0 11.29 10.79 10.88 10.69 13.52 13.51 12.18 12.32
+map 1 11.15 10.74 10.81 10.71 12.36 12.19 11.36 11.32
+map 2 10.53 10.05 9.99 9.84 11.14 10.94 10.48 10.31
+map 3 12.17 11.25 11.14 11.09 13.73 13.07 12.63 12.48
+perr 0 7.16 6.85 6.66 6.68 8.98 8.78 8.22 8.14
+perr 1 8.73 8.45 8.27 8.24 10.30 10.29 9.69 9.50
+perr 2 12.88 12.31 12.24 12.17 14.37 14.38 13.83 13.71
+perr 3 16.30 15.36 15.19 14.87 17.88 17.32 17.19 16.88
+hit_at_1 0 5.71 5.45 5.31 5.31 7.17 6.97 6.57 6.48
+hit_at_1 1 6.64 6.35 6.20 6.11 7.87 7.79 7.34 7.13
+hit_at_1 2 9.41 9.04 9.09 8.91 10.58 10.56 10.20 10.11
+hit_at_1 3 12.71 11.89 11.76 11.59 14.24 13.13 13.15 12.91
+"""
+_TOPS = """
+Electronics 13.72 13.67 15.42 15.49
+Sports 2.19 2.10 3.15 2.85
+MovieOrTV 3.31 3.34 4.94 4.17
+Art 2.50 2.42 2.88 2.64
+Transport 7.16 7.02 8.43 7.90
+Food 13.81 13.44 15.12 14.53
+Games 3.98 3.96 5.35 4.76
+Travel 12.92 12.80 16.60 14.30
+"""
+TOWER = {"FPR": 9.6, "FNR": 4.1, "accuracy": 92.0}
+
+
+def _levels() -> dict[str, dict[tuple[str, str], tuple[float, ...]]]:
+    tables: dict[str, dict[tuple[str, str], tuple[float, ...]]] = {"tm": {}, "nv": {}}
+    for line in _LEVELS.split("\n")[1:-1]:
+        metric, level, *numbers = line.split()
+        values = tuple(map(float, numbers))
+        tables["tm"][metric, level], tables["nv"][metric, level] = values[:4], values[4:]
+    return tables
+
+
+def _tops() -> dict[str, dict[str, tuple[float, ...]]]:
+    rows = [line.split() for line in _TOPS.split("\n")[1:-1]]
+    return {
+        family: {name: tuple(map(float, numbers[at : at + 2])) for name, *numbers in rows}
+        for family, at in (("tm", 0), ("nv", 2))
+    }
+
+
+LEVELS = _levels()
+"""By family, metric and level: E, L, CM-G, CM-C."""
+TOPS = _tops()
+"""GAP by family and top-level category: L, CM-C."""

@@ -1,0 +1,102 @@
+"""What runs say of a world's test clips, kept so that every table and interval is made without the models.
+
+Scores are log-odds, not probabilities, since many of those would be equal near 1 in 16 bits.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from counterpoint.data.dataset import ClipDataset
+from counterpoint.evaluation.breakdown import Breakdown, Figures, break_down
+from counterpoint.run import Predictions, write_json
+from counterpoint.taxonomy import Taxonomy
+
+SCORES_FILE = "scores.npy"
+LEAST = 1e-7  # probabilities are kept within this of 0 and 1: float32 knows no closer to 1
+
+
+class Truth(NamedTuple):
+    """A world's test clips."""
+
+    ids: list[str]
+    labels: Bool[np.ndarray, "clip category"]
+
+    def save(self, path: Path) -> None:
+        """Write whole or not at all."""
+        beside = path.with_name(f"{os.getpid()}.{path.name}")
+        np.savez(beside, ids=np.array(self.ids), labels=np.packbits(self.labels, axis=1), shape=self.labels.shape)
+        beside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Truth":
+        with np.load(path) as stored:
+            labels = np.unpackbits(stored["labels"], axis=1, count=int(stored["shape"][1])).view(np.bool_)
+            return cls(stored["ids"].tolist(), labels)
+
+    @classmethod
+    def of(cls, dataset: ClipDataset) -> "Truth":
+        told = [(clip.id, targets) for clip, targets in (dataset[i] for i in range(len(dataset)))]
+        return cls([name for name, _ in told], np.stack([targets for _, targets in told]))
+
+
+def save_scores(predictions: Iterable[Predictions], clips: int, categories: int, path: Path) -> None:
+    """Write (clip, category) log-odds as float16, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    scores = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=(clips, categories))
+    done = 0
+    for part in predictions:
+        probability = np.clip(part.probabilities.astype(np.float64), LEAST, 1 - LEAST)
+        scores[done : done + len(part.ids)] = np.log(probability / (1 - probability))
+        done += len(part.ids)
+    scores.flush()
+    beside.replace(path)
+
+
+def probabilities(path: Path) -> Float[np.ndarray, "clip category"]:
+    """The probabilities behind the scores, float32."""
+    scores = np.load(path).astype(np.float32)
+    return np.asarray(1 / (1 + np.exp(-scores)), np.float32)
+
+
+def draw_runs(clips: int, runs: int, sample: int, seed: int = 0) -> tuple[list[Int[np.ndarray, "sampled"]], bool]:
+    """The clips of each test run, and whether they are bootstrap samples.
+
+    Random samples, as the paper's (section 4.2); where there are fewer than twice as many clips, bootstrap samples of
+    all. The same for all models, so that these are compared on the same clips.
+    """
+    random = np.random.default_rng(seed)
+    if clips >= 2 * sample:
+        return [np.sort(random.choice(clips, sample, replace=False)) for _ in range(runs)], False
+    return [np.sort(random.integers(clips, size=clips)) for _ in range(runs)], True
+
+
+def measure(
+    scores: Path, truth: Truth, taxonomy: Taxonomy, samples: list[Int[np.ndarray, "sampled"]], to: Path
+) -> float:
+    """Write the metrics of each test run; return the mean of their GAP."""
+    said = probabilities(scores)
+    breakdowns = [break_down(said[clips], truth.labels[clips], taxonomy) for clips in samples]
+    write_json(to, [each.to_dict() for each in breakdowns])
+    return float(np.mean([each.overall.gap for each in breakdowns]))
+
+
+def measured(path: Path) -> list[Breakdown]:
+    """The metrics of each test run."""
+    return [_breakdown(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _breakdown(stored: dict[str, Any]) -> Breakdown:
+    def figures(plain: dict[str, Any]) -> Figures:
+        values: dict[str, Any] = {name: math.nan if value is None else value for name, value in plain.items()}
+        return Figures(**values)
+
+    tops = {name: figures(plain) for name, plain in stored["tops"].items()}
+    return Breakdown(figures(stored["overall"]), tuple(map(figures, stored["levels"])), tops)

@@ -1,0 +1,183 @@
+"""An experiment's report: one HTML file that needs no other, the same as Markdown, and every number as JSON."""
+
+import shlex
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from counterpoint import __version__
+from counterpoint.data.tfrecord import replacing
+from counterpoint.experiments import pages, paper, tables
+from counterpoint.experiments.document import Cell, Document, Picture, Section, Table
+from counterpoint.experiments.engine import Log, duration
+from counterpoint.experiments.entries import BASELINE, SEARCHED
+from counterpoint.experiments.experiment import Experiment
+from counterpoint.experiments.predictions import Truth, draw_runs
+from counterpoint.experiments.statistics import Results
+from counterpoint.run import environment, write_json
+
+PICTURES = "figures"
+
+
+def write(experiment: Experiment, console: Console, unfinished: int, jobs: int) -> Path:
+    """Write the report of what is finished; return its HTML file."""
+    results = Results(experiment)
+    with console.status("writing the report"):
+        document = _document(results, unfinished, jobs)
+    folder = experiment.folder / PICTURES
+    folder.mkdir(exist_ok=True)
+    for picture in document.pictures:
+        (folder / picture.name).write_bytes(picture.content)
+    page = experiment.folder / "report.html"
+    for path, text in ((page.with_suffix(".md"), document.markdown(PICTURES)), (page, document.html())):
+        with replacing(path) as file:
+            file.write(text.encode())
+    write_json(page.with_suffix(".json"), _numbers(results))
+    return page
+
+
+def commit() -> str:
+    """The commit of the package's source, `+` where that differs from it; the version where there is no git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        told = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".."], check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return f"counterpoint {__version__}"
+    return told.stdout.strip() + ("+" if changed else "")
+
+
+def _document(results: Results, unfinished: int, jobs: int) -> Document:
+    experiment = results.experiment
+    suite, main = experiment.suite, experiment.main
+    lead = suite.what + (
+        f" {unfinished} of {jobs} jobs are not finished: all below is of the others." * bool(unfinished)
+    )
+    families = [family for family in experiment.scale.families if results.entries(main, family)]
+    sections = [Section("What came out", [*_tested(results), *([tables.summary(results)] if families else [])])]
+    for family in families:
+        sections += _family(results, family)
+    if len(experiment.worlds) > 1 and families:
+        sections.append(Section("Worlds", [tables.across(results, family) for family in families]))
+    if found := pages.judged(results):
+        pictures = [picture for family in families for picture in pages.tower_pictures(found, family)]
+        sections.append(Section("Correlation towers", [pages.tower_table(found), *pictures]))
+        first = [one for one in found if one.kind == "trained" and one.seed == 0]
+        pairs = [table for one in first for table in pages.surprising(results, one)]
+        sections.append(Section("Pairs that surprise the towers", pairs, level=3, folded=True))
+    if experiment.truth(main, 0).exists():
+        trees = pages.trees(experiment.data(main, 0).labelling)
+        sections.append(Section("Taxonomy trees, as the paper's Figs. 6 and 7", trees, folded=True))
+    searched = [
+        tables.searches(results, family, name)
+        for family in experiment.scale.families
+        for name in (BASELINE, SEARCHED)
+        if experiment.search(family, name).results()
+    ]
+    if searched:
+        told = (
+            "Late fusion's architecture is searched on the main world's validation clips and kept by its variants, as "
+            "in the paper; then F, with the cross-modal model that needs no tower. The first trial is the recipe as it "
+            "is."
+        )
+        sections.append(Section("Search", [told, *searched]))
+    sections.append(Section("How this was made", [_made(experiment)]))
+    return Document(f"Counterpoint: {suite.title.lower()}", lead, sections)
+
+
+def _family(results: Results, family: str) -> list[Section]:
+    """All of one family, whose parts are sections below it."""
+    main, name = results.experiment.main, paper.FAMILIES[family]
+    compared: list[str | Table | Picture] = [
+        tables.by_level(results, main, family),
+        pages.levels(results, family),
+        tables.by_top(results, main, family),
+    ]
+    sections = [
+        Section(name, [*tables.findings(results, family), tables.controls(results, main, family)]),
+        Section(f"{name}: the paper's tables", compared, level=3),
+    ]
+    clips: list[str | Table | Picture] = [*pages.explained(results, family), *pages.contrasted(results, family)]
+    if clips:
+        sections.append(Section(f"{name}: single clips", clips, level=3))
+    return sections
+
+
+def _tested(results: Results) -> list[str]:
+    """What test runs are, in sentences."""
+    experiment = results.experiment
+    path = experiment.truth(experiment.main, 0)
+    if not path.exists():
+        return ["Nothing is finished yet."]
+    clips, runs = len(Truth.load(path).ids), experiment.scale.test_runs
+    _, bootstrap = draw_runs(clips, runs, experiment.scale.test_sample)
+    told = (
+        f"There are {clips:,} test clips, too few to draw {runs} samples of {experiment.scale.test_sample:,} from "
+        f"as the paper does: the {runs} test runs are bootstrap samples of all of them, the same for every model."
+        if bootstrap
+        else f"The {runs} test runs are random samples of {experiment.scale.test_sample:,} of {clips:,} test clips, "
+        "the same for every model."
+    )
+    seeds = experiment.scale.seeds
+    trained = f"Each model is trained with {seeds} seeds" if seeds > 1 else "Each model is trained once"
+    if experiment.scale.control_seeds < seeds:
+        trained += f", controls with {experiment.scale.control_seeds}"
+    resampled = "clips and seeds" if seeds > 1 else "clips"
+    return [
+        f"{told} {trained}. Intervals are by paired bootstrap over {resampled}, {experiment.scale.resamples:,} "
+        "samples: both models are measured on the same ones."
+    ]
+
+
+def _made(experiment: Experiment) -> Table:
+    """Command, commit, hardware, settings and time."""
+    told, log = environment(), Log(experiment.folder)
+    commits = dict.fromkeys(str(line["commit"]) for line in log.lines())
+    gpus = ", ".join(told["gpus"]) or "no GPU"
+    rows = {
+        "command": shlex.join([Path(told["command"][0]).name, *told["command"][1:]]),
+        "commit": ", ".join(commits) or commit(),
+        "hardware": f"{told['processor']}, {told['threads']} threads of PyTorch, {gpus}",
+        "software": f"Python {told['python']}, PyTorch {told['torch']}, {told['platform']}",
+        "time": f"{duration(log.seconds)} in {len(log.lines())} jobs, added up",
+        **{name.replace("_", " "): tables.plain(value) for name, value in asdict(experiment.scale).items()},
+    }
+    for split, shards in experiment.inputs.shards.items():
+        if shards:
+            rows[f"{split} shards"] = " ".join(shards)
+    return Table("", ["what", ""], [[name, Cell(value)] for name, value in rows.items()], labels=2)
+
+
+def _numbers(results: Results) -> dict[str, Any]:
+    """Every test run of every model, and every gain."""
+    experiment = results.experiment
+    return {
+        "suite": experiment.suite.name,
+        "scale": asdict(experiment.scale),
+        "environment": environment()
+        | {"commits": sorted({str(line["commit"]) for line in Log(experiment.folder).lines()})},
+        "seconds": Log(experiment.folder).seconds,
+        "test_runs": [
+            {"world": world, "family": family, "model": name, "seed": seed, "runs": [run.to_dict() for run in runs]}
+            for (world, family, name), by_seed in results.breakdowns.items()
+            for seed, runs in by_seed.items()
+        ],
+        "gains": [
+            {"world": world, "family": family, "model": ours, "over": theirs, "metric": metric, "group": group}
+            | {name: value if value == value else None for name, value in gain._asdict().items()}
+            for (world, family, ours, theirs, metric, group), gain in results.gains.items()
+        ],
+        "towers": [
+            {"family": one.family, "kind": one.kind, "seed": one.seed}
+            | {name: value for name, value in one.told.items() if name not in ("true", "surprising")}
+            for one in pages.judged(results)
+        ],
+        "searches": {
+            f"{family}-{name}": experiment.search(family, name).results()
+            for family in experiment.scale.families
+            for name in (BASELINE, SEARCHED)
+        },
+    }

@@ -1,0 +1,115 @@
+"""Grid search on validation clips: Optuna keeps the trials, so that another process, or another day, goes on with them.
+
+A grid is values by dotted field of a recipe. The first trial is the recipe as it is; the others are points of the grid
+in a random order that depends on the grid alone, so the trials are known before any is trained.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from counterpoint.errors import CounterpointError
+from counterpoint.run import write_json
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+Grid = Mapping[str, list[Any]]
+
+
+class Trial(NamedTuple):
+    """One point of a grid; no settings at all: the recipe as it is."""
+
+    number: int
+    settings: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """The same for equal settings, so that none is trained twice."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:10]
+
+
+class Search:
+    """A grid search of at most ``trials`` trials, kept in ``folder``.
+
+    Raises:
+        CounterpointError: Optuna is not installed.
+    """
+
+    def __init__(self, folder: Path, grid: Grid, trials: int) -> None:
+        self.folder = folder
+        self.grid = grid
+        self.count = min(trials, 1 + prod(len(values) for values in grid.values())) if grid else min(trials, 1)
+
+    def trials(self) -> list[Trial]:
+        """All trials, the first time drawn. Call it in one process at a time."""
+        study = self._study()
+        if not study.trials and self.count:
+            study.add_trial(_as_it_is())
+        while len(study.trials) < self.count:
+            asked = study.ask()
+            for name, values in self.grid.items():
+                asked.suggest_categorical(name, [json.dumps(value, sort_keys=True) for value in values])
+        return [
+            Trial(trial.number, {name: json.loads(value) for name, value in sorted(trial.params.items())})
+            for trial in study.trials[: self.count]
+        ]
+
+    def tell(self, trial: Trial, value: float) -> None:
+        """Keep a trial's validation figure."""
+        self._study().tell(trial.number, value, skip_if_finished=True)
+        write_json(self.told(trial.number), {"settings": trial.settings, "validation_gap": value})
+
+    def told(self, number: int) -> Path:
+        """Where a trial's figure is, once it is known."""
+        return self.folder / f"trial-{number:02}.json"
+
+    def results(self) -> list[dict[str, Any]]:
+        """The settings and figures of the finished trials, in order."""
+        return [json.loads(self.told(i).read_text()) for i in range(self.count) if self.told(i).exists()]
+
+    def best(self) -> dict[str, Any]:
+        """The settings with the highest figure; the first of equals."""
+        results = self.results()
+        return dict(max(results, key=lambda result: result["validation_gap"])["settings"]) if results else {}
+
+    def _study(self) -> "Study":
+        try:
+            import optuna
+        except ImportError:
+            raise CounterpointError(
+                "searching an architecture takes Optuna: pip install 'counterpoint[reproduce]', or search none "
+                "(--trials 0 --influence-trials 0)"
+            ) from None
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        space = {name: [json.dumps(value, sort_keys=True) for value in values] for name, values in self.grid.items()}
+
+        class Points(optuna.samplers.GridSampler):
+            def after_trial(self, *told: Any) -> None:
+                """Nothing: it would stop an optimization that is not Optuna's to run."""
+
+        return optuna.create_study(
+            study_name=self.folder.name,
+            storage=f"sqlite:///{(self.folder / 'trials.db').resolve()}",
+            sampler=Points(space, seed=0),
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+
+def _as_it_is() -> "FrozenTrial":
+    import optuna
+
+    return optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
+
+
+def best_validation(run: Path, figure: str = "validation_gap") -> float:
+    """The best validation figure of a run's epochs."""
+    with (run / "epochs.csv").open(newline="", encoding="utf-8") as file:
+        return max(float(row[figure]) for row in csv.DictReader(file))

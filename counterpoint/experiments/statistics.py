@@ -1,0 +1,218 @@
+"""What an experiment's runs add up to: means, their spread, and how sure gains are.
+
+A figure is measured for every seed and test run. Its mean stands in the tables, with the standard deviation over test
+runs (of the seeds' mean) and over seeds (of the test runs' mean). A gain is the share of a model's error that another
+one does without, in percent, with a 95 % interval by paired bootstrap: both models on the same resampled clips, and on
+the same resampled seeds where there are several.
+"""
+
+import math
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from counterpoint.evaluation.bootstrap import Curve, resample
+from counterpoint.evaluation.breakdown import PREDICTED, Breakdown, Figures
+from counterpoint.evaluation.metrics import best_is_hit, equal_recall_precision
+from counterpoint.experiments.entries import Entry
+from counterpoint.experiments.experiment import Cell, Experiment
+from counterpoint.experiments.predictions import Truth, measured, probabilities
+from counterpoint.experiments.worlds import Source
+from counterpoint.taxonomy import Taxonomy
+
+Group = tuple[str, str]
+"""All categories, those of a level, or those under a top-level category."""
+ALL: Group = ("all", "")
+Draws = Float[np.ndarray, "sample"]
+
+
+class Value(NamedTuple):
+    """An error rate in percent."""
+
+    mean: float
+    over_runs: float
+    over_seeds: float
+    """nan where there is one seed."""
+
+
+class Gain(NamedTuple):
+    """A relative reduction of error in percent, with its 95 % interval; above 0 is better."""
+
+    percent: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval does not hold zero."""
+        return self.low > 0 or self.high < 0
+
+
+class Results:
+    """What is finished of an experiment."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.resamples = experiment.scale.resamples
+        self.breakdowns: dict[tuple[str, str, str], dict[int, list[Breakdown]]] = {}
+        for cell in experiment.cells():
+            if (path := experiment.measured(cell)).exists():
+                by_seed = self.breakdowns.setdefault((cell.world.name, cell.family, cell.entry.name), {})
+                by_seed[cell.seed] = measured(path)
+        self._draws: dict[tuple[Path, str, Group], Draws] = {}
+        self.gains: dict[tuple[str, str, str, str, str, Group], Gain] = {}
+
+    def entries(self, world: Source, family: str) -> list[Entry]:
+        """The models that are finished for at least one seed."""
+        return [
+            entry for entry in self.experiment.entries(world) if (world.name, family, entry.name) in self.breakdowns
+        ]
+
+    def seeds(self, world: Source, family: str, *entries: Entry) -> list[int]:
+        """Those for which all of some entries are finished."""
+        known = [set(self.breakdowns.get((world.name, family, entry.name), {})) for entry in entries]
+        return sorted(set.intersection(*known))
+
+    def errors(self, world: Source, family: str, entry: Entry, metric: str, group: Group, seeds: list[int]) -> Any:
+        """(seed, test run) in percent."""
+        runs = self.breakdowns[world.name, family, entry.name]
+        return np.array([[100 * (1 - getattr(_figures(run, group), metric)) for run in runs[seed]] for seed in seeds])
+
+    def value(self, world: Source, family: str, entry: Entry, metric: str, group: Group = ALL) -> Value:
+        """An entry's error, over all of its seeds."""
+        errors = self.errors(world, family, entry, metric, group, self.seeds(world, family, entry))
+        return Value(_mean(errors), _spread(_mean(errors, 0)), _spread(_mean(errors, 1)))
+
+    def gain(self, world: Source, family: str, ours: Entry, theirs: Entry, metric: str, group: Group = ALL) -> Gain:
+        """How much less error one entry has than another, over the seeds that both have."""
+        key = (world.name, family, ours.name, theirs.name, metric, group)
+        if key not in self.gains:
+            seeds = self.seeds(world, family, ours, theirs)
+            means = [_mean(self.errors(world, family, entry, metric, group, seeds)) for entry in (ours, theirs)]
+            drawn = self.gain_draws(world, family, ours, theirs, metric, group)
+            self.gains[key] = Gain(_less(*means), *_interval(drawn))
+        return self.gains[key]
+
+    def gain_draws(self, world: Source, family: str, ours: Entry, theirs: Entry, metric: str, group: Group) -> Draws:
+        """The gain on each bootstrap sample."""
+        seeds = self.seeds(world, family, ours, theirs)
+        picked = np.random.default_rng(len(seeds)).integers(len(seeds), size=(len(seeds), self.resamples))
+        one, other = (
+            np.take_along_axis(
+                np.stack([self.draws(Cell(world, family, entry, seed), metric, group) for seed in seeds]), picked, 0
+            ).mean(0)
+            for entry in (ours, theirs)
+        )
+        return np.asarray(_less(one, other))
+
+    def grows(self, world: Source, family: str, ours: Entry, theirs: Entry, levels: int) -> Gain:
+        """How much more the gain in GAP is at the deepest level than at the top, in percentage points."""
+        groups = [("level", str(level)) for level in (levels - 1, 0)]
+        deep, top = (self.gain(world, family, ours, theirs, "gap", group).percent for group in groups)
+        drawn = [self.gain_draws(world, family, ours, theirs, "gap", group) for group in groups]
+        return Gain(deep - top, *_interval(drawn[0] - drawn[1]))
+
+    def draws(self, cell: Cell, metric: str, group: Group) -> Draws:
+        """A run's error on each bootstrap sample of its world's test clips."""
+        scores, place = self.experiment.scores(cell), self.experiment.truth(cell.world, cell.seed)
+        key = (scores, metric, group)
+        if key not in self._draws:
+            taxonomy = self.experiment.data(cell.world, cell.seed).labelling.taxonomy
+            members, clips, said, labels = _of_group(scores, place, taxonomy, group)
+            figure = _weighted(metric, said, labels)
+            weights = _weights(place, len(members), self.resamples)
+            self._draws[key] = np.array([100 * (1 - figure(weight[clips])) for weight in weights])
+        return self._draws[key]
+
+
+def _figures(run: Breakdown, group: Group) -> Figures:
+    kind, name = group
+    return run.overall if kind == "all" else run.levels[int(name)] if kind == "level" else run.tops[name]
+
+
+def _mean(errors: "np.ndarray[Any, Any]", axis: int | None = None) -> Any:
+    """Over what can be measured: a small category may have no clip in a bootstrap sample."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of means of nothing
+        return np.nanmean(errors, axis)
+
+
+def _spread(values: Float[np.ndarray, "value"]) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+def _less(ours: Any, theirs: Any) -> Any:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 100 * (np.asarray(theirs) - ours) / theirs
+
+
+def _interval(drawn: Draws) -> tuple[float, float]:
+    known = drawn[np.isfinite(drawn)]
+    if not len(known):
+        return math.nan, math.nan
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _weights(place: Path, clips: int, samples: int) -> Iterator[Int[np.ndarray, "clip"]]:
+    """The same for all models of a world, so that gains are paired."""
+    random = np.random.default_rng(zlib.crc32(place.parent.name.encode()))
+    return (resample(clips, random) for _ in range(samples))
+
+
+def _of_group(
+    scores: Path, truth: Path, taxonomy: Taxonomy, group: Group
+) -> tuple[
+    range, Int[np.ndarray, "concerned"], Float[np.ndarray, "concerned member"], Bool[np.ndarray, "concerned member"]
+]:
+    """All clips; those that a group concerns, as in `counterpoint.evaluation.breakdown`; their scores and labels."""
+    said, labels = _loaded(scores), _truth(truth).labels
+    kind, name = group
+    if kind == "all":
+        return range(len(said)), np.arange(len(said)), said, labels
+    if kind == "level":
+        members = np.flatnonzero(taxonomy.levels == int(name))
+    else:
+        roots = [i for i in np.flatnonzero(taxonomy.levels == 0) if taxonomy.names[i] == name]
+        members = np.flatnonzero(taxonomy.tops == roots[0])
+    said, labels = said[:, members], labels[:, members]
+    concerned = np.flatnonzero((labels | (said >= PREDICTED)).any(1))
+    return range(len(said)), concerned, said[concerned], labels[concerned]
+
+
+@lru_cache(maxsize=2)
+def _loaded(scores: Path) -> Float[np.ndarray, "clip category"]:
+    return probabilities(scores)
+
+
+@lru_cache(maxsize=2)
+def _truth(path: Path) -> Truth:
+    return Truth.load(path)
+
+
+def _weighted(
+    metric: str, scores: Float[np.ndarray, "clip category"], labels: Bool[np.ndarray, "clip category"]
+) -> Callable[[Int[np.ndarray, "clip"]], float]:
+    """A metric as a function of how often each clip counts."""
+    if metric in ("gap", "map"):
+        return Curve(scores, labels, per_category=metric == "map").average_precision
+    scores, labels = np.ascontiguousarray(scores), np.ascontiguousarray(labels)
+    if metric == "perr":
+        counted = np.flatnonzero(labels.any(1))
+        values = equal_recall_precision(scores, labels)
+    else:
+        counted = np.arange(len(scores))
+        values = best_is_hit(scores, labels).astype(np.float64) if len(scores) else np.empty(0)
+
+    def mean(weights: Int[np.ndarray, "clip"]) -> float:
+        total = weights[counted].sum()
+        return float(weights[counted] @ values / total) if total else math.nan
+
+    return mean

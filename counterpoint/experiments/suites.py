@@ -1,0 +1,219 @@
+"""Suites: whole experiments as plain data. What is compared on which worlds, and how large.
+
+The protocol is the paper's (section 4.2): the baseline's architecture is searched on validation clips, its variants
+keep it, F's sizes and depth are searched likewise, and five test runs measure every model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from counterpoint.errors import CounterpointError
+from counterpoint.experiments.entries import ENTRIES, HEADLINE, Entry
+from counterpoint.experiments.worlds import KnownTruth, Mosaics, RealRecords, Source
+from counterpoint.models.categorizer import JOINED
+from counterpoint.recipes import AttentionClusterFamily, ContrastiveConfig, Family, NetVLADFamily, TransformerFamily
+
+Settings = Mapping[str, Any]
+"""Values by a recipe's dotted field, such as ``{"head.hidden": 256}``."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much of a suite is run, and how large; each field is an option of the command line.
+
+    Args:
+        families: families of models.
+        models: models of each family.
+        worlds: data sets, where a suite has several; the first has all tables.
+        clips: clips by split; without, as many as there are, or as the suite makes.
+        seeds: seeds of each model and its tower.
+        control_seeds: seeds of each control.
+        epochs: epochs at most; training stops sooner where validation no longer improves.
+        tower_epochs: the same of towers.
+        trials: architectures of late fusion that are tried on validation; 0: the suite's own.
+        influence_trials: sizes and depths of F that are tried likewise.
+        grid: values of late fusion to try, by family and dotted field, instead of the suite's.
+        negative_weights: weights of false pairs that towers are trained with (the paper's Fig. 8).
+        test_runs: random samples of the test clips.
+        test_sample: clips of each; where there are not twice as many, bootstrap samples of all.
+        resamples: bootstrap samples for intervals.
+    """
+
+    families: tuple[str, ...] = ("nv", "tm", "rnn")
+    models: tuple[str, ...] = tuple(ENTRIES)
+    worlds: tuple[str, ...] = ()
+    clips: dict[str, int] = field(default_factory=dict)
+    seeds: int = 5
+    control_seeds: int = 5
+    epochs: int = 30
+    tower_epochs: int = 30
+    trials: int = 12
+    influence_trials: int = 6
+    grid: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    negative_weights: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    test_runs: int = 5
+    test_sample: int = 128_000
+    resamples: int = 1000
+
+    def seeds_of(self, entry: Entry) -> int:
+        return self.seeds if entry.part == "paper" else min(self.seeds, self.control_seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A whole experiment.
+
+    Attributes:
+        worlds: the data sets; the first is compared in full, the others with ``further`` models only.
+        settings, towers: what differs from the recipes of models and of towers, by family.
+        grid: values for the search of late fusion's architecture, by family.
+        influence: the same for F.
+        equal: whether all variants get as many parameters as CM-C.
+    """
+
+    name: str
+    title: str
+    what: str
+    worlds: tuple[Source, ...]
+    scale: Scale
+    further: tuple[str, ...] = ("l", "cm", "cm-g", "cm-c")
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+    towers: Mapping[str, Settings] = field(default_factory=dict)
+    grid: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+    influence: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+    equal: bool = False
+
+    def entry(self, name: str) -> Entry:
+        entry = ENTRIES[name]
+        return replace(entry, like=HEADLINE) if self.equal and entry.part == "paper" and name != HEADLINE else entry
+
+
+def with_settings(recipe: T, settings: Settings) -> T:
+    """The recipe with other values in its dotted fields.
+
+    Raises:
+        CounterpointError: it has no such field.
+
+    >>> from counterpoint.recipes import RECIPES
+    >>> with_settings(RECIPES["nv-cm"], {"head.hidden": 8, "fusion.hidden": [4, 4]}).fusion.hidden
+    (4, 4)
+    """
+    for name, value in settings.items():
+        first, _, rest = name.partition(".")
+        if not is_dataclass(recipe) or first not in {each.name for each in fields(recipe)}:
+            raise CounterpointError(f"{type(recipe).__name__} has no setting {name!r}")
+        old = getattr(recipe, first)
+        new = with_settings(old, {rest: value}) if rest else tuple(value) if isinstance(old, tuple) else value
+        recipe = replace(recipe, **{first: new})  # type: ignore[type-var]
+    return recipe
+
+
+def _clusters(video: int, audio: int) -> dict[str, int]:
+    return {"video": video, "audio": audio, JOINED: video}
+
+
+def _widths(video: int, audio: int) -> dict[str, int]:
+    return {"video": video, "audio": audio, JOINED: video + audio}
+
+
+RATES = [3e-4, 1e-3]
+HEADS = [512, 1024]
+GRID: dict[str, dict[str, list[Any]]] = {
+    "nv": {
+        "family.clusters": [_clusters(32, 32), _clusters(64, 32), _clusters(128, 64)],
+        "family.hidden": [128, 256],
+        "head.hidden": HEADS,
+        "training.learning_rate": RATES,
+    },
+    "tm": {
+        "family.widths": [_widths(256, 128), _widths(512, 128)],
+        "family.layers": [1, 2],
+        "head.hidden": HEADS,
+        "training.learning_rate": RATES,
+    },
+    "rnn": {
+        "family.recurrence": ["none", "lstm"],
+        "family.units": [8, 16, 32],
+        "family.hidden": [256, 512],
+        "head.hidden": HEADS,
+        "training.learning_rate": RATES,
+    },
+}
+OVER_TIME: dict[str, list[Any]] = {"fusion.hidden": [[], [1]], "fusion.reach": [10, 30, 60]}  # hidden: only how many
+INFLUENCE: dict[str, dict[str, list[Any]]] = {
+    "nv": {"fusion.hidden": [[], [32], [64], [128], [64, 64], [128, 128]]},
+    "tm": OVER_TIME,
+    "rnn": OVER_TIME,
+}
+MOSAIC_SETTINGS: Settings = {"training.learning_rate": 1e-3}
+SMALL: Settings = {"training.learning_rate": 1e-3, "training.batch_size": 64}
+WORLD_FAMILIES: dict[str, Family] = {
+    "nv": NetVLADFamily(clusters=_clusters(24, 24), hidden=128),
+    "tm": TransformerFamily(widths=_widths(64, 64), heads=2),
+    "rnn": AttentionClusterFamily(recurrence="none", widths=_widths(64, 64), units=8, hidden=128),
+}
+
+KNOWN_TRUTH = tuple(
+    KnownTruth(
+        name=f"unrelated-{share:g}-shift-{shift}",
+        what=f"sound unrelated in {100 * share:.0f} % of clips, {shift} s later in the others",
+        unrelated=share,
+        shift=shift,
+    )
+    for share, shift in ((0.25, 0), (0.0, 0), (0.5, 0), (0.25, 10), (0.25, 20))
+)
+
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            name="video-level",
+            title="Video-level records",
+            what="One step a clip, the mean over its seconds: no time to attend over.",
+            worlds=(RealRecords(name="video-level", what="real video-level records, as they are"),),
+            scale=Scale(families=("nv",), epochs=20, tower_epochs=20),
+            grid=GRID,
+            influence=INFLUENCE,
+        ),
+        Suite(
+            name="mosaic",
+            title="Mosaics of real records",
+            what="Frame-level clips composed from real video-level records: vectors and labels are real, their order "
+            "in time is made up.",
+            worlds=(
+                Mosaics(name="mosaic", what="sound 5 s later and a quarter longer; unrelated in a quarter of clips"),
+                Mosaics(name="no-shift", what="sound and picture in step", shift=0, stretch=1.0, unrelated=0.0),
+                Mosaics(name="unrelated", what="all sound unrelated: nothing to hear", unrelated=1.0),
+            ),
+            scale=Scale(worlds=("mosaic", "no-shift", "unrelated"), epochs=40, tower_epochs=40),
+            settings=dict.fromkeys(GRID, MOSAIC_SETTINGS),
+            grid=GRID,
+            influence=INFLUENCE,
+        ),
+        Suite(
+            name="synthetic",
+            title="The known-truth world",
+            what="Made-up clips whose truth is known: a seed draws world, tower and model anew.",
+            worlds=KNOWN_TRUTH,
+            scale=Scale(
+                models=("l", "cm", "cm-g", "cm-c", "cm-g-random"),
+                worlds=tuple(world.name for world in KNOWN_TRUTH),
+                clips={"train": 3000, "validation": 400, "test": 500},
+                epochs=8,
+                tower_epochs=20,
+                trials=0,
+                influence_trials=0,
+                negative_weights=(),
+            ),
+            further=("l", "cm", "cm-g", "cm-c", "cm-g-random"),
+            settings={family: {"family": made, "head.hidden": 256, **SMALL} for family, made in WORLD_FAMILIES.items()},
+            towers={
+                family: {"family": made, "comparison": ContrastiveConfig(dropout=0.0), **SMALL}
+                for family, made in WORLD_FAMILIES.items()
+            },
+            equal=True,
+        ),
+    )
+}

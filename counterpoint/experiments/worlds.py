@@ -1,0 +1,189 @@
+"""The data sets of suites: real records as they are, mosaics of them, and the known-truth world.
+
+A world is made once, into a folder of its own, and complete where `ready` says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from counterpoint.data import synthetic
+from counterpoint.data.dataset import ClipDataset, split
+from counterpoint.data.features import FeatureSet
+from counterpoint.data.inspect import find_shards
+from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic, Records, write
+from counterpoint.errors import CounterpointError
+from counterpoint.taxonomy import Labelling, load
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the command line names: shards by split (validation and test may be empty), clips by split, taxonomy."""
+
+    shards: dict[str, list[str]]
+    clips: dict[str, int]
+    taxonomy: Path | None = None
+    skip_bad: bool = False
+
+    def labelling(self) -> Labelling:
+        if not self.shards["train"] or self.taxonomy is None:
+            raise CounterpointError("this suite is about real records: name their shards with --data")
+        return load(self.taxonomy)
+
+    def records(self, labelling: Labelling) -> dict[str, ClipDataset]:
+        """The real records by split."""
+        shards = self.shards
+        return split(shards["train"], shards["validation"], shards["test"], labelling, skip_bad=self.skip_bad)
+
+
+class Shape(NamedTuple):
+    """What a model of a world's clips must fit, known before there are any."""
+
+    sizes: dict[str, int]
+    steps: int
+    categories: int
+    components: bool
+    clips: dict[str, int]
+
+
+class Data(NamedTuple):
+    """A world's clips."""
+
+    train: ClipDataset
+    validation: ClipDataset
+    test: ClipDataset
+    features: FeatureSet
+    labelling: Labelling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A world; ``what`` says in a few words what is special about it."""
+
+    name: str
+    what: str
+    redrawn: ClassVar[bool] = False
+    """Whether each seed has a world of its own."""
+    youtube8m: ClassVar[bool] = False
+    """Whether the clips' ids are those of YouTube-8M's videos."""
+
+    def shape(self, inputs: Inputs) -> Shape:
+        raise NotImplementedError
+
+    def ready(self, folder: Path) -> bool:
+        raise NotImplementedError
+
+    def make(self, folder: Path, inputs: Inputs, seed: int, progress: Progress) -> None:
+        raise NotImplementedError
+
+    def open(self, folder: Path, inputs: Inputs) -> Data:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealRecords(Source):
+    """Records where they lie."""
+
+    youtube8m: ClassVar[bool] = True
+
+    def shape(self, inputs: Inputs) -> Shape:
+        data = self.open(Path(), inputs)
+        clips = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+        steps = int(np.mean([data.train.clip(i).steps for i in range(min(100, len(data.train)))]).round())
+        features = data.features
+        return Shape(features.sizes, steps, len(data.labelling.taxonomy), features.components, clips)
+
+    def ready(self, folder: Path) -> bool:
+        return True
+
+    def open(self, folder: Path, inputs: Inputs) -> Data:
+        labelling = inputs.labelling()
+        datasets = inputs.records(labelling)
+        for name, dataset in datasets.items():
+            _cut(dataset, inputs.clips.get(name))
+        features = FeatureSet.of([path for dataset in datasets.values() for path in dataset.paths])
+        return Data(**datasets, features=features, labelling=labelling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mosaics(Source):
+    """Frame-level clips composed from real records; the fields are those of `counterpoint.data.mosaic.Mosaic`."""
+
+    shift: int = Mosaic.shift
+    stretch: float = Mosaic.stretch
+    unrelated: float = Mosaic.unrelated
+    min_steps: int = Mosaic.min_steps
+    max_steps: int = Mosaic.max_steps
+
+    def shape(self, inputs: Inputs) -> Shape:
+        categories = len(inputs.labelling().taxonomy)
+        features = FeatureSet.of(find_shards(inputs.shards["train"]))
+        steps = (self.min_steps + self.max_steps) // 2
+        return Shape(features.sizes, steps, categories, features.components, CLIPS | inputs.clips)
+
+    def ready(self, folder: Path) -> bool:
+        return (folder / MOSAIC_FILE).exists()
+
+    def make(self, folder: Path, inputs: Inputs, seed: int, progress: Progress) -> None:
+        labelling = inputs.labelling()
+        datasets = inputs.records(labelling)
+        features = FeatureSet.of([path for dataset in datasets.values() for path in dataset.paths])
+        records = {name: Records.read(dataset) for name, dataset in datasets.items()}
+        clips = CLIPS | inputs.clips
+        write(Mosaic(**_controls(self)), records, labelling.taxonomy, features, folder, clips, progress=progress)
+
+    def open(self, folder: Path, inputs: Inputs) -> Data:
+        return _shards(folder, inputs.labelling())
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownTruth(Source):
+    """The world of `counterpoint.data.synthetic`, drawn anew for each seed."""
+
+    redrawn: ClassVar[bool] = True
+    shift: int = 0
+    unrelated: float = 0.0
+    topics: int = 48
+    min_steps: int = 30
+    max_steps: int = 120
+
+    def world(self, seed: int) -> synthetic.World:
+        return synthetic.World(seed=seed, **_controls(self))
+
+    def shape(self, inputs: Inputs) -> Shape:
+        world = self.world(0)
+        steps = (self.min_steps + self.max_steps) // 2
+        clips = synthetic.CLIPS | inputs.clips
+        return Shape(dict(world.sizes), steps, len(world.labelling.taxonomy), False, clips)
+
+    def ready(self, folder: Path) -> bool:
+        return (folder / "taxonomy" / "labels.tsv").exists()
+
+    def make(self, folder: Path, inputs: Inputs, seed: int, progress: Progress) -> None:
+        synthetic.write(self.world(seed), folder, synthetic.CLIPS | inputs.clips, progress=progress)
+
+    def open(self, folder: Path, inputs: Inputs) -> Data:
+        return _shards(folder, load(folder / "taxonomy"))
+
+
+def _controls(world: Source) -> dict[str, Any]:
+    """What a world has beside a source's fields."""
+    common = {each.name for each in fields(Source)}
+    return {name: value for name, value in asdict(world).items() if name not in common}
+
+
+def _shards(folder: Path, labelling: Labelling) -> Data:
+    splits = {name: ClipDataset([folder / f"{name}-*.tfrecord"], labelling) for name in ("train", "validation", "test")}
+    return Data(**splits, features=FeatureSet.of(splits["train"].paths), labelling=labelling)
+
+
+def _cut(dataset: ClipDataset, clips: int | None) -> None:
+    """Keep a random so many of a data set's clips, in their order."""
+    if clips is not None and clips < len(dataset):
+        kept = np.random.default_rng(0).permutation(len(dataset))[:clips]
+        dataset.where = dataset.where[np.sort(kept)]

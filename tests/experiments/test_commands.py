@@ -1,0 +1,136 @@
+"""`counterpoint reproduce` on a world so small that a suite takes seconds."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from counterpoint.cli import main
+from counterpoint.experiments import jobs
+from counterpoint.experiments.engine import Log
+
+TINY = [
+    *("--families", "nv", "--worlds", "unrelated-0.25-shift-0", "--epochs", "1", "--tower-epochs", "1"),
+    *("--clips", '{"train": 24, "validation": 12, "test": 16}', "--resamples", "20", "--test-runs", "2"),
+]
+ALL = ["--models", "l", "cm", "cm-g", "cm-c", "ensemble", "distilled", "--seeds", "2", "--control-seeds", "1"]
+
+
+def reproduce(out: Path, *arguments: str) -> int:
+    return main(["reproduce", "synthetic", "--out", str(out), *TINY, *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole experiment, interrupted once on the way."""
+    out = tmp_path_factory.mktemp("suite") / "out"
+    patch = pytest.MonkeyPatch()
+    fit, trained = jobs.Jobs._fit, []
+
+    def interrupted(self: jobs.Jobs, *told: object) -> object:
+        trained.append(told)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return fit(self, *told)  # type: ignore[arg-type]
+
+    patch.setattr(jobs.Jobs, "_fit", interrupted)
+    assert reproduce(out, *ALL, "--negative-weights", "2") == 130
+    patch.undo()
+    assert reproduce(out, *ALL, "--negative-weights", "2") == 0
+    return out
+
+
+def test_every_job_is_done_once(finished: Path) -> None:
+    names = [line["job"] for line in Log(finished).lines()]
+    assert len(names) == len(set(names))
+    world = "unrelated-0.25-shift-0"
+    assert {f"train {world} nv-{name} seed {seed}" for name in ("l", "cm", "cm-c") for seed in (0, 1)} <= set(names)
+    assert f"train {world} nv-distilled seed 0" in names
+    assert f"evaluate {world} nv-ensemble seed 0" in names
+    assert f"train {world} nv-distilled seed 1" not in names
+
+
+def test_the_report_says_what_was_measured(finished: Path) -> None:
+    told = json.loads((finished / "report.json").read_text())
+    gaps = {
+        name: [1 - run["overall"]["gap"] for one in told["test_runs"] if one["model"] == name for run in one["runs"]]
+        for name in ("l", "cm-c")
+    }
+    assert len(gaps["l"]) == 4  # two seeds, two test runs
+    text = (finished / "report.md").read_text()
+    for errors in gaps.values():
+        assert f"{100 * np.mean(errors):.2f}" in text
+    gain = next(
+        gain
+        for gain in told["gains"]
+        if (gain["model"], gain["over"], gain["metric"], gain["group"][0]) == ("cm-c", "l", "gap", "all")
+    )
+    assert gain["percent"] == pytest.approx(100 * (1 - np.mean(gaps["cm-c"]) / np.mean(gaps["l"])))
+    assert gain["low"] <= gain["high"]
+    assert "too few to draw 2 samples of 128,000" in text
+    for part in ("as the paper's Table 8", "as the paper's Table 9", "Tables 1 to 3", "Fig. 1", "Fig. 8", "Fig. 9"):
+        assert part in text
+    page = (finished / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#|https://data\.yt8m)', page)
+    assert Path(sys.argv[0]).name in page  # the command
+
+
+def test_settings_that_would_change_runs_may_not(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce(finished, *ALL, "--negative-weights", "2", "--epochs", "2") == 1
+    assert "holds an experiment with epochs 1, not 2" in capsys.readouterr().err
+    assert reproduce(finished, "--models", "l", "--seeds", "1", "--report") == 0  # a smaller table of the same runs
+
+
+def test_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce(tmp_path / "out", "--models", "l", "cm-c", "--seeds", "3", "--plan") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"train nv-cm-c\W+0\W+3\W+", printed)
+    assert re.search(r"\d+ of \d+ jobs to do, about \d+", printed)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_real_suites_ask_for_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "mosaic", "--out", str(tmp_path / "out")]) == 1
+    assert "name their shards with --data" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_goes_on_after_being_killed(tmp_path: Path) -> None:
+    """Killed in the middle of a training, twice."""
+    out = tmp_path / "out"
+    arguments = [
+        "reproduce",
+        "synthetic",
+        "--out",
+        str(out),
+        *TINY,
+        "--models",
+        "l",
+        "cm",
+        "--seeds",
+        "2",
+        "--epochs",
+        "40",
+    ]
+    command = [sys.executable, "-m", "counterpoint.cli", *arguments]
+    for run in ("nv-l-seed-0", "nv-cm-seed-0"):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        last = out / "runs" / "unrelated-0.25-shift-0" / run / "checkpoints" / "last.ckpt"
+        while not last.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "report.html").exists()
+    assert main(arguments) == 0
+    names = [line["job"] for line in Log(out).lines()]
+    assert len(names) == len(set(names)) == 2 + 4 + 4  # worlds, trainings, evaluations
+    assert (out / "report.html").exists()

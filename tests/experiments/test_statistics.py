@@ -1,0 +1,68 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from counterpoint.evaluation.breakdown import break_down
+from counterpoint.experiments import statistics
+from counterpoint.experiments.predictions import Truth, probabilities, save_scores
+from counterpoint.experiments.statistics import Gain
+from counterpoint.run import Predictions
+from counterpoint.taxonomy import Category, Taxonomy
+
+TAXONOMY = Taxonomy(
+    (
+        Category("f", "", "Food"),
+        Category("d", "f", "Dessert"),
+        Category("s", "f", "Soup"),
+        Category("m", "", "Music"),
+        Category("j", "m", "Jazz"),
+    )
+)
+GROUPS = [("all", ""), ("level", "0"), ("level", "1"), ("top", "Food"), ("top", "Music")]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder, random = tmp_path_factory.mktemp("kept"), np.random.default_rng(0)
+    leaves = random.choice([1, 2, 4], 40)
+    labels = np.zeros((40, 5), bool)
+    labels[np.arange(40), leaves] = True
+    labels[np.arange(40), np.where(leaves == 4, 3, 0)] = True
+    labels[:3] = False
+    scores = TAXONOMY.consistent((0.5 * labels + 0.6 * random.random(labels.shape)).clip(0, 1).astype(np.float32))
+    save_scores([Predictions([""] * 40, scores, labels, {})], 40, 5, folder / "scores.npy")
+    Truth([f"{i}" for i in range(40)], labels).save(folder / "test.npz")
+    return folder / "scores.npy", folder / "test.npz"
+
+
+@pytest.mark.parametrize("metric", ["gap", "map", "perr", "hit_at_1"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_weighted_figure_is_that_of_repeated_clips(
+    kept: tuple[Path, Path], metric: str, group: tuple[str, str]
+) -> None:
+    weights = np.random.default_rng(1).integers(0, 4, 40)
+    repeated = np.repeat(np.arange(40), weights)
+    labels = Truth.load(kept[1]).labels
+    breakdown = break_down(probabilities(kept[0])[repeated], labels[repeated], TAXONOMY)
+    expected = getattr(statistics._figures(breakdown, group), metric)
+    _, clips, scores, truth = statistics._of_group(*kept, TAXONOMY, group)
+    assert statistics._weighted(metric, scores, truth)(weights[clips]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_resamples_are_the_same_for_all_models_of_a_world(tmp_path: Path) -> None:
+    drawn = [list(statistics._weights(tmp_path / name / "test.npz", 9, 3)) for name in ("a", "a", "b")]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert all(weights.sum() == 9 for weights in drawn[0])
+
+
+def test_relative_gain_and_interval() -> None:
+    assert statistics._less(9.75, 10.0) == pytest.approx(2.5)
+    low, high = statistics._interval(np.append(np.arange(101.0), np.nan))
+    assert (low, high) == pytest.approx((2.5, 97.5))
+    assert Gain(1.0, 0.1, 2.0).clear
+    assert Gain(-1.0, -2.0, -0.1).clear
+    assert not Gain(1.0, -0.1, 2.0).clear
+    assert math.isnan(statistics._interval(np.array([np.nan]))[0])

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from counterpoint.errors import CounterpointError
+from counterpoint.experiments import paper
+from counterpoint.experiments.experiment import Experiment
+from counterpoint.experiments.suites import ENTRIES, SUITES, Suite, with_settings
+from counterpoint.experiments.worlds import Inputs, Shape
+from counterpoint.matching import parameters
+from counterpoint.recipes import RECIPES, TOWER_RECIPES
+
+YOUTUBE8M = Shape({"audio": 128, "video": 1024}, 40, 640, True, {"train": 100, "validation": 10, "test": 10})
+FAMILIES = [(suite, family) for suite in SUITES.values() for family in suite.scale.families]
+
+
+def experiment(suite: Suite, folder: Path) -> Experiment:
+    made = Experiment(suite, suite.scale, Inputs(shards={}, clips={}), folder)
+    if suite.name != "synthetic":
+        vars(made)["shape"] = YOUTUBE8M
+    return made
+
+
+@pytest.mark.parametrize(("suite", "family"), FAMILIES, ids=[f"{suite.name}-{family}" for suite, family in FAMILIES])
+def test_every_recipe_can_be_built_and_those_that_should_are_equally_large(
+    suite: Suite, family: str, tmp_path: Path
+) -> None:
+    of = experiment(suite, tmp_path)
+    sizes = {}
+    for entry in (suite.entry(name) for name in ENTRIES):
+        if entry.recipe and not entry.of:
+            recipe = of.recipe(family, entry, seed=3)
+            assert (recipe.training.seed, recipe.training.max_epochs) == (3, suite.scale.epochs)
+            sizes[entry.name] = (of.count(recipe, family), entry.like)
+    equal = {name: size for name, (size, like) in sizes.items() if like}
+    assert {"l-equal", "e-equal", "tm-xattn", "tm-mbt", "tm-bert"} <= set(equal)
+    for name, size in equal.items():
+        assert size == pytest.approx(sizes["cm-c"][0], rel=0.01), name
+
+
+@pytest.mark.parametrize(("suite", "family"), FAMILIES, ids=[f"{suite.name}-{family}" for suite, family in FAMILIES])
+def test_every_point_of_a_grid_fits_every_recipe(suite: Suite, family: str) -> None:
+    for name, grids in (("l", suite.grid), ("cm", suite.influence)):
+        for field, values in grids.get(family, {}).items():
+            for value in values:
+                recipe = with_settings(RECIPES[f"{family}-{name}"], {field: value})
+                assert parameters(recipe, {"video": 16, "audio": 8}, 5) > 0
+    recipe = with_settings(TOWER_RECIPES[f"correlation-{family}"], suite.towers.get(family, {}))
+    assert parameters(recipe, {"video": 16, "audio": 8}, 5) > 0
+
+
+def test_unknown_settings() -> None:
+    with pytest.raises(CounterpointError, match="no setting 'colour'"):
+        with_settings(RECIPES["nv-l"], {"head.colour": 1})
+
+
+def test_an_ensemble_has_its_members_that_are_chosen(tmp_path: Path) -> None:
+    suite = SUITES["video-level"]
+    of = experiment(suite, tmp_path)
+    names = [cell.entry.name for cell in of.cells() if cell.seed == 0]
+    assert names == list(ENTRIES)
+    cell = next(cell for cell in of.cells() if cell.entry.name == "ensemble")
+    assert [str(member) for member in of.members(cell)] == [f"video-level nv-{name} seed 0" for name in cell.entry.of]
+
+
+def test_the_papers_numbers() -> None:
+    assert paper.LEVELS["nv"]["gap", "all"] == (10.81, 10.61, 9.90, 9.75)
+    assert paper.LEVELS["tm"]["hit_at_1", "3"] == (12.71, 11.89, 11.76, 11.59)
+    assert paper.TOPS["nv"]["Travel"] == (16.60, 14.30)
+    assert {len(table) for table in paper.LEVELS.values()} == {20}

@@ -1,0 +1,93 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from training.world import LABELLING, TAXONOMY, clips, dataset, run, write
+
+from counterpoint import ensemble
+from counterpoint.cli import main
+from counterpoint.ensemble import ENSEMBLE_FILE, TEACHER_FILE, Taught, average, distil
+from counterpoint.errors import CounterpointError
+from counterpoint.run import Run
+from counterpoint.taxonomy import Label, Labelling, LabelMap, Taxonomy
+from counterpoint.training.train import train
+
+CONSOLE = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("shards")
+    return write(folder / "train.tfrecord", *clips(80)), write(folder / "validation.tfrecord", *clips(30, 1, "v"))
+
+
+@pytest.fixture(scope="module")
+def runs(shards: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    made = [run(tmp_path_factory.mktemp("runs") / f"{seed}", seed=seed, max_epochs=2) for seed in range(2)]
+    for one in made:
+        train(one, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
+    return made
+
+
+def test_targets_lie_between_labels_and_teacher(shards: tuple[Path, Path]) -> None:
+    data = dataset(shards[0])
+    said = np.full((len(data), len(TAXONOMY)), 0.5, np.float16)
+    labels = data[3][1]
+    clip, targets = Taught(data, said, 0.25)[3]
+    assert clip.id == data[3][0].id
+    np.testing.assert_allclose(targets, 0.125 + 0.75 * labels)
+    assert len(Taught(data, said, 0.25)) == len(data)
+
+
+def test_average(shards: tuple[Path, Path], runs: list[Run]) -> None:
+    data = dataset(shards[1])
+    single = [np.concatenate([part.probabilities for part in one.predict(data)]) for one in runs]
+    both = np.concatenate([part.probabilities for part in average(runs, data)])
+    np.testing.assert_allclose(both, (single[0] + single[1]) / 2, atol=1e-7)
+    other = Taxonomy(TAXONOMY.categories[:1])
+    stranger = replace(runs[1], labelling=Labelling(other, LabelMap((Label(1, "", 0, ("food",)),), other)))
+    with pytest.raises(CounterpointError, match="another taxonomy"):
+        next(average([runs[0], stranger], data))
+
+
+def test_distilled_run_is_one_like_any_other_and_goes_on_after_a_kill(
+    shards: tuple[Path, Path], runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "one"
+
+    def killed(*told: object, **more: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
+    assert (out / TEACHER_FILE).exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble, "teach", lambda *told: pytest.fail("the teacher is heard already"))
+        result = distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
+    assert result.run.trained
+    assert not (out / TEACHER_FILE).exists()
+    assert Run.load(out).recipe == runs[0].recipe
+    stored = json.loads((out / ENSEMBLE_FILE).read_text())
+    assert stored["of"] == [str(one.folder) for one in runs]
+    assert stored["teacher"]["overall"]["gap"] == result.teacher.overall.gap
+    with pytest.raises(CounterpointError, match="holds a finished run"):
+        distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
+
+
+def test_on_the_command_line(
+    shards: tuple[Path, Path], runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(shards[0]), "--validation", str(shards[1])]
+    folders = [str(one.folder) for one in runs]
+    assert main(["ensemble", *folders, *data, "--out", str(tmp_path / "one"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"run", "ensemble", "distilled"}
+    assert main(["evaluate", str(tmp_path / "one"), "--data", str(shards[1])]) == 0
+    assert main(["ensemble", folders[0], str(tmp_path), *data, "--out", str(tmp_path / "two")]) == 1
+    assert "not a run folder" in capsys.readouterr().err
+    assert Run.load(tmp_path / "one").labelling == LABELLING
