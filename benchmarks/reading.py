@@ -54,18 +54,65 @@ def batches(order: list[int]) -> Iterator[list[int]]:
 
 def in_place(path: Path, order: list[int], check: bool, mapped: bool) -> Callable[[], None]:
     shard = Shard(path, check=check)
-    memory = {name: np.zeros((BATCH * STEPS[1], size), np.uint8) for name, size in SIZES.items()}
+    fill = padding()
 
     def read() -> None:
         if not mapped:
             tfrecord._mapped.cache_clear()
         for batch in batches(order):
-            clips = [clip_of(shard, record) for record in batch]
-            steps = max(clip.steps for clip in clips)
-            size = len(clips) * steps
-            pad(clips, {name: rows[:size].reshape(-1, steps, SIZES[name]) for name, rows in memory.items()})
+            fill([clip_of(shard, record) for record in batch])
 
     return read
+
+
+def padding() -> Callable[[list[Clip]], None]:
+    """Pads a batch to its longest clip, in memory that every batch uses again."""
+    memory = {name: np.zeros((BATCH * STEPS[1], size), np.uint8) for name, size in SIZES.items()}
+
+    def fill(clips: list[Clip]) -> None:
+        steps = max(clip.steps for clip in clips)
+        size = len(clips) * steps
+        pad(clips, {name: rows[:size].reshape(-1, steps, SIZES[name]) for name, rows in memory.items()})
+
+    return fill
+
+
+def parts(path: Path, order: list[int]) -> dict[str, Callable[[], None]]:
+    """What reading in place is made of, each for all records."""
+    shard = Shard(path)
+    parsed = [clip_of(shard, record) for record in order]
+    fill = padding()
+    raw = np.zeros(max(shard.lengths), np.uint8)
+
+    def map_anew() -> None:
+        tfrecord._mapped.cache_clear()
+        for record in order:
+            shard[record][::4096].max()  # touches every page
+
+    def checksums() -> None:
+        for record in order:
+            shard.check(record)
+
+    def parse() -> None:
+        for record in order:
+            clip_of(shard, record)
+
+    def pad_parsed() -> None:
+        for batch in batches(order):
+            fill([parsed[record] for record in batch])
+
+    def copy_whole() -> None:
+        for record in order:
+            payload = shard[record]
+            raw[: len(payload)] = payload
+
+    return {
+        "new map, first touch of its pages": map_anew,
+        "checksums": checksums,
+        "parsing": parse,
+        "padding, masks": pad_parsed,
+        "(records copied whole, for comparison)": copy_whole,
+    }
 
 
 def memcpy(total: int, records: int) -> Callable[[], None]:
@@ -126,34 +173,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", action="store_true", help="time what reading in place is made of instead")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frames.tfrecord"
         total = write(path, options.records)
         order = list(range(options.records))
         shuffled = np.random.default_rng(1).permutation(options.records).tolist()
-        readers = {
-            "memcpy": memcpy(total, options.records),
-            "tf.data, float": tf_data(path, as_float=True),
-            "tf.data, 8 bits": tf_data(path, as_float=False),
-        }
-        for mapped in (False, True):
-            for check in (True, False):
-                for records in (order, shuffled):
-                    name = "checked" if check else "unchecked"
-                    name += ", random order" if records is shuffled else ""
-                    name += ", mapped before" if mapped else ""
-                    readers[name] = in_place(path, records, check, mapped)
+        readers: dict[str, Callable[[], None] | None] = {"memcpy": memcpy(total, options.records)}
+        if options.parts:
+            readers |= parts(path, order)
+        else:
+            readers["tf.data, float"] = tf_data(path, as_float=True)
+            readers["tf.data, 8 bits"] = tf_data(path, as_float=False)
+            for mapped in (False, True):
+                for check in (True, False):
+                    for records in (order, shuffled):
+                        name = "checked" if check else "unchecked"
+                        name += ", random order" if records is shuffled else ""
+                        name += ", mapped before" if mapped else ""
+                        readers[name] = in_place(path, records, check, mapped)
         seconds = best({name: read for name, read in readers.items() if read}, options.repeats)
-    speeds = {name: total / each / 1e9 for name, each in seconds.items()}
     table = Table(title=f"{options.records} records, {total / 1e6:.0f} MB of features, one thread")
-    table.add_column("reader", no_wrap=True)
-    table.add_column("GB/s", justify="right")
-    bases = [name for name in ("memcpy", "tf.data, float", "tf.data, 8 bits") if name in speeds]
+    table.add_column("part" if options.parts else "reader", no_wrap=True)
+    table.add_column("microseconds a clip" if options.parts else "GB/s", justify="right")
+    bases = [name for name in ("memcpy", "tf.data, float", "tf.data, 8 bits") if name in seconds and not options.parts]
     for base in bases:
         table.add_column(f"x {base}", justify="right")
-    for name, speed in speeds.items():
-        table.add_row(name, f"{speed:.2f}", *(f"{speed / speeds[base]:.2f}" for base in bases))
+    for name, each in seconds.items():
+        figure = f"{each / options.records * 1e6:.1f}" if options.parts else f"{total / each / 1e9:.2f}"
+        table.add_row(name, figure, *(f"{seconds[base] / each:.2f}" for base in bases))
     Console().print(table)
 
 
