@@ -90,6 +90,8 @@ def inspect(args: Namespace) -> int:
 
 def train(args: Namespace) -> int:
     """Train a recipe on shards, into a run folder."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     from counterpoint.data.features import FeatureSet
     from counterpoint.recipes import RECIPES, TOWER_RECIPES
     from counterpoint.run import Run
@@ -110,6 +112,8 @@ def train(args: Namespace) -> int:
     )
     tower = Run.load(args.tower) if args.tower else None
     best = fit(run, data, validation, tower=tower, workers=args.workers, devices=args.devices, console=_console)
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        return 0  # one of several devices' processes, of which the first tells
     figure = "gap" if args.recipe in RECIPES else "auc"
     _print(
         args.json,

@@ -44,19 +44,22 @@ class FeatureSet:
         """The feature set of shards, which must all be of one kind.
 
         Raises:
-            CounterpointError: the shards hold no clips, or features of several kinds.
+            CounterpointError: the shards hold no clips that can be read, or features of several kinds.
         """
         encoders = {folder: encoder_of(folder) for folder in {path.parent for path in shards}}
         if len(set(encoders.values())) > 1:
             kinds = ", ".join(f"{folder}: {encoder}" for folder, encoder in sorted(encoders.items()))
             raise CounterpointError(f"the shards hold features of several encoders ({kinds}); read one kind at a time")
         sizes: dict[str, int] = {}
+        faults: list[RecordError] = []
         for path in shards:
             shard = Shard(path, skip_bad=True)  # damage is reported by whoever reads the clips
+            faults += shard.bad
             for record in range(min(len(shard), SAMPLE_CLIPS)):
                 try:
                     clip = clip_of(shard, record)
-                except RecordError:
+                except RecordError as error:
+                    faults.append(error)
                     continue
                 for name, track in clip.tracks.items():
                     if sizes.setdefault(name, track.shape[1]) != track.shape[1]:
@@ -66,6 +69,8 @@ class FeatureSet:
                         )
             if sizes:
                 return cls(dict(sorted(sizes.items())), next(iter(encoders.values())))
+        if faults:
+            raise faults[0]
         others = f" and {len(shards) - 1:,} more shards" if len(shards) > 1 else ""
         raise CounterpointError(f"{shards[0]}{others}: no clips with features" if shards else "no shards")
 

@@ -88,7 +88,7 @@ class CorrelationLearner(Learner):
         return lottery.masked_fill(~partner, -torch.inf).argmax(1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("validation_loss", self.loss(batch), batch_size=len(batch.ids))
+        self.log("validation_loss", self.loss(batch), batch_size=len(batch.ids), sync_dist=True)
         self.seen.append(embedded(self.tower, batch, self.top_level))
 
     def on_validation_epoch_end(self) -> None:
@@ -96,7 +96,7 @@ class CorrelationLearner(Learner):
         check_finite(scores)
         self.seen = []
         auc = binary_auroc(scores, true.int(), thresholds=None)
-        self.log(AUC, auc)
+        self.log(AUC, auc, sync_dist=True)
         try:
             # A control that never learns would have all of its gates open, or shut.
             temperature, bias = fit_calibration(scores, true) if self.settings.max_epochs else centred(scores[true])

@@ -44,7 +44,7 @@ class Learner(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         tracks = drop_modalities(batch.tracks, self.settings.modality_dropout)
         loss = self.loss(batch._replace(tracks=tracks))
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.ids))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.ids), sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -83,7 +83,7 @@ class CategorizationLearner(Learner):
         logits = self.model(batch.tracks).logits.float()
         loss = functional.binary_cross_entropy_with_logits(logits, batch.labels.float())
         check_finite(logits)
-        self.log("validation_loss", loss, batch_size=len(batch.ids))
+        self.log("validation_loss", loss, batch_size=len(batch.ids), sync_dist=True)
         self.gap.update(logits, batch.labels)
         self.log(GAP, self.gap, batch_size=len(batch.ids))
 

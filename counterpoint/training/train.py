@@ -65,7 +65,7 @@ def train(
         return _fit(run, data, validation, last, workers, devices, console)
     except Exception:
         if not (run.folder / CHECKPOINTS / LAST).exists():  # nothing to go on from: it would only be in the way
-            shutil.rmtree(run.folder)
+            shutil.rmtree(run.folder, ignore_errors=True)
         raise
 
 

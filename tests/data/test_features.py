@@ -83,6 +83,15 @@ def test_several_sizes_are_refused(tmp_path: Path) -> None:
     assert str(raised.value) == f"{path}: record 1: 'video' has 17 features a step, other clips have 16"
 
 
+def test_why_nothing_can_be_read_is_told(tmp_path: Path) -> None:
+    text = tmp_path / "text.tfrecord"
+    text.write_text("id,label\n" * 40)
+    with pytest.raises(CounterpointError, match=r"text\.tfrecord: record 0 at byte 0: not a TFRecord file"):
+        FeatureSet.of([text])
+    whole = write(tmp_path / "a.tfrecord", clip("a", [], video=codes(1, 16)))
+    assert FeatureSet.of([text, whole]).sizes == {"video": 16}
+
+
 def test_shards_without_features_are_refused(tmp_path: Path) -> None:
     paths = [write(tmp_path / name, clip("a", [1])) for name in ("a.tfrecord", "b.tfrecord")]
     with pytest.raises(CounterpointError, match=r"a\.tfrecord and 1 more shards: no clips with features"):

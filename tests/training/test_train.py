@@ -1,6 +1,7 @@
 import csv
 import io
 import itertools
+import json
 import math
 import os
 import re
@@ -335,6 +336,23 @@ def test_the_same_command_goes_on_after_a_kill(world: World) -> None:
     assert "going on from the last finished epoch" in again.stderr
     assert [line.split()[1] for line in again.stderr.splitlines() if line.startswith("epoch ")] == ["3/4", "4/4"]
     assert_equal(*runs)
+
+
+@pytest.mark.slow
+def test_two_devices_train_one_model(world: World) -> None:
+    """Each sees half of the clips, and both stop together; the first tells."""
+    out = world.folder / "two"
+    arguments = ["train", "correlation-nv", "--data", str(world.easy), "--validation", str(world.validation)]
+    arguments += ["--taxonomy", str(world.folder / "taxonomy"), "--out", str(out), "--max_steps", "5", "--json"]
+    arguments += ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "8"]
+    arguments += ["--training.max_epochs", "2", "--training.batch_size", "16", "--devices", "2"]
+    command = [sys.executable, "-m", "counterpoint.cli", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == str(out)
+    assert newest(Run.load(out))["global_step"] == 4  # 64 clips, 32 each, in batches of 16, twice
+    assert [row["epoch"] for row in epochs(Run.load(out))] == [1, 2]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
