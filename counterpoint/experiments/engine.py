@@ -158,7 +158,7 @@ def duration(seconds: float) -> str:
     """For people.
 
     >>> duration(42), duration(200), duration(5000), duration(200_000)
-    ('42 s', '3 min', '1 h 23 min', '2 d 8 h')
+    ('42 s', '3 min', '1 h 23 min', '2 d 7 h')
     """
     if seconds < 60:
         return f"{seconds:.0f} s"

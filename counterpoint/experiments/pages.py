@@ -93,7 +93,9 @@ def levels(results: Results, family: str) -> Picture:
     models = [(entry.title, _mean(results, world, family, entry)) for entry in shown or results.entries(world, family)]
     with tempfile.TemporaryDirectory() as folder:
         content = draw_levels(models, Path(folder) / "levels.png").read_bytes()
-    return Picture(f"levels-{family}.png", content, f"{paper.FAMILIES[family]}: GAP error overall and by level.")
+    return Picture(
+        f"levels-{family}.png", content, f"{paper.FAMILIES[family]}: GAP error overall and by level.", wide=True
+    )
 
 
 def _mean(results: Results, world: Source, family: str, entry: Entry) -> Breakdown:

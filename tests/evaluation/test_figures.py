@@ -20,7 +20,7 @@ def test_levels(tmp_path: Path, drawn: list[Figure]) -> None:
     assert path.read_bytes().startswith(PNG)
     (axes,) = drawn[0].axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ["all", "level 0", "level 1"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["nv-l", "nv-cm"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["nv-l", "nv-cm"]
     heights = [[bar.get_height() for bar in bars] for bars in axes.containers if hasattr(bars, "patches")]
     for (_, model), bars in zip(models, heights, strict=True):
         assert bars == pytest.approx([100 * (1 - figures.gap) for figures in (model.overall, *model.levels)])
