@@ -55,7 +55,8 @@ def contrasted(results: Results, family: str) -> list[Table]:
         rows = rows or [["none", "", "", ""]]
         caption = (
             f"Of seed {seed}, the clips whose ranking (the clip's own average precision) differs most; of each model "
-            f"its {PREDICTIONS} most probable categories of {SHOWN} or more, without those above them. What is true is bold or said to be."
+            f"its {PREDICTIONS} most probable categories of {SHOWN} or more, without those above them. What is true "
+            "is bold or said to be."
         )
         tables.append(Table(f"{paper.FAMILIES[family]}: clips that CM-C {what}{table}", header, rows, caption, 4))
     return tables
