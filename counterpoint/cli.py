@@ -82,7 +82,8 @@ def inspect(args: Namespace) -> int:
     """What is in shards: clips, modalities, steps, labels, categories, problems."""
     from counterpoint.data.inspect import inspect as look
 
-    labelling = _taxonomy(args.taxonomy) if args.taxonomy else None
+    taxonomy = args.taxonomy or _taxonomy_beside(args.paths)
+    labelling = _taxonomy(taxonomy) if taxonomy else None
     inspection = look(args.paths, skip_bad=args.skip_bad_records, labelling=labelling)
     _print(args.json, inspection.to_dict, lambda: inspection, markup=True)
     return 0
@@ -662,16 +663,22 @@ def _folder(path: str) -> Path:
     return SHIPPED if path == SHIPPED_NAME and not Path(path).exists() else Path(path)
 
 
+def _taxonomy_beside(paths: Sequence[str]) -> str | None:
+    """The folder that `counterpoint extract` and others leave beside their shards."""
+    from counterpoint.data.inspect import find_shards
+
+    beside = {shard.parent / "taxonomy" for shard in find_shards(paths)}
+    return str(beside.pop()) if len(beside) == 1 and all(folder.is_dir() for folder in beside) else None
+
+
 def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> str:
     """The one beside the shards, or the shipped one, which knows the labels of one data set alone."""
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.inspect import find_shards
 
-    shards = find_shards(paths)
-    beside = {shard.parent / "taxonomy" for shard in shards}
-    if len(beside) == 1 and all(folder.is_dir() for folder in beside):
-        return str(beside.pop())
-    features = FeatureSet.of(shards)
+    if beside := _taxonomy_beside(paths):
+        return beside
+    features = FeatureSet.of(find_shards(paths))
     if not features.youtube8m:
         raise CounterpointError(
             f"{features}: the shipped taxonomy is for YouTube-8M's labels and features (video 1024, audio 128); "

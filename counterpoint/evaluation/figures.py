@@ -12,9 +12,9 @@ from counterpoint.evaluation.robustness import ANY, Robustness
 
 def draw_levels(models: Sequence[tuple[str, Breakdown]], path: Path) -> Path:
     """GAP error by level, models side by side (the first rows of the paper's Table 4), as a PNG."""
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
     groups = ["all", *(f"level {level}" for level in range(len(models[0][1].levels)))]
+    figure = Figure(figsize=(max(7, 0.45 * len(groups) * len(models)), 3.5), layout="constrained")
+    axes = figure.subplots()
     width = 0.8 / len(models)
     for number, (name, model) in enumerate(models):
         errors = [100 * (1 - figures.gap) for figures in (model.overall, *model.levels)]

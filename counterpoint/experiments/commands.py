@@ -89,11 +89,13 @@ def _plan(experiment: "Experiment", jobs: "list[Job]") -> None:
     estimate = Estimate(Log(experiment.folder))
     table = Table("kind of job", "done", "to do", "about")
     kinds = dict.fromkeys(job.kind for job in jobs)
-    for kind in kinds:
-        of = [job for job in jobs if job.kind == kind]
-        left = [job for job in of if not job.finished]
-        seconds = estimate.seconds(left)
-        table.add_row(kind, str(len(of) - len(left)), str(len(left)), duration(seconds) if seconds else "")
+    with cli._progress("timing two steps of each kind of training", len(kinds)) as advance:
+        for kind in kinds:
+            of = [job for job in jobs if job.kind == kind]
+            left = [job for job in of if not job.finished]
+            seconds = estimate.seconds(left)
+            table.add_row(kind, str(len(of) - len(left)), str(len(left)), duration(seconds) if seconds else "")
+            advance(1)
     left = [job for job in jobs if not job.finished]
     cli._print(False, dict, lambda: table)
     print(

@@ -65,8 +65,11 @@ class Experiment:
             CounterpointError: the folder holds an experiment whose runs would be others.
         """
         path = self.folder / SUITE_FILE
-        mine = {"suite": self.suite.name, "scale": asdict(self.scale), "inputs": asdict(self.inputs)}
-        mine = json.loads(json.dumps(mine, default=str))
+        inputs = asdict(self.inputs)
+        if self.inputs.taxonomy:  # by what it is, not by where
+            inputs["taxonomy"] = self.inputs.labelling().taxonomy.fingerprint
+        mine = {"suite": self.suite.name, "scale": asdict(self.scale), "inputs": inputs}
+        mine = json.loads(json.dumps(mine))
         if path.exists():
             theirs = json.loads(path.read_text(encoding="utf-8"))
             for name, told in _flat(mine).items():

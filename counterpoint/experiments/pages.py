@@ -11,7 +11,7 @@ from counterpoint.evaluation import tower as towers
 from counterpoint.evaluation.breakdown import Breakdown, Figures
 from counterpoint.evaluation.figures import draw_levels
 from counterpoint.experiments import paper
-from counterpoint.experiments.clips import SHOWN, contrasts, predictions, specific
+from counterpoint.experiments.clips import PREDICTIONS, SHOWN, contrasts, predictions, specific
 from counterpoint.experiments.document import Cell, Picture, Table
 from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
@@ -48,14 +48,15 @@ def contrasted(results: Results, family: str) -> list[Table]:
         rows: list[list[Cell | str]] = []
         for i, clip in enumerate(clips):
             told = [[(taxonomy.paths[c], p, bool(truth.labels[clip, c])) for c, p in model[i]] for model in said]
-            labels = "\n".join(specific(truth.labels[clip], taxonomy))
-            rows.append([_clip(world, truth.ids[clip]), labels.replace("\n", ", "), *map(_predictions, told)])
+            labels = ", ".join(specific(truth.labels[clip], taxonomy))
+            rows.append([_clip(world, truth.ids[clip]), labels, *map(_predictions, told)])
         table = f", as the paper's Table {number[key]}" if key in number else ""
         header = ["clip", "truth", *(f"{entry.title} says" for entry in reversed(both))]
         rows = rows or [["none", "", "", ""]]
         caption = (
             f"Of seed {seed}, the clips whose ranking (the clip's own average precision) differs most; of each model "
-            f"its two most probable categories of {SHOWN} or more, without those above them. True ones are bold."
+            f"its {PREDICTIONS} most probable categories of {SHOWN} or more, without those above them. What is true "
+            "is bold or said to be."
         )
         tables.append(Table(f"{paper.FAMILIES[family]}: clips that CM-C {what}{table}", header, rows, caption, 4))
     return tables
@@ -93,7 +94,9 @@ def levels(results: Results, family: str) -> Picture:
     models = [(entry.title, _mean(results, world, family, entry)) for entry in shown or results.entries(world, family)]
     with tempfile.TemporaryDirectory() as folder:
         content = draw_levels(models, Path(folder) / "levels.png").read_bytes()
-    return Picture(f"levels-{family}.png", content, f"{paper.FAMILIES[family]}: GAP error overall and by level.")
+    return Picture(
+        f"levels-{family}.png", content, f"{paper.FAMILIES[family]}: GAP error overall and by level.", wide=True
+    )
 
 
 def _mean(results: Results, world: Source, family: str, entry: Entry) -> Breakdown:
@@ -164,10 +167,11 @@ def tower_pictures(found: list[Judged], family: str) -> list[Picture]:
     with tempfile.TemporaryDirectory() as folder:
         drawn = [path.read_bytes() for path in towers.draw(results, Path(folder))]
     captions = (
-        "As the paper's Fig. 9: what towers say of true pairs; those below 0.5 are called uncorrelated.",
-        "As the paper's Fig. 8: error, false positive and false negative rate by the weight of false pairs, seed 0.",
+        "as the paper's Fig. 9: what towers say of true pairs; those below 0.5 are called uncorrelated.",
+        "as the paper's Fig. 8: error, false positive and false negative rate by the weight of false pairs, seed 0.",
     )
-    return [Picture(f"tower-{i}.png", content, captions[i]) for i, content in enumerate(drawn)]
+    name = paper.FAMILIES[family]
+    return [Picture(f"tower-{family}-{i}.png", drawn[i], f"{name}, {captions[i]}") for i in range(len(drawn))]
 
 
 def surprising(results: Results, one: Judged) -> list[Table]:

@@ -203,6 +203,8 @@ def test_inspect_tells_categories(command: Any, own: Path, tmp_path: Path) -> No
     told = json.loads(command("inspect", shard, "--taxonomy", own, "--json")[1])["categories"]
     assert set(told) == set(TAXONOMY.paths)
     assert told["Food"] + told["Sport"] == 3
+    own.rename(tmp_path / "taxonomy")  # beside the shard
+    assert json.loads(command("inspect", shard, "--json")[1])["categories"] == told
 
 
 def test_a_group_alone_lists_its_verbs(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
