@@ -185,6 +185,7 @@ class Experiment:
         if crossed:
             settings |= self.search(family, SEARCHED).best() if trial is None else trial
         settings |= {"training.max_epochs": self.scale.epochs, "training.seed": seed}
+        settings |= {"training.precision": self.scale.precision}
         recipe = with_settings(recipe, settings)
         if not entry.like or trial is not None:
             return recipe
@@ -206,6 +207,7 @@ class Experiment:
         suffix = f"-{kind}" if kind in ("random", "joined") else ""
         recipe = TOWER_RECIPES[f"correlation-{family}{suffix}"]
         settings = {**self.suite.towers.get(family, {}), "training.seed": seed}
+        settings |= {"training.precision": self.scale.precision}
         if kind != "random":
             settings["training.max_epochs"] = self.scale.tower_epochs
         if kind == "joined":

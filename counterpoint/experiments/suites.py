@@ -32,6 +32,7 @@ class Scale:
         control_seeds: seeds of each control.
         epochs: epochs at most; training stops sooner where validation no longer improves.
         tower_epochs: the same of towers.
+        precision: of training, as in Lightning; bf16-mixed takes about half the time where the processor has it.
         trials: architectures of late fusion that are tried on validation; 0: the suite's own.
         influence_trials: sizes and depths of F that are tried likewise.
         grid: values of late fusion to try, by family and dotted field, instead of the suite's.
@@ -49,6 +50,7 @@ class Scale:
     control_seeds: int = 5
     epochs: int = 30
     tower_epochs: int = 30
+    precision: str = "32-true"
     trials: int = 12
     influence_trials: int = 6
     grid: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
@@ -147,7 +149,46 @@ INFLUENCE: dict[str, dict[str, list[Any]]] = {
     "tm": OVER_TIME,
     "rnn": OVER_TIME,
 }
-MOSAIC_SETTINGS: Settings = {"training.learning_rate": 1e-3}
+RAPID: Settings = {
+    **{"training.learning_rate": 1e-3, "training.patience": 1, "training.stop_patience": 3},
+    **{"head.hidden": 512, "head.dropout": 0.5},
+}
+MOSAIC_SETTINGS: dict[str, Settings] = {
+    "nv": {**RAPID, "family.clusters": _clusters(32, 32)},
+    "tm": {**RAPID, "family.widths": _widths(128, 128), "family.heads": 4},
+    "rnn": {**RAPID, "family.recurrence": "none", "family.widths": _widths(256, 128), "family.hidden": 256},
+}
+MOSAIC_TOWERS: dict[str, Settings] = {
+    "nv": {"training.stop_patience": 3},
+    "tm": {"training.stop_patience": 3, "family.widths": _widths(128, 128), "family.heads": 4},
+    "rnn": {
+        **{"training.stop_patience": 3, "family.recurrence": "none", "family.widths": _widths(256, 128)},
+        "family.units": 8,
+    },
+}
+MOSAIC_HEADS: dict[str, list[Any]] = {
+    "head.hidden": [256, 512],
+    "head.dropout": [0.3, 0.5],
+    "training.learning_rate": [5e-4, 1e-3],
+}
+MOSAIC_GRID: dict[str, dict[str, list[Any]]] = {
+    "nv": {
+        "family.clusters": [_clusters(16, 16), _clusters(32, 32), _clusters(64, 32)],
+        "family.hidden": [128, 256],
+        **MOSAIC_HEADS,
+    },
+    "tm": {
+        "family.widths": [_widths(128, 64), _widths(128, 128), _widths(192, 128)],
+        "family.dropout": [0.1, 0.3],
+        **MOSAIC_HEADS,
+    },
+    "rnn": {
+        "family.widths": [_widths(256, 128), _widths(384, 128)],
+        "family.units": [8, 16, 32],
+        "family.hidden": [128, 256],
+        **MOSAIC_HEADS,
+    },
+}
 SMALL: Settings = {"training.learning_rate": 1e-3, "training.batch_size": 64}
 WORLD_FAMILIES: dict[str, Family] = {
     "nv": NetVLADFamily(clusters=_clusters(24, 24), hidden=128),
@@ -187,10 +228,20 @@ SUITES: dict[str, Suite] = {
                 Mosaics(name="no-shift", what="sound and picture in step", shift=0, stretch=1.0, unrelated=0.0),
                 Mosaics(name="unrelated", what="all sound unrelated: nothing to hear", unrelated=1.0),
             ),
-            scale=Scale(worlds=("mosaic", "no-shift", "unrelated"), epochs=40, tower_epochs=40),
-            settings=dict.fromkeys(GRID, MOSAIC_SETTINGS),
-            grid=GRID,
-            influence=INFLUENCE,
+            scale=Scale(
+                families=("nv", "rnn", "tm"),
+                worlds=("mosaic", "no-shift", "unrelated"),
+                clips={"train": 20_000, "validation": 1_000, "test": 2_000},
+                control_seeds=2,
+                influence_trials=4,
+            ),
+            settings=MOSAIC_SETTINGS,
+            towers=MOSAIC_TOWERS,
+            grid=MOSAIC_GRID,
+            influence={
+                "nv": {"fusion.hidden": [[], [32], [64], [128]]},
+                **{family: {"fusion.hidden": [[], [1]], "fusion.reach": [10, 30]} for family in ("tm", "rnn")},
+            },
         ),
         Suite(
             name="synthetic",
