@@ -161,6 +161,8 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
         elif isinstance(default, dict):
             kinds = {"clips": dict[str, NonNegativeInt], "grid": dict[str, dict[str, list[Any]]]}
             sub.add_argument(option, type=kinds[each.name], default=default, help=told)
+        elif isinstance(default, str):
+            sub.add_argument(option, default=default, help=told)
         else:
             least = PositiveInt if each.name in ("seeds", "test_runs", "test_sample", "resamples") else NonNegativeInt
             sub.add_argument(option, type=least, default=default, help=told)
