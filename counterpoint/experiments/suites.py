@@ -128,70 +128,48 @@ def _widths(video: int, audio: int) -> dict[str, int]:
     return {"video": video, "audio": audio, JOINED: video + audio}
 
 
-RATES = [3e-4, 1e-3]
-HEADS = [512, 1024]
-GRID: dict[str, dict[str, list[Any]]] = {
-    "nv": {
-        "family.clusters": [_clusters(32, 32), _clusters(64, 32), _clusters(128, 64)],
-        "family.hidden": [128, 256],
-        "head.hidden": HEADS,
-        "training.learning_rate": RATES,
-    },
-    "tm": {
-        "family.widths": [_widths(256, 128), _widths(512, 128)],
-        "family.layers": [1, 2],
-        "head.hidden": HEADS,
-        "training.learning_rate": RATES,
-    },
-    "rnn": {
-        "family.recurrence": ["none", "lstm"],
-        "family.units": [8, 16, 32],
-        "family.hidden": [256, 512],
-        "head.hidden": HEADS,
-        "training.learning_rate": RATES,
-    },
-}
-OVER_TIME: dict[str, list[Any]] = {"fusion.hidden": [[], [1]], "fusion.reach": [10, 30, 60]}  # hidden: only how many
-INFLUENCE: dict[str, dict[str, list[Any]]] = {
-    "nv": {"fusion.hidden": [[], [32], [64], [128], [64, 64], [128, 128]]},
-    "tm": OVER_TIME,
-    "rnn": OVER_TIME,
-}
 RAPID: Settings = {
     **{"training.learning_rate": 1e-3, "training.patience": 1, "training.stop_patience": 3},
     **{"head.hidden": 512, "head.dropout": 0.5},
 }
-MOSAIC_SETTINGS: dict[str, Settings] = {
+SETTINGS: dict[str, Settings] = {
     "nv": {**RAPID, "family.clusters": _clusters(32, 32)},
     "tm": {**RAPID, "family.widths": _widths(128, 128), "family.heads": 4},
     "rnn": {**RAPID, "family.recurrence": "none", "family.widths": _widths(256, 128), "family.hidden": 256},
 }
-# Of the three families' towers NetVLAD's tells most here: AUC 0.64, where the attention clusters' reaches 0.57.
-MOSAIC_TOWERS: dict[str, Settings] = {
-    family: {"family": TOWER_FAMILIES["nv"], "training.stop_patience": 3} for family in FAMILIES
-}
-MOSAIC_HEADS: dict[str, list[Any]] = {
+HEADS: dict[str, list[Any]] = {
     "head.hidden": [256, 512],
     "head.dropout": [0.3, 0.5],
     "training.learning_rate": [5e-4, 1e-3],
 }
-MOSAIC_GRID: dict[str, dict[str, list[Any]]] = {
+# Sizes that two cores can train; `--grid` names larger ones.
+GRID: dict[str, dict[str, list[Any]]] = {
     "nv": {
         "family.clusters": [_clusters(16, 16), _clusters(32, 32), _clusters(64, 32)],
         "family.hidden": [128, 256],
-        **MOSAIC_HEADS,
+        **HEADS,
     },
     "tm": {
         "family.widths": [_widths(128, 64), _widths(128, 128), _widths(192, 128)],
         "family.dropout": [0.1, 0.3],
-        **MOSAIC_HEADS,
+        **HEADS,
     },
     "rnn": {
         "family.widths": [_widths(256, 128), _widths(384, 128)],
         "family.units": [8, 16, 32],
         "family.hidden": [128, 256],
-        **MOSAIC_HEADS,
+        **HEADS,
     },
+}
+OVER_TIME: dict[str, list[Any]] = {"fusion.hidden": [[], [1]], "fusion.reach": [10, 30]}  # hidden: only how many
+INFLUENCE: dict[str, dict[str, list[Any]]] = {
+    "nv": {"fusion.hidden": [[], [32], [64], [128]]},
+    "tm": OVER_TIME,
+    "rnn": OVER_TIME,
+}
+# Of the three families' towers NetVLAD's tells most: on mosaics AUC 0.64, where the attention clusters' reaches 0.57.
+TOWERS: dict[str, Settings] = {
+    family: {"family": TOWER_FAMILIES["nv"], "training.stop_patience": 3} for family in FAMILIES
 }
 SMALL: Settings = {"training.learning_rate": 1e-3, "training.batch_size": 64}
 WORLD_FAMILIES: dict[str, Family] = {
@@ -218,7 +196,9 @@ SUITES: dict[str, Suite] = {
             title="Video-level records",
             what="One step a clip, the mean over its seconds: no time to attend over.",
             worlds=(RealRecords(name="video-level", what="real video-level records, as they are"),),
-            scale=Scale(families=("nv",), epochs=20, tower_epochs=20),
+            scale=Scale(families=("nv",), epochs=20, tower_epochs=20, control_seeds=2, influence_trials=4),
+            settings=SETTINGS,
+            towers=TOWERS,
             grid=GRID,
             influence=INFLUENCE,
         ),
@@ -239,13 +219,10 @@ SUITES: dict[str, Suite] = {
                 control_seeds=2,
                 influence_trials=4,
             ),
-            settings=MOSAIC_SETTINGS,
-            towers=MOSAIC_TOWERS,
-            grid=MOSAIC_GRID,
-            influence={
-                "nv": {"fusion.hidden": [[], [32], [64], [128]]},
-                **{family: {"fusion.hidden": [[], [1]], "fusion.reach": [10, 30]} for family in ("tm", "rnn")},
-            },
+            settings=SETTINGS,
+            towers=TOWERS,
+            grid=GRID,
+            influence=INFLUENCE,
         ),
         Suite(
             name="synthetic",
