@@ -37,6 +37,7 @@ TAXONOMY_HELP = (
     f"or `{SHIPPED_NAME}`, the shipped one"
 )
 DEFAULT_TAXONOMY_HELP = f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
+RUN_HELP = f"a run folder; or `{SHIPPED_NAME}`, the model that comes with the package, for YouTube-8M's features"
 WORKERS_HELP = "processes that read ahead"
 UNFOLDED = 10_000  # columns
 RESUMABLE = ("train", "extract", "ensemble", "reproduce")
@@ -441,14 +442,14 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--devices", type=PositiveInt, default=1, help="devices to train on")
 
     sub = _verb(verbs, "evaluate", evaluate, json=True, records=True)
-    sub.add_argument("run", help="a run folder")
+    sub.add_argument("run", help=RUN_HELP)
     sub.add_argument("--data", nargs="+", required=True, metavar="SHARDS", help=DATA_HELP)
     sub.add_argument("--robustness", action="store_true", help="measure also where clips lose their sound or picture")
     sub.add_argument("--out", default=None, help="where to save the figures (RUN/evaluation)")
     sub.add_argument("--workers", type=NonNegativeInt, default=0, help=WORKERS_HELP)
 
     sub = _verb(verbs, "categorize", categorize, json=True, records=True)
-    sub.add_argument("run", help="a run folder")
+    sub.add_argument("run", help=RUN_HELP)
     sub.add_argument("data", nargs="+", help=f"{DATA_HELP}; or video files, or folders of them")
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories of each clip")
     sub.add_argument(
@@ -463,7 +464,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--workers", type=NonNegativeInt, default=0, help=WORKERS_HELP)
 
     sub = _verb(verbs, "explain", explain, json=True, records=True)
-    sub.add_argument("run", help="a run folder")
+    sub.add_argument("run", help=RUN_HELP)
     sub.add_argument("clip", metavar="SHARD#ID", help="a clip by its shard and its id, or its number in the shard")
     sub.add_argument("--swap", default=None, metavar="ID", help="the clip of that shard to swap tracks with (the next)")
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories that are followed")

@@ -1,8 +1,9 @@
 """Recipes: complete experiments by the paper's names.
 
 ``nv-`` NetVLAD, ``tm-`` Transformer, ``rnn-`` attention clusters; then ``e`` early, ``l`` late, ``cm`` cross-modal,
-``cm-g`` gated, ``cm-c`` concatenated. Then what the paper leaves out: ``picture`` or ``sound`` alone, and the rivals
-``tm-xattn`` cross-attention, ``tm-mbt`` attention bottlenecks, ``tm-bert`` one stream.
+``cm-g`` gated, ``cm-c`` concatenated. Then what the paper leaves out: ``cm-a``, told all that the tower compares;
+``picture`` or ``sound`` alone; and the rivals ``tm-xattn`` cross-attention, ``tm-mbt`` attention bottlenecks,
+``tm-bert`` one stream.
 
 A recipe is plain data: print it, change a field with `dataclasses.replace`, or build it::
 
@@ -112,6 +113,7 @@ class TowerRecipe:
 
     Args:
         damping: see `counterpoint.models.categorizer.Read`; only where features are principal components.
+        averaged: a clip is read as one step, the mean over its steps, as YouTube-8M's video-level records are.
     """
 
     name: str
@@ -121,13 +123,14 @@ class TowerRecipe:
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-3, batch_size=256))
     damping: float = 20.0
     max_steps: int = 300
+    averaged: bool = False
 
     def build(
         self, sizes: Mapping[str, int], categories: int = 0, tower: Tower | None = None, components: bool = False
     ) -> Tower:
         """The untrained tower, for features of these sizes by modality; it needs no categories and no other tower."""
         damping = self.damping if components else 0.0
-        trunk, widths = build_trunk(self.family, Late(), sizes, self.max_steps, damping=damping)
+        trunk, widths = build_trunk(self.family, Late(), sizes, self.max_steps, damping=damping, averaged=self.averaged)
         return Tower(trunk, self.comparison.build(widths))
 
 
@@ -138,6 +141,7 @@ class Recipe:
     Args:
         max_steps: longer clips are cut here (300 s in the paper).
         modalities: those that the model reads; none named: all. A tower that it listens to reads its own.
+        averaged: a clip is read as one step, the mean over its steps, as YouTube-8M's video-level records are.
     """
 
     name: str
@@ -147,6 +151,7 @@ class Recipe:
     training: Training = field(default_factory=Training)
     max_steps: int = 300
     modalities: tuple[str, ...] = ()
+    averaged: bool = False
 
     def build(
         self, sizes: Mapping[str, int], categories: int, tower: Tower | None = None, components: bool = False
@@ -162,26 +167,33 @@ class Recipe:
         if self.fusion.tower and tower is None:
             raise CounterpointError(f"{self.name} needs a trained correlation tower")
         context = self.fusion.context(tower.comparison.size) if self.fusion.tower and tower is not None else 0
-        trunk, widths = build_trunk(self.family, self.fusion, sizes, self.max_steps, context)
+        trunk, widths = build_trunk(self.family, self.fusion, sizes, self.max_steps, context, averaged=self.averaged)
         head = Head(sum(widths.values()), self.head.hidden, categories, self.head.dropout)
         return Categorizer(trunk, head, tower)
 
 
 def build_trunk(
-    family: Family, fusion: Fusion, sizes: Mapping[str, int], max_steps: int, context: int = 0, damping: float = 0.0
+    family: Family,
+    fusion: Fusion,
+    sizes: Mapping[str, int],
+    max_steps: int,
+    context: int = 0,
+    damping: float = 0.0,
+    averaged: bool = False,
 ) -> tuple[Trunk, dict[str, int]]:
     """Everything before the head, and how many features it gives by track."""
     tracks = {JOINED: sum(sizes.values())} if fusion.joined else dict(sizes)
     readers = {name: family.reader(name, size) for name, size in tracks.items()}
-    read = Read({name: reader for name, (reader, _) in readers.items()}, sizes, fusion.joined, damping)
+    read = Read({name: reader for name, (reader, _) in readers.items()}, sizes, fusion.joined, damping, averaged)
     layers, widths = family.stack({name: width for name, (_, width) in readers.items()}, fusion, max_steps, context)
     return Trunk(read, layers), dict(widths)
 
 
 def _recipes(prefix: str, family: Family, influence: CrossModal) -> list[Recipe]:
-    """One family's seven; ``influence`` is its F."""
+    """One family's eight; ``influence`` is its F."""
     f: dict[str, Any] = {"hidden": influence.hidden, "reach": influence.reach, "start": influence.start}
     fusions = {"e": Early(), "l": Late(), "cm": influence, "cm-g": Gated(**f), "cm-c": Concatenated(**f)}
+    fusions["cm-a"] = Concatenated(told="agreement", **f)
     alone = {"picture": ("video",), "sound": ("audio",)}
     return [
         *(Recipe(name=f"{prefix}-{name}", family=family, fusion=fusion) for name, fusion in fusions.items()),

@@ -48,6 +48,8 @@ DATA_FILE = "data.json"
 TAXONOMY_FOLDER = "taxonomy"
 TOWER_FOLDER = "tower"
 TOWER_PREFIX = "tower."  # of a categorizer's weights
+SHIPPED = Path(__file__).with_name("shipped")
+"""Run folders that come with the package, by name; each has a model card, ``README.md``."""
 
 
 class Predictions(NamedTuple):
@@ -80,11 +82,13 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":
-        """Read a run folder.
+        """Read a run folder, or one that comes with the package by its name; a folder of that name comes first.
 
         Raises:
             CounterpointError: it is not one, or a file of it cannot be read.
         """
+        if not Path(folder).exists() and (SHIPPED / folder / RECIPE_FILE).exists():
+            folder = SHIPPED / folder
         folder = Path(folder)
         path = folder / RECIPE_FILE
         if not path.exists():

@@ -178,6 +178,8 @@ def _timelines(model: Categorizer, shown: dict[str, Shown], clip: Tracks) -> dic
         assert isinstance(layer, Layer)
         weigher = layer.weigher(name)
         present = clip[name].mask[0] if name in clip else anywhere  # of early fusion's joined track
+        if model.trunk.read.averaged:
+            present = present.any(0, keepdim=True)
         parts = (weigher.over_time(part[0]).numpy() for part in weights)
         timelines[name] = Timeline(WORDS[type(weigher)], present.numpy(), *parts)
     return timelines

@@ -67,6 +67,13 @@ PAPER = (
 )
 CONTROLS = (
     Entry(
+        name="cm-a",
+        title="CM-A",
+        recipe="cm-a",
+        tower="trained",
+        what="as CM-C, but F is told the product of the tower's two embeddings",
+    ),
+    Entry(
         name="l-equal",
         title="L, equal",
         recipe="l",

@@ -40,14 +40,21 @@ class Read(nn.Module):
     Args:
         modules: what reads each track: of a modality, or of all joined.
         modalities: those that are read; others are as if never recorded.
+        averaged: a modality's steps become one, their mean.
     """
 
     like: Tensor
 
     def __init__(
-        self, modules: Mapping[str, nn.Module], modalities: Collection[str], joined: bool, damping: float = 0.0
+        self,
+        modules: Mapping[str, nn.Module],
+        modalities: Collection[str],
+        joined: bool,
+        damping: float = 0.0,
+        averaged: bool = False,
     ) -> None:
         super().__init__()
+        self.averaged = averaged
         self.modalities = frozenset(modalities)
         self.joined = joined
         self.damping = damping
@@ -61,6 +68,10 @@ class Read(nn.Module):
             for name, track in tracks.items()
             if name in self.modalities
         }
+        if self.averaged:
+            read = {
+                name: Track(pool(track).unsqueeze(1), track.mask.any(1, keepdim=True)) for name, track in read.items()
+            }
         if self.joined:
             ordered = [read[name] for name in sorted(read)]
             mask = torch.stack([track.mask for track in ordered]).any(0)

@@ -80,7 +80,6 @@ MODELS: dict[str, tuple[Recipe, dict[str, int]]] = {
     "rnn-cm reach deep": (small("rnn-cm", reach=1, hidden=(1,)), TWO),
     "tm-cm-c reach deep": (small("tm-cm-c", reach=1, hidden=(1,)), TWO),
     **{f"{name} input": (small(name, into="input"), TWO) for name in ("nv-cm-c", "tm-cm-c", "rnn-cm-c")},
-    **{f"{name} agreement": (small(name, told="agreement"), TWO) for name in ("nv-cm-c", "tm-cm-c", "rnn-cm-c")},
     "rnn-cm gru": (small("rnn-cm", {"recurrence": "gru"}), TWO),
     "rnn-cm none": (small("rnn-cm", {"recurrence": "none"}), TWO),
     "tm-cm-g layers": (small("tm-cm-g", {"layers": 2}), TWO),
@@ -89,6 +88,7 @@ MODELS: dict[str, tuple[Recipe, dict[str, int]]] = {
     **{f"{name} three": (small(name), THREE) for name in RIVALS},
     "tm-mbt layers": (small("tm-mbt", {"layers": 3}), TWO),
     **{f"{name} sound": (replace(small(name), modalities=("audio",)), TWO) for name in ("nv-e", "rnn-cm-g", *RIVALS)},
+    **{f"{name} averaged": (replace(small(name), averaged=True), TWO) for name in ("nv-e", "nv-cm-g", "nv-cm-c")},
     "tm-cm-c two of three": (replace(small("tm-cm-c"), modalities=("text", "audio")), THREE),
 }
 """All recipes, and what else a fusion or family can be told to do."""

@@ -302,6 +302,7 @@ def test_shown_weights(name: str):
             assert before.shape == heard.shape == after.shape
             whole = torch.stack([track.mask for track in read.values()]).any(0)
             mask = whole if recipe.fusion.joined else tracks[modality].mask
+            mask = mask.any(1, keepdim=True) if recipe.averaged else mask
             if name.startswith("tm"):
                 mask = mask[:, None, None, :].expand(before.shape)
                 if name.split()[0] not in RIVALS:
@@ -371,6 +372,25 @@ def test_a_modality_that_is_not_read_does_not_matter(name: str):
     assert torch.equal(model(tracks | unread).logits, logits)
     for modality in recipe.modalities:
         assert (model(tracks | {modality: others[modality]}).logits - logits).abs().max() > 1e-6
+
+
+def test_an_averaged_clip_is_the_mean_of_its_steps():
+    recipe = replace(small("nv-cm-c"), averaged=True)
+    model, tracks = build(recipe, TWO, torch.tensor([0.9, 0.2, 0.6, 0.7])), batch(TWO)
+    means = {
+        name: Track(
+            torch.stack(
+                [
+                    f[m].mean(0, keepdim=True) if m.any() else torch.zeros(1, f.shape[1])
+                    for f, m in zip(*track, strict=True)
+                ]
+            ),
+            track.mask.any(1, keepdim=True),
+        )
+        for name, track in tracks.items()
+    }
+    assert any(0 < track.mask.sum(1).min() < track.mask.shape[1] for track in tracks.values())
+    assert torch.allclose(model(tracks).logits, model(means).logits, atol=1e-6)
 
 
 def test_a_modality_that_the_features_lack():
