@@ -389,7 +389,7 @@ def test_an_averaged_clip_is_the_mean_of_its_steps():
         )
         for name, track in tracks.items()
     }
-    assert any(0 < track.mask.sum(1).min() < track.mask.shape[1] for track in tracks.values())
+    assert any((track.mask.any(1) & ~track.mask.all(1)).any() for track in tracks.values())
     assert torch.allclose(model(tracks).logits, model(means).logits, atol=1e-6)
 
 
