@@ -376,7 +376,7 @@ def test_a_modality_that_is_not_read_does_not_matter(name: str):
 
 def test_an_averaged_clip_is_the_mean_of_its_steps():
     recipe = replace(small("nv-cm-c"), averaged=True)
-    model, tracks = build(recipe, TWO, torch.tensor([0.9, 0.2, 0.6, 0.7])), batch(TWO)
+    model, tracks = build(recipe, TWO, torch.tensor([0.9, 0.2, 0.6, 0.7])), batch(TWO, present=0.6)
     means = {
         name: Track(
             torch.stack(
