@@ -568,6 +568,8 @@ def _add_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         if name in RECIPE_PARTS:
             parser.add_argument(f"--{name}", type=type(part), default=part)
     parser.add_argument("--max_steps", type=PositiveInt, default=recipe.max_steps, help="longer clips are cut")
+    told = "true: clips are read as one step, the mean over their steps"
+    parser.add_argument("--averaged", type=bool, default=recipe.averaged, help=told)
     if isinstance(recipe, Recipe):
         told = "those that the model reads, such as video; none: all"
         parser.add_argument("--modalities", nargs="*", type=str, default=list(recipe.modalities), help=told)
