@@ -32,7 +32,7 @@ from counterpoint.media.text import MiniLM, spoken
 
 LITE = "lite"
 TEXT = "+text"
-BATCH = 8  # frames that are encoded together
+BATCH = 4  # frames that are encoded together; with more, layers outgrow what glibc keeps for the next (32 MB)
 
 
 class PictureEncoder(Protocol):
