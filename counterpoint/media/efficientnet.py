@@ -31,8 +31,8 @@ def weights_file() -> Path:
 class Convolution(nn.Conv2d):
     """A convolution that pads as TensorFlow's "same", with the batch normalization folded into it, then ReLU6.
 
-    At a stride of 2 "same" pads even sides more on the right and below: so does a kernel with a row and a column of zeros
-    before it that is padded alike on all sides.
+    At a stride of 2 "same" pads even sides more on the right and below, as does a kernel that has a row and a column of
+    zeros before it and is padded alike on all sides.
     """
 
     def __init__(

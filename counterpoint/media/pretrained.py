@@ -111,11 +111,8 @@ class HuggingFaceSound:
         self.fingerprint = _fingerprint(self.network)
 
     def __call__(self, seconds: Float[Tensor, "step 16000"]) -> Float[Tensor, "step feature"]:
-        pooled = []
-        for some in seconds.split(16):
-            prepared = self.prepare(list(some.numpy()), sampling_rate=RATE, return_tensors="pt")
-            pooled.append(_pooled(self.network(**prepared)))
-        return standardized(torch.cat(pooled))
+        prepared = self.prepare(list(seconds.numpy()), sampling_rate=RATE, return_tensors="pt")
+        return standardized(_pooled(self.network(**prepared)))
 
 
 def standardized(features: Float[Tensor, "step feature"]) -> Float[Tensor, "step feature"]:

@@ -1,6 +1,7 @@
 """Decoded sound -> seconds of it at 16 kHz, each sample at its time."""
 
 import math
+from collections import deque
 from typing import Any, NamedTuple
 
 import av
@@ -29,7 +30,7 @@ class Listener:
         self.limit = seconds
         self.position = 0.0  # seconds that have been taken in
         self.there = np.zeros(seconds)  # of each second, how much
-        self.chunks: list[NDArray[np.float32]] = []
+        self.chunks: deque[NDArray[np.float32]] = deque()
         self.resampler: soxr.ResampleStream | None = None
         self.rate = 0
 
@@ -58,8 +59,12 @@ class Listener:
         heard = self.there >= 0.5
         steps = int(heard.nonzero()[0].max(initial=-1)) + 1
         whole = np.zeros(steps * RATE, np.float32)
-        samples = np.concatenate([*self.chunks, np.zeros(0, np.float32)])[: len(whole)]
-        whole[: len(samples)] = np.nan_to_num(samples).clip(-1, 1)
+        position = 0
+        while self.chunks:  # each goes as it is copied, so that no sound is held twice
+            chunk = self.chunks.popleft()
+            place = whole[position : position + len(chunk)]
+            place[:] = np.nan_to_num(chunk[: len(place)]).clip(-1, 1)
+            position += len(chunk)
         return Sound(whole.reshape(steps, RATE), heard[:steps])
 
     def _resample(self, samples: NDArray[np.float32]) -> None:

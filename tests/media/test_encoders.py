@@ -98,7 +98,7 @@ def test_the_network_against_its_layers() -> None:
 
 
 def test_packed_weights_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN's fused convolutions, where there are some, against PyTorch's plain ones; any number and shape of frames."""
+    """oneDNN's fused convolutions, where there are some, against PyTorch's plain ones, for frames of several shapes."""
     packed = efficientnet.EfficientNetLite0.load(efficientnet.weights_file())
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     plain = efficientnet.EfficientNetLite0.load(efficientnet.weights_file())
