@@ -27,7 +27,7 @@ test-tensorflow: setup
 	$(BIN)/pip install --quiet --editable '.[tensorflow]' --constraint requirements.lock
 	$(BIN)/pytest -m tensorflow
 
-# What the extras add: text, and models by name.
+# What the extras add: text, and models by name. timm is tested where it is installed (see docs/decisions.md).
 test-extras: setup
 	$(BIN)/pip install --quiet --editable '.[text,any]' --constraint requirements.lock
 	$(BIN)/pytest tests/media/test_text.py tests/media/test_pretrained.py

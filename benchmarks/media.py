@@ -1,13 +1,14 @@
 """What extracting features of video files costs, as ratios in one run.
 
-    python benchmarks/media.py [--seconds 10] [--repeats 3] [--file FILM] [--workers N]
+    python benchmarks/media.py [--seconds 10] [--repeats 3] [--workers N] [--parts decoding memory workers] [FILM ...]
 
-* Processor time, of a 720p film at 30 frames a second with sound (rendered here, or --file): decoding one frame a
-  second and the sound, the same with the `lite` encoders, and a bare PyAV loop that decodes every frame and all the
-  sound. Each is the best of `--repeats`, taken in turn, on one thread.
-* Memory: the largest that a process has ever been after a film of a minute, and after one of five minutes (the same
-  minute, five times), both 320 x 240.
-* Workers: clips a second with one worker and with N, on copies of a short film. It tells something where N cores idle.
+* ``decoding``: processor time of a 720p film at 30 frames a second with sound (rendered here) and of each FILM: a bare
+  PyAV loop that decodes every frame and all the sound; one frame a second and the sound as `extract` has them; the same
+  with the `lite` encoders. Each is the least of ``--repeats``, taken in turn, on one thread. What there is to gain
+  depends on how many frames no other is predicted from.
+* ``memory``: the largest that a process has ever been after a film of half a minute, and after one of ten minutes (the
+  same, twenty times), both decoded to their end.
+* ``workers``: clips a second with one worker and with N, on copies of a short film, where N cores idle.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from counterpoint.media import encoders, render
-from counterpoint.media.decode import Video
+from counterpoint.media.decode import Limits, Video
 from counterpoint.media.extract import Source, encode_all
 
 COPIES = 8  # files for each worker
+PARTS = ("decoding", "memory", "workers")
 
 
 def bare(path: Path) -> None:
@@ -83,7 +86,7 @@ def lengthened(source: Path, target: Path, times: int) -> Path:
 def peak(path: str) -> int:
     """In a process of its own: its largest size in kB after this film."""
     torch.set_num_threads(1)
-    encoders.build(encoders.LITE).encode(path, "film")
+    encoders.build(encoders.LITE).encode(path, "film", Limits(seconds=600))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -97,46 +100,63 @@ def clips_per_second(sources: list[Source], workers: int) -> float:
     return rest / (time.perf_counter() - start)
 
 
+def decoding(films: list[Path], repeats: int) -> None:
+    """Print the processor time of each way through each film."""
+    lite = encoders.build(encoders.LITE)
+    for film in films:
+        ways: dict[str, Callable[[], object]] = {
+            "bare loop, every frame": partial(bare, film),
+            "decoded": partial(decoded, film, lite.picture.size),
+            "decoded and encoded (lite)": partial(lite.encode, film, "film"),
+        }
+        taken = processor_seconds(ways, repeats)
+        base = taken["bare loop, every frame"]
+        table = Table("what", "processor s", "x bare loop", title=film.name)
+        for what, seconds in taken.items():
+            table.add_row(what, f"{seconds:.3f}", f"{seconds / base:.2f}")
+        Console().print(table)
+
+
+def memory(folder: Path) -> None:
+    """Print how large a process becomes."""
+    render.film(folder / "half.mp4", "Rain:Wind", 0, 30, (320, 240), 10)
+    long = lengthened(folder / "half.mp4", folder / "ten.mp4", 20)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        short, tall = (pool.apply(peak, (str(path),)) / 1024 for path in (folder / "half.mp4", long))
+    print(f"memory: {short:.0f} MB after half a minute, {tall:.0f} MB after ten minutes: x {tall / short:.2f}")
+
+
+def workers(folder: Path, count: int) -> None:
+    """Print what more workers are good for."""
+    render.film(folder / "short.mp4", "Rain:Wind", 0, 4, (640, 360), 25)
+    many = lengthened(folder / "short.mp4", folder / "whole.mp4", 4)
+    copies = [folder / f"{number}.mp4" for number in range(COPIES * count)]
+    for copy in copies:
+        shutil.copyfile(many, copy)
+    sources = [Source(copy.name, copy) for copy in copies]
+    one, all_of_them = clips_per_second(sources, 1), clips_per_second(sources, count)
+    gain = all_of_them / one
+    print(f"workers: {one:.2f} clips/s with 1, {all_of_them:.2f} with {count}: x {gain:.2f}, {gain / count:.2f} each")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("films", nargs="*", type=Path, metavar="FILM", help="to decode besides the rendered one")
     parser.add_argument("--seconds", type=float, default=10, help="of the rendered film")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--file", type=Path, help="a film to take instead of the rendered one")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lite = encoders.build(encoders.LITE)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        film = options.file or folder / "720p.mp4"
-        if options.file is None:
-            render.film(film, "Balls:Music", 0, options.seconds, (1280, 720), 30)
-        ways: dict[str, Callable[[], object]] = {
-            "bare loop, every frame": lambda: bare(film),
-            "decoded": lambda: decoded(film, lite.picture.size),
-            "decoded and encoded (lite)": lambda: lite.encode(film, "film"),
-        }
-        taken = processor_seconds(ways, options.repeats)
-
-        render.film(folder / "minute.mp4", "Rain:Wind", 0, 60, (320, 240), 10)
-        long = lengthened(folder / "minute.mp4", folder / "five.mp4", 5)
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            sizes = [pool.apply(peak, (str(path),)) for path in (folder / "minute.mp4", long)]
-
-        render.film(folder / "short.mp4", "Rain:Wind", 0, 20, (640, 360), 25)
-        copies = [folder / f"{number}.mp4" for number in range(COPIES * options.workers)]
-        for copy in copies:
-            shutil.copyfile(folder / "short.mp4", copy)
-        sources = [Source(copy.name, copy) for copy in copies]
-        one, many = clips_per_second(sources, 1), clips_per_second(sources, options.workers)
-
-    base = taken["bare loop, every frame"]
-    table = Table("what", "processor s", "x bare loop", title=f"{film.name}")
-    for what, seconds in taken.items():
-        table.add_row(what, f"{seconds:.2f}", f"{seconds / base:.2f}")
-    Console().print(table)
-    print(f"memory: {sizes[0] / 1024:.0f} MB after one minute, {sizes[1] / 1024:.0f} MB after five")
-    print(f"workers: {one:.2f} clips/s with 1, {many:.2f} with {options.workers}: x {many / one:.2f}")
+        if "decoding" in options.parts:
+            render.film(folder / "720p.mp4", "Balls:Music", 0, options.seconds, (1280, 720), 30)
+            decoding([folder / "720p.mp4", *options.films], options.repeats)
+        if "memory" in options.parts:
+            memory(folder)
+        if "workers" in options.parts:
+            workers(folder, options.workers)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ FORMATS = (
 UNSPECIFIED = (0, 2)  # colour spaces that say nothing
 HIGH_DEFINITION = 720  # lines, from which on a picture that says nothing about its colours has BT.709's
 
+EARLY = 0.05  # of the length that a file says it has, which may be missing without a word
+
 Frame = UInt8[np.ndarray, "height width 3"]
 Size = Callable[[float, float], tuple[int, int]]
 
@@ -105,6 +107,9 @@ class Video:
             raise CounterpointError(f"{self.path}: nothing in it can be decoded{self._because()}")
         if self._damaged:
             self.notes.append(f"damaged packets: {self._damaged}")
+        ended, length = max(chooser.end, self._listener.position), (self._container.duration or 0) / av.time_base
+        if ended < min(length, self.limits.seconds) - max(1, EARLY * length):
+            self.notes.append(f"ends after {ended:.0f} of {length:.0f} s")
         self.notes += [f"no {what}" for what, there in (("picture", steps), ("sound", heard)) if not there]
 
     def sound(self) -> Sound:
@@ -136,6 +141,8 @@ class Video:
         """What FFmpeg said first, in parentheses."""
         said = [message.strip() for level, _, message in self._log if level <= av.logging.ERROR]
         told = said[0] if said else str(error.strerror) if error else ""
+        if told.startswith("Format not on whitelist"):  # which FFmpeg then lists
+            told = "A playlist, a picture, or of another kind that is not read"
         return f" ({told[0].lower()}{told[1:].rstrip('.')})" if told else ""
 
     # --- decoding ---

@@ -13,15 +13,22 @@ from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.media import encoders, labels, render
 from counterpoint.media.extract import extract, find
-from counterpoint.recipes import RECIPES, HeadConfig, NetVLADFamily, Training
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, ContrastiveConfig, HeadConfig, NetVLADFamily, Training
 from counterpoint.run import Run
 from counterpoint.training.train import train
 
 SPLITS = {"train": range(5), "validation": range(5, 7), "test": range(7, 9)}
 """Seeds of each category's films."""
+FAMILY = NetVLADFamily(clusters={"video": 8, "audio": 8}, hidden=256)
+TOWER = dataclasses.replace(
+    TOWER_RECIPES["correlation-nv"],
+    family=FAMILY,
+    comparison=ContrastiveConfig(dropout=0.0),
+    training=Training(learning_rate=1e-3, batch_size=15, max_epochs=15, stop_patience=15),
+)
 RECIPE = dataclasses.replace(
-    RECIPES["nv-cm"],
-    family=NetVLADFamily(clusters={"video": 8, "audio": 8}, hidden=256),
+    RECIPES["nv-cm-c"],
+    family=FAMILY,
     head=HeadConfig(hidden=256),
     training=Training(learning_rate=1e-3, batch_size=15, max_epochs=25, stop_patience=25),
 )
@@ -45,8 +52,12 @@ def films(out: Path, console: Console) -> Told:
     of = labels.read(folder / "labels.csv")
     extract(find([folder]), shards, lite, of, workers=os.cpu_count() or 1)
     data = {split: ClipDataset([shards], of.labelling, keep=partial(_in, f"{split}/")) for split in SPLITS}
-    run = Run(out / "films-nv-cm", RECIPE, of.labelling, FeatureSet.of(data["train"].paths))
-    train(run, data["train"], data["validation"], console=Console(quiet=True))
+    features, quiet = FeatureSet.of(data["train"].paths), Console(quiet=True)
+    tower = Run(out / "films-tower", TOWER, of.labelling, features)
+    run = Run(out / "films-nv-cm-c", RECIPE, of.labelling, features)
+    console.print(f"   training {tower.folder.name} and {run.folder.name}")
+    train(tower, data["train"], data["validation"], console=quiet)
+    train(run, data["train"], data["validation"], tower=tower, console=quiet)
 
     leaves = np.flatnonzero(of.labelling.taxonomy.levels == 1)
     right = sum(

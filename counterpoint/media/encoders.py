@@ -32,7 +32,8 @@ from counterpoint.media.text import MiniLM, spoken
 
 LITE = "lite"
 TEXT = "+text"
-BATCH = 8  # frames that are encoded together
+BATCH = 4  # frames that are encoded together; with more, layers outgrow what glibc keeps for the next (32 MB)
+SECONDS = 16  # of sound, so that memory does not grow with a film's length
 
 
 class PictureEncoder(Protocol):
@@ -109,7 +110,8 @@ class Encoders:
             if pictures:
                 tracks["video"] = np.concatenate(pictures)
             if sound.heard.any():
-                codes = quantize(self.sound(torch.from_numpy(sound.seconds)))
+                parts = torch.from_numpy(sound.seconds).split(SECONDS)
+                codes = np.concatenate([quantize(self.sound(part)) for part in parts])
                 tracks["audio"] = np.where(sound.heard[:, None], codes, np.uint8(0))
             if self.text is not None:
                 words = spoken(Path(path), limits.seconds)

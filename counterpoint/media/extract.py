@@ -86,7 +86,8 @@ def find(paths: Sequence[str | Path]) -> list[Source]:
     sources: dict[str, Source] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            below = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            named = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            below = (p for p in named if p.is_file() or not p.exists())  # a link to nowhere will be reported
             found = [Source(p.relative_to(path).as_posix(), p) for p in below if not p.name.startswith(".")]
             if not found:
                 raise CounterpointError(f"{path}: no video files there ({', '.join(sorted(SUFFIXES))})")
@@ -132,7 +133,12 @@ def extract(
     of = {source.id: labels.of.get(source.path.resolve(), ()) for source in sources} if labels else {}
     store = _Store(out, of)
     report = Report(before=len(store.ids))
-    todo = [source for source in sources if source.id not in store.ids]
+    todo = []
+    for source in sources:
+        if _is_unicode(source.id):
+            todo += [source] if source.id not in store.ids else []
+        else:
+            report.failures.append(Failure(source.path, "its name is not UTF-8, and no clip could bear it; rename it"))
     progress(0, len(todo))
     for done, (source, result) in enumerate(encode_all(todo, made_by.name, workers, limits, time_limit), 1):
         if isinstance(result, Failure):
@@ -145,6 +151,10 @@ def extract(
     store.finish()
     report.shards = len(store.shards)
     return report
+
+
+def _is_unicode(name: str) -> bool:
+    return name.encode(errors="replace") == name.encode(errors="surrogateescape")
 
 
 def _prepare(out: Path, features: FeatureSet) -> None:

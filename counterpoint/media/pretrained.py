@@ -32,12 +32,27 @@ def load(name: str) -> "tuple[Picture, HuggingFaceSound]":
     audio_kind, _, audio_name = audio.partition("/")
     if image_kind not in kinds or audio_kind != "hf" or not image_name or not audio_name:
         raise CounterpointError(f"{name}: not any:IMAGE,AUDIO, where IMAGE is timm/NAME or hf/NAME and AUDIO hf/NAME")
+    _check_torchvision(name)
     try:
         return kinds[image_kind](image_name), HuggingFaceSound(audio_name)
     except ImportError as error:
-        raise CounterpointError(f"{name}: needs an extra ({error}): pip install 'counterpoint[any]'") from error
+        extra = "timm" if error.name in ("timm", "torchvision") else "any"
+        raise CounterpointError(f"{name}: needs an extra ({error}): pip install 'counterpoint[{extra}]'") from error
     except Exception as error:  # of two libraries, for a name that they do not know, a network that is not there, ...
         raise CounterpointError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_torchvision(name: str) -> None:
+    """timm needs it, and transformers import it where it is; one made for another PyTorch breaks both obscurely."""
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        pass  # transformers do without, and timm says that it cannot
+    except Exception as error:
+        raise CounterpointError(
+            f"{name}: the torchvision that is installed does not fit this PyTorch ({error}); install it from where "
+            "PyTorch came from, or for hf/ models do without it: pip uninstall torchvision"
+        ) from error
 
 
 class Picture:
@@ -111,11 +126,8 @@ class HuggingFaceSound:
         self.fingerprint = _fingerprint(self.network)
 
     def __call__(self, seconds: Float[Tensor, "step 16000"]) -> Float[Tensor, "step feature"]:
-        pooled = []
-        for some in seconds.split(16):
-            prepared = self.prepare(list(some.numpy()), sampling_rate=RATE, return_tensors="pt")
-            pooled.append(_pooled(self.network(**prepared)))
-        return standardized(torch.cat(pooled))
+        prepared = self.prepare(list(seconds.numpy()), sampling_rate=RATE, return_tensors="pt")
+        return standardized(_pooled(self.network(**prepared)))
 
 
 def standardized(features: Float[Tensor, "step feature"]) -> Float[Tensor, "step feature"]:

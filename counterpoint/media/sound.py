@@ -29,7 +29,8 @@ class Listener:
         self.limit = seconds
         self.position = 0.0  # seconds that have been taken in
         self.there = np.zeros(seconds)  # of each second, how much
-        self.chunks: list[NDArray[np.float32]] = []
+        self.samples = np.zeros(seconds * RATE, np.float32)  # takes up memory as it is written to
+        self.written = 0
         self.resampler: soxr.ResampleStream | None = None
         self.rate = 0
 
@@ -57,21 +58,23 @@ class Listener:
         self._finish()
         heard = self.there >= 0.5
         steps = int(heard.nonzero()[0].max(initial=-1)) + 1
-        whole = np.zeros(steps * RATE, np.float32)
-        samples = np.concatenate([*self.chunks, np.zeros(0, np.float32)])[: len(whole)]
-        whole[: len(samples)] = np.nan_to_num(samples).clip(-1, 1)
-        return Sound(whole.reshape(steps, RATE), heard[:steps])
+        return Sound(self.samples[: steps * RATE].reshape(steps, RATE), heard[:steps])
 
     def _resample(self, samples: NDArray[np.float32]) -> None:
         assert self.resampler is not None
         if len(samples):
-            self.chunks.append(self.resampler.resample_chunk(samples))
+            self._write(self.resampler.resample_chunk(samples))
             self.position += len(samples) / self.rate
 
     def _finish(self) -> None:
         if self.resampler is not None:
-            self.chunks.append(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self._write(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
             self.resampler = None
+
+    def _write(self, chunk: NDArray[np.float32]) -> None:
+        place = self.samples[self.written : self.written + len(chunk)]
+        place[:] = np.nan_to_num(chunk[: len(place)]).clip(-1, 1)
+        self.written += len(chunk)
 
 
 def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:

@@ -105,8 +105,7 @@ class YouTubeSound:
         self.features = len(components.vectors)
 
     def __call__(self, seconds: Float[Tensor, "step 16000"]) -> Float[Tensor, "step 128"]:
-        batches = seconds.split(16)  # a batch's maps take 40 MB
-        found: Tensor = self.components(torch.cat([self.network(batch) for batch in batches]))
+        found: Tensor = self.components(self.network(seconds))
         return found
 
 

@@ -392,9 +392,10 @@ def test_truncated(film: Path, tmp_path: Path) -> None:
     whole = copied(film, tmp_path / "whole.mkv", lambda packet: packet)
     half = tmp_path / "half.mkv"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
-    frames, sound, _ = decoded(half)
+    frames, sound, notes = decoded(half)
     assert 2 <= len(frames) < SECONDS
     assert 2 <= len(sound.heard) < SECONDS
+    assert notes == ["ends after 3 of 5 s"]
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     assert said(broken) == "not a video file that can be read (moov atom not found)"
@@ -425,7 +426,11 @@ def test_a_table_of_contents_without_contents(film: Path, tmp_path: Path) -> Non
         ("zeros.mp4", bytes(50_000), "not a video file that can be read"),
         ("list.mp4", b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nfilm.mp4\n#EXT-X-ENDLIST\n", "not a video"),
         ("list.m3u8", b"#EXTM3U\n#EXTINF:5,\nhttp://localhost:9/film.mp4\n#EXT-X-ENDLIST\n", "not a video"),
-        ("list.ffconcat", b"ffconcat version 1.0\nfile film.mp4\n", "not a video"),
+        (
+            "list.ffconcat",
+            b"ffconcat version 1.0\nfile film.mp4\n",
+            "not a video file that can be read (a playlist, a p",
+        ),
         ("text.srt", b"1\n00:00:00,000 --> 00:00:02,000\nHello\n", "not a video"),
     ],
 )

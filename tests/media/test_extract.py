@@ -74,6 +74,24 @@ def test_a_folder_of_good_and_bad_files(videos: Path, lite: Encoders, tmp_path: 
     )
 
 
+def test_names_that_lead_nowhere_or_are_no_unicode(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    (folder / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    strange = Path(os.fsdecode(os.fsencode(folder) + b"/\xe9t\xe9.mp4"))
+    try:
+        strange.write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has names in Unicode only")
+    (folder / "été.mp4").write_bytes((videos / "a.mp4").read_bytes())
+    report = extract.extract(find([folder]), tmp_path / "out", lite)
+    assert set(stored(tmp_path / "out")) == {"été.mp4"}
+    assert dict(report.failures) == {
+        strange: "its name is not UTF-8, and no clip could bear it; rename it",
+        folder / "gone.mp4": "No such file or directory",
+    }
+
+
 def test_what_is_done_is_not_done_again(
     videos: Path, lite: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

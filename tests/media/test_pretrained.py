@@ -38,7 +38,7 @@ def test_hugging_face_models(models: Path, tmp_path: Path) -> None:
 
 
 def test_timm_models(models: Path, tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm", reason="the extra `any` is not installed")
+    timm = pytest.importorskip("timm", reason="the extra `timm` is not installed", exc_type=ImportError)
     torch.manual_seed(0)
     network = timm.create_model("resnet10t", pretrained=False, num_classes=3)
     timm.models.save_for_hf(network, tmp_path / "resnet")
