@@ -232,7 +232,7 @@ class About(_Answer):
     videos: Annotated[bool, Field(description="whether it takes video files, or feature records alone")]
     max_bytes: Annotated[int, Field(description="of an upload", examples=[200_000_000])]
     max_seconds: Annotated[int, Field(description="of a video", examples=[300])]
-    max_files: Annotated[int, Field(description="of a batch", examples=[16])]
+    max_clips: Annotated[int, Field(description="of a batch", examples=[64])]
     keep_seconds: Annotated[float, Field(description="that answers can be had for", examples=[3600.0])]
 
 

@@ -18,8 +18,9 @@ from counterpoint import __version__
 from counterpoint.errors import CounterpointError
 from counterpoint.serve import answers
 from counterpoint.serve.answers import problems
-from counterpoint.serve.gate import Gate
-from counterpoint.serve.service import Refused, Service
+from counterpoint.serve.gate import Gate, problem
+from counterpoint.serve.service import Service
+from counterpoint.serve.settings import Refused
 
 PAGE = Path(__file__).with_name("page")
 """index.html, page.css and page.js, which are all that is served of files beside the examples."""
@@ -106,6 +107,7 @@ def _answers(app: FastAPI) -> None:
         (job,) = await service.take([file], features, one=True)
         await service.wait([job], wait)
         if job.state == "failed":
+            job.fetched = True
             raise Refused(job.status, job.detail)
         if job.state == "done":
             return service.answer(job, top)
