@@ -93,7 +93,8 @@ class Job(_Answer):
     answer: Annotated[Answer | None, Field(description="where it is done")] = None
     status: Annotated[int | None, Field(description="the HTTP status of a failure", examples=[422])] = None
     detail: Annotated[
-        str | None, Field(description="why it failed, in one line", examples=["holiday.mp4: lasts 612 s; 300 s at most"])
+        str | None,
+        Field(description="why it failed, in one line", examples=["holiday.mp4: lasts 612 s; 300 s at most"]),
     ] = None
 
 
@@ -136,9 +137,7 @@ class Weights(_Answer):
 class Timeline(_Answer):
     """One modality's weights in the last layer. The lists have an entry a second."""
 
-    row: Annotated[
-        str, Field(description="what a row is: cluster, attention unit or head", examples=["cluster"])
-    ]
+    row: Annotated[str, Field(description="what a row is: cluster, attention unit or head", examples=["cluster"])]
     present: Annotated[list[bool], Field(description="which seconds the modality has", examples=[[True, True]])]
     before: Annotated[
         list[float], Field(description="the size of the weights before influence", examples=[[0.31, 0.29]])
@@ -146,9 +145,7 @@ class Timeline(_Answer):
     heard: Annotated[
         list[float], Field(description="the size of what is heard of the other modality", examples=[[0.02, 0.33]])
     ]
-    after: Annotated[
-        list[float], Field(description="the size of the weights after influence", examples=[[0.32, 0.55]])
-    ]
+    after: Annotated[list[float], Field(description="the size of the weights after influence", examples=[[0.32, 0.55]])]
     numbers: Annotated[list[int], Field(description="which rows `rows` holds", examples=[[0, 3]])]
     rows: Weights
 
@@ -158,9 +155,7 @@ class Attended(_Answer):
 
     second: Second
     modality: Modality
-    share: Annotated[
-        float, Field(ge=0, le=1, description="of the most attended second's weight", examples=[1.0])
-    ]
+    share: Annotated[float, Field(ge=0, le=1, description="of the most attended second's weight", examples=[1.0])]
     thumbnail: Annotated[
         str | None, Field(description="the frame as a data: URI", examples=["data:image/jpeg;base64,/9j/4AAQ"])
     ]

@@ -1,14 +1,14 @@
 """The HTTP API: one function per endpoint, and the page.
 
-Who may ask, how much may be sent and how many may wait is decided before a request comes here (`counterpoint.serve.gate`).
+Who may ask, how much may be sent and how many may wait is decided before (`counterpoint.serve.gate`).
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPBearer
@@ -20,7 +20,7 @@ from counterpoint.serve import answers
 from counterpoint.serve.answers import problems
 from counterpoint.serve.gate import Gate, problem
 from counterpoint.serve.service import Service
-from counterpoint.serve.settings import Refused
+from counterpoint.serve.settings import RefusedError
 
 PAGE = Path(__file__).with_name("page")
 """index.html, page.css and page.js, which are all that is served of files beside the examples."""
@@ -40,7 +40,7 @@ FeaturesText = Annotated[
         examples=['{"encoder": "lite-30eb25fa", "sizes": {"audio": 128, "video": 1280}}'],
     ),
 ]
-Located = {
+Located: dict[int | str, dict[str, Any]] = {
     202: {
         "model": answers.Job,
         "description": "Not done yet: ask at `Location` again",
@@ -94,7 +94,6 @@ def _answers(app: FastAPI) -> None:
     )
     async def categorize(
         service: Serving,
-        response: Response,
         file: Upload,
         features: FeaturesText = None,
         wait: Wait = 10,
@@ -106,12 +105,10 @@ def _answers(app: FastAPI) -> None:
         """
         (job,) = await service.take([file], features, one=True)
         await service.wait([job], wait)
-        if job.state == "failed":
-            job.fetched = True
-            raise Refused(job.status, job.detail)
-        if job.state == "done":
+        if job.over.is_set():
             return service.answer(job, top)
-        return _later(service.told(job, top), f"/v1/jobs/{job.id}")
+        told = service.told(job, top)
+        return JSONResponse(told.model_dump(), 202, {"Location": f"/v1/jobs/{job.id}", "Retry-After": "1"})
 
     @app.post(
         "/v1/categorize/batch",
@@ -139,14 +136,14 @@ def _answers(app: FastAPI) -> None:
     @app.get("/v1/jobs/{job}", dependencies=KEYED, responses={**keyed, **problems(404, 422)})
     async def job(service: Serving, job: str, wait: Wait = 0, top: Top = 20) -> answers.Job:
         """How far a job is, and its answer; with `wait`, not before it is finished or so many seconds have passed."""
-        found = service.find(job)
+        found = service.jobs.find(job)
         await service.wait([found], wait)
         return service.told(found, top)
 
     @app.delete("/v1/jobs/{job}", status_code=204, dependencies=KEYED, responses={**keyed, **problems(404, 422)})
     async def forget(service: Serving, job: str) -> None:
         """Stop a job and forget all that is known of its clip."""
-        service.forget(job)
+        service.jobs.forget(service.jobs.find(job))
 
     @app.get("/v1/jobs/{job}/explanation", dependencies=KEYED, responses={**keyed, **problems(404, 409, 422, 429)})
     async def explanation(
@@ -156,7 +153,7 @@ def _answers(app: FastAPI) -> None:
         swap: Annotated[str | None, Query(description="another clip's job, to take its sound and picture from")] = None,
     ) -> answers.Explanation:
         """Why: weights over time, correlation by second, the most attended seconds, and what changes the answer."""
-        return await service.explain(service.find(job), service.find(swap) if swap else None, top)
+        return await service.explain(service.jobs.find(job), service.jobs.find(swap) if swap else None, top)
 
     @app.get("/v1/taxonomy", dependencies=KEYED, responses=keyed)
     async def taxonomy(service: Serving) -> answers.Tree:
@@ -200,33 +197,21 @@ def _answers(app: FastAPI) -> None:
         return service.metrics.exposed()
 
 
-def _later(job: answers.Job, where: str) -> JSONResponse:
-    return JSONResponse(job.model_dump(), 202, {"Location": where, "Retry-After": "1"})
-
-
 def _errors(app: FastAPI) -> None:
     """Whatever is refused, one line says why."""
 
-    def one_line(status: int) -> Callable[[Request, Exception], Any]:
-        async def told(request: Request, error: Exception) -> JSONResponse:
-            return problem(status, str(error))
-
-        return told
-
     async def refused(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, Refused)
+        assert isinstance(error, RefusedError)
         return problem(error.status, error.detail, error.headers)
 
-    async def http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        return problem(error.status_code, str(error.detail), error.headers)
+    async def unreadable(request: Request, error: Exception) -> JSONResponse:
+        return problem(422, str(error))
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         return problem(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
-    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(RefusedError, refused)
+    app.add_exception_handler(CounterpointError, unreadable)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(CounterpointError, one_line(422))

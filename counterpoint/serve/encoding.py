@@ -14,7 +14,6 @@ import asyncio
 import base64
 import contextlib
 import multiprocessing
-import os
 import resource
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -36,7 +35,7 @@ from counterpoint.errors import CounterpointError
 from counterpoint.media import encoders
 from counterpoint.media.decode import Limits, Video
 from counterpoint.media.encoders import Encoders, PictureEncoder
-from counterpoint.serve.settings import Refused, Settings
+from counterpoint.serve.settings import RefusedError, Settings
 
 CLIP = "clip.tfrecord"
 PROGRESS = "progress"
@@ -45,7 +44,7 @@ THUMBNAIL = (160, 160)  # pixels at most
 T = TypeVar("T")
 
 
-class Crashed(Refused):
+class CrashedError(RefusedError):
     """The child is gone, or was ended."""
 
 
@@ -85,7 +84,7 @@ class Children:
             begun: is called when a child has taken it up.
 
         Raises:
-            Refused: there is no clip in it, or more than is allowed.
+            RefusedError: there is no clip in it, or more than is allowed.
         """
         child = await self._free.get()
         gone = False
@@ -93,7 +92,7 @@ class Children:
             begun()
             settings = self.settings
             told = await child.do(settings.time_limit, _encode, task, settings.max_seconds, settings.max_pixels)
-        except (Crashed, asyncio.CancelledError):
+        except (CrashedError, asyncio.CancelledError):
             gone = True
             raise
         finally:
@@ -104,12 +103,12 @@ class Children:
             else:
                 self._free.put_nowait(child)
         if isinstance(told, _No):
-            raise Refused(told.status, told.detail)
+            raise RefusedError(told.status, told.detail)
         return told
 
     async def _renew(self, child: "_Child") -> None:
         await child.renew()
-        with contextlib.suppress(Refused):  # the next file will find out
+        with contextlib.suppress(RefusedError):  # the next file will find out
             await child.warm()
         self._free.put_nowait(child)
 
@@ -136,12 +135,12 @@ class _Child:
                 future = self.pool.schedule(function, args, timeout=seconds)
                 return await asyncio.wrap_future(future)
             except TimeoutError:
-                raise Crashed(422, f"took more than {seconds:g} s") from None
+                raise CrashedError(422, f"took more than {seconds:g} s") from None
             except ProcessExpired as error:
-                raise Crashed(422, f"the decoder crashed (exit code {error.exitcode})") from None
+                raise CrashedError(422, f"the decoder crashed (exit code {error.exitcode})") from None
             except (BrokenProcessPool, RuntimeError) as error:  # it was killed while it had nothing to do
                 if not patience:
-                    raise Crashed(500, f"the decoder could not be started ({error})") from error
+                    raise CrashedError(500, f"the decoder could not be started ({error})") from error
                 await self.renew()
         raise AssertionError
 
@@ -253,7 +252,5 @@ class _Watched:
             self.seen += 1
         new = self.folder / f".{PROGRESS}"
         new.write_text(f"{min(self.seen / self.seconds, 1.0):.4f}")
-        os.replace(new, self.folder / PROGRESS)
+        new.replace(self.folder / PROGRESS)
         return features
-
-

@@ -14,11 +14,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from counterpoint.serve.service import Service
-from counterpoint.serve.settings import MEGABYTE, Refused
+from counterpoint.serve.settings import MEGABYTE, RefusedError
 
 UPLOADS = ("/v1/categorize", "/v1/categorize/batch")
 OPEN = ("/healthz", "/openapi.json", "/", "/index.html", "/page.css", "/page.js")
 """What needs no key: the page asks for it, and whoever watches over the server has none."""
+METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 PATIENCE = 30.0  # seconds without a byte of an upload
 DRAINED, DRAINING = 64 * MEGABYTE, 10.0  # bytes and seconds of a refused upload that are read, so that its client hears
 
@@ -70,7 +71,8 @@ class Gate:
         finally:
             endpoint = getattr(scope.get("route"), "path", None) or "other"
             metrics = self.service.metrics
-            metrics.requests.labels(scope["method"], endpoint, status).inc()
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            metrics.requests.labels(method, endpoint, status).inc()
             metrics.latency.labels(endpoint).observe(time.perf_counter() - begun)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +82,7 @@ class Gate:
             self._check(scope["path"], headers)
             if uploads:
                 self._check_upload(headers)
-        except Refused as refused:
+        except RefusedError as refused:
             if "expect" not in headers:
                 await _drain(receive)
             await problem(refused.status, refused.detail, refused.headers)(scope, receive, send)
@@ -97,23 +99,25 @@ class Gate:
     def _check(self, path: str, headers: Headers) -> None:
         settings = self.service.settings
         if settings.hosts and _host(headers) not in settings.hosts:
-            raise Refused(421, "this server does not go by that name; --hosts tells it others")
+            raise RefusedError(421, "this server does not go by that name; --hosts tells it others")
         if path in OPEN:
             return
         if headers.get("sec-fetch-site") == "cross-site":
-            raise Refused(403, "asked for by another site's page")
+            raise RefusedError(403, "asked for by another site's page")
         if settings.key is not None:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             same = hmac.compare_digest(key.strip().encode(), settings.key.encode())
             if scheme.lower() != "bearer" or not same:
                 told = {"WWW-Authenticate": "Bearer"}
-                raise Refused(401, "this server wants its key: `Authorization: Bearer KEY`", told)
+                raise RefusedError(401, "this server wants its key: `Authorization: Bearer KEY`", told)
 
     def _check_upload(self, headers: Headers) -> None:
+        if self.service.stopping:
+            raise RefusedError(503, "the server is stopping", {"Retry-After": "10"})
         self.service.admit(self.service.uploads + 1)
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self.service.settings.max_bytes:
-            raise Refused(413, self._too_large)
+            raise RefusedError(413, self._too_large)
 
     @property
     def _too_large(self) -> str:

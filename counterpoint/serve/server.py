@@ -56,11 +56,11 @@ class Server(uvicorn.Server):
         """Uvicorn asks ten times a second whether to end."""
         if self._asked is not None:
             now = time.monotonic()
-            if self.service.held or self.service.uploads:
+            if self.service.jobs.held or self.service.uploads:
                 self._idle = None
             elif self._idle is None:
                 self._idle = now
-            waits = FETCHING if self.service.unfetched else 0.0
+            waits = FETCHING if self.service.jobs.unfetched else 0.0
             over = self._idle is not None and now - self._idle >= waits
             self.should_exit |= over or now - self._asked > self.patience
         return await super().on_tick(counter)

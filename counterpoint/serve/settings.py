@@ -40,7 +40,7 @@ class Settings:
     examples: Path | None = None
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """What is not done, with the HTTP status and one line that says why."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -53,9 +54,7 @@ def _node(taxonomy: Taxonomy, i: int) -> answers.Node:
     )
 
 
-def best(
-    taxonomy: Taxonomy, probabilities: Float[np.ndarray, "category"], top: int
-) -> list[answers.Category]:
+def best(taxonomy: Taxonomy, probabilities: Float[np.ndarray, "category"], top: int) -> list[answers.Category]:
     """The most probable categories; of equal ones the higher first, so that none stands before its parent."""
     order = np.lexsort((taxonomy.levels, -probabilities))[:top]
     return [_category(taxonomy, i, float(probabilities[i])) for i in order.tolist()]
@@ -73,9 +72,7 @@ def _category(taxonomy: Taxonomy, i: int, probability: float) -> answers.Categor
     )
 
 
-def explanation(
-    run: Run, job: str, folder: Path, other: Path | None, top: int
-) -> answers.Explanation:
+def explanation(run: Run, job: str, folder: Path, other: Path | None, top: int) -> answers.Explanation:
     """Explain the clip in a job's folder, and what would change with the tracks of another's."""
     dataset = ClipDataset([path / CLIP for path in (folder, other) if path], run.labelling, labelled=False)
     clip, swapped = (dataset.paths.index(path / CLIP) if path else None for path in (folder, other))  # it sorts them
@@ -84,16 +81,12 @@ def explanation(
     whose = None if swapped is None else dataset.clip(swapped).id
     taxonomy = run.labelling.taxonomy
     places = {path: i for i, path in enumerate(taxonomy.paths)}
-    changes = []
-    for modality in run.features.sizes:
-        for what, name, label in (
-            ("without", None, f"without {modality}"),
-            ("swapped", whose, f"{modality} of {whose}"),
-        ):
-            if label in told.changes:
-                changes.append(
-                    answers.Change(what=what, modality=modality, other=name, changes=told.changes[label])
-                )
+    changes = [
+        answers.Change(what=what, modality=modality, other=name, changes=told.changes[label])
+        for modality in run.features.sizes
+        for what, name, label in _interventions(modality, whose)
+        if label in told.changes
+    ]
     return answers.Explanation(
         job=job,
         name=told.clip,
@@ -104,6 +97,11 @@ def explanation(
         timelines={name: _timeline(timeline) for name, timeline in told.timelines.items()},
         attended=[one for name, timeline in told.timelines.items() for one in _attended(folder, name, timeline)],
     )
+
+
+def _interventions(modality: str, other: str | None) -> list[tuple[Literal["without", "swapped"], str | None, str]]:
+    """What may become of a modality, and what the library calls it."""
+    return [("without", None, f"without {modality}"), ("swapped", other, f"{modality} of {other}")]
 
 
 def _timeline(timeline: explaining.Timeline) -> answers.Timeline:
@@ -118,10 +116,12 @@ def _timeline(timeline: explaining.Timeline) -> answers.Timeline:
         heard=_rounded(_size(heard)),
         after=_rounded(_size(after)),
         numbers=numbers.tolist(),
-        rows=answers.Weights(**{
-            name: [_rounded(row) for row in part[numbers]]
-            for name, part in (("before", before), ("heard", heard), ("after", after))
-        }),
+        rows=answers.Weights(
+            **{
+                name: [_rounded(row) for row in part[numbers]]
+                for name, part in (("before", before), ("heard", heard), ("after", after))
+            }
+        ),
     )
 
 

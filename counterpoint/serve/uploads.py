@@ -11,7 +11,7 @@ from counterpoint.data.tfrecord import Shard
 from counterpoint.data.youtube8m import parse
 from counterpoint.errors import CounterpointError
 from counterpoint.run import Run
-from counterpoint.serve.settings import Refused
+from counterpoint.serve.settings import RefusedError
 
 RECORDS = ".tfrecord"
 NAME_LENGTH = 200
@@ -44,7 +44,7 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int) ->
         most: clips that it may hold.
 
     Raises:
-        Refused: it is damaged, holds too much, or the run reads other features.
+        RefusedError: it is damaged, holds too much, or the run reads other features.
     """
     try:
         if features is not None:
@@ -53,7 +53,7 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int) ->
         if shard.bad:
             raise shard.bad[0]
         if len(shard) > most:
-            raise Refused(413, f"{name}: {len(shard)} clips; {most} at most in one request")
+            raise RefusedError(413, f"{name}: {len(shard)} clips; {most} at most in one request")
         found = FeatureSet.of([path])
         run.features.check(found, run.folder.resolve().name)
         return found, [parse(bytes(shard[record])) for record in range(len(shard))]
@@ -61,4 +61,4 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int) ->
         told = str(error).replace(str(path), name).replace(f"{path.parent}/", "")
         told = told if told.startswith(name) else f"{name}: {told}"
         hint = "" if features is not None else "; send the features.json beside it as `features`"
-        raise Refused(422, told + hint) from error
+        raise RefusedError(422, told + hint) from error
