@@ -56,6 +56,7 @@ class Service:
         self.metrics = Metrics()
         self._typical = TYPICAL
         self._explaining = 0
+        self._turn = asyncio.Lock()  # of examples, one of which is encoded at a time, so that nobody waits for all
         self._children, self.no_videos = self._encoders()
         self.tree = telling.tree(self.run.labelling.taxonomy)
         self.identity = telling.identity(self.run)
@@ -184,8 +185,9 @@ class Service:
 
     async def _work(self, job: Job) -> None:
         try:
-            if job.source:
-                await self._encode(job, job.source)
+            async with self._turn if job.lasting else contextlib.nullcontext():
+                if job.source:
+                    await self._encode(job, job.source)
             assert job.clip is not None
             job.stage = "categorizing"
             job.seconds = job.clip.steps
