@@ -95,10 +95,10 @@ class Jobs:
         """Clips of clients that wait or are worked on."""
         return sum(job.work is not None and not job.lasting for job in self.all.values())
 
-    @property
-    def unfetched(self) -> bool:
-        """Whether a client has yet to hear how its job ended."""
-        return any(not job.fetched and not job.lasting for job in self.all.values())
+    def unfetched(self, seconds: float) -> bool:
+        """Whether a job that ended within so many seconds has a client that has not heard of it yet."""
+        last = time.monotonic() - seconds
+        return any(not job.fetched and not job.lasting and job.ended > last for job in self.all.values())
 
     def forget(self, job: Job) -> None:
         """Stop a job and remove what is known of its clip; RefusedError for an example."""

@@ -11,7 +11,7 @@ from counterpoint.errors import CounterpointError
 from counterpoint.serve.app import build
 from counterpoint.serve.service import Service
 
-FETCHING = 5.0  # seconds in which finished answers can still be asked for
+FETCHING = 5.0  # seconds for which answers that nobody has heard yet can still be asked for
 
 
 class Server(uvicorn.Server):
@@ -37,7 +37,6 @@ class Server(uvicorn.Server):
         self.patience = patience
         self.on_started = started
         self._asked: float | None = None
-        self._idle: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Load what is needed, and say so."""
@@ -55,14 +54,9 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Uvicorn asks ten times a second whether to end."""
         if self._asked is not None:
-            now = time.monotonic()
-            if self.service.jobs.held or self.service.uploads:
-                self._idle = None
-            elif self._idle is None:
-                self._idle = now
-            waits = FETCHING if self.service.jobs.unfetched else 0.0
-            over = self._idle is not None and now - self._idle >= waits
-            self.should_exit |= over or now - self._asked > self.patience
+            jobs = self.service.jobs
+            done = not jobs.held and not self.service.uploads and not jobs.unfetched(FETCHING)
+            self.should_exit |= done or time.monotonic() - self._asked > self.patience
         return await super().on_tick(counter)
 
 
