@@ -73,7 +73,8 @@ class Gate:
         try:
             await self._pass(scope, receive, sent)
         finally:
-            endpoint = getattr(scope.get("route"), "path", None) or "other"
+            refused = scope["path"] if scope["path"] in UPLOADS else "other"  # before there is a route
+            endpoint = getattr(scope.get("route"), "path", None) or refused
             metrics = self.service.metrics
             method = scope["method"] if scope["method"] in METHODS else "other"
             metrics.requests.labels(method, endpoint, status).inc()
@@ -112,7 +113,7 @@ class Gate:
             raise RefusedError(403, "asked for by another site's page")
         if settings.key is not None:
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            same = hmac.compare_digest(key.strip().encode(), settings.key.encode())
+            same = hmac.compare_digest(key.strip().encode("latin-1"), settings.key.encode())
             if scheme.lower() != "bearer" or not same:
                 told = {"WWW-Authenticate": "Bearer"}
                 raise RefusedError(401, "this server wants its key: `Authorization: Bearer KEY`", told)
