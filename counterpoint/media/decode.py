@@ -33,6 +33,7 @@ FORMATS = (
 )
 UNSPECIFIED = (0, 2)  # colour spaces that say nothing
 HIGH_DEFINITION = 720  # lines, from which on a picture that says nothing about its colours has BT.709's
+NO_MEMORY = "get_buffer() failed"
 
 EARLY = 0.05  # of the length that a file says it has, which may be missing without a word
 
@@ -86,6 +87,11 @@ class Video:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds that the file says it lasts."""
+        return None if self._container.duration is None else self._container.duration / av.time_base
 
     def frames(self, size: Size) -> Iterator[Frame]:
         """The frame of each second in RGB, upright, with square pixels.
@@ -167,7 +173,9 @@ class Video:
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             try:
                 frames = packet.decode()
-            except av.FFmpegError:
+            except av.FFmpegError as error:
+                if any(NO_MEMORY in message for _, _, message in self._log[-8:]):  # FFmpeg calls the packet damaged
+                    raise CounterpointError(f"{self.path}: its pictures take more memory than is allowed") from error
                 self._damaged += 1
                 continue
             for frame in frames:
