@@ -332,7 +332,12 @@ def _load(stored: bytes, file: tuple[str, int, int]) -> _Index:
         for record in (0, -1):
             if _header(data, int(offsets[record])) != (lengths[record], True):
                 raise ValueError("the index does not fit the file")
-    return _Index(offsets, lengths, [tuple(entry) for entry in json.loads(body[len(body) - bad_size :])])
+    try:
+        entries = json.loads(body[len(body) - bad_size :])
+        bad = [(int(record), int(offset), str(cause)) for record, offset, cause in entries]
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError("the index's list of damage is none") from error
+    return _Index(offsets, lengths, bad)
 
 
 def _advise(error: RecordError) -> RecordError:
