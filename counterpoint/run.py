@@ -15,6 +15,7 @@
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -23,22 +24,23 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
 import torch
+from beartype.door import is_bearable
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, collate
 from counterpoint.data.features import FeatureSet
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import UNREADABLE, CounterpointError
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.models.track import Track, Tracks
-from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check
 from counterpoint.taxonomy import Labelling, load
 
 RECIPE_FILE = "recipe.json"
@@ -47,6 +49,7 @@ ENVIRONMENT_FILE = "environment.json"
 DATA_FILE = "data.json"
 TAXONOMY_FOLDER = "taxonomy"
 TOWER_FOLDER = "tower"
+DIGEST = "sha256"  # of the weights, in their file
 TOWER_PREFIX = "tower."  # of a categorizer's weights
 
 
@@ -92,7 +95,8 @@ class Run:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             recipe = _rebuilt((RECIPES | TOWER_RECIPES)[stored["name"]], stored)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            check(recipe)
+        except (*UNREADABLE, CounterpointError) as error:
             raise CounterpointError(f"{path}: not a recipe of this version ({error!r})") from error
         return cls(folder, recipe, load(folder / TAXONOMY_FOLDER), FeatureSet.load(folder))
 
@@ -144,13 +148,16 @@ class Run:
         path = self.folder / WEIGHTS_FILE
         if not self.trained:
             raise CounterpointError(f"{self.folder}: training has not ended; run the same `counterpoint train` again")
-        model = self.build()
         try:
-            missing, unexpected = model.load_state_dict(load_file(path), strict=False)
+            stored, digest = load_file(path), _digest_of(path)
+            if digest and digest != _digest(stored):
+                raise ValueError("their checksum does not match: the file is damaged")
+            model = self.build()
+            missing, unexpected = model.load_state_dict(stored, strict=False)
             if strangers := [name for name in (*missing, *unexpected) if not name.startswith(TOWER_PREFIX)]:
                 raise ValueError(f"{strangers[0]} is missing or unknown")
-        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-            first = str(error).splitlines()[0]
+        except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
+            first = str(error).partition("\n")[0]
             raise CounterpointError(f"{path}: not the weights of this run's recipe ({first})") from error
         return model.eval()
 
@@ -158,8 +165,8 @@ class Run:
         """Write the weights, whole or not at all; a tower inside has its own run."""
         path = self.folder / WEIGHTS_FILE
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        state = model.state_dict()
-        save_file({name: t.contiguous() for name, t in state.items() if not name.startswith(TOWER_PREFIX)}, temporary)
+        state = {name: t.contiguous() for name, t in model.state_dict().items() if not name.startswith(TOWER_PREFIX)}
+        save_file(state, temporary, {DIGEST: _digest(state)})
         temporary.replace(path)
 
     def batches(self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0) -> Iterator[Batch]:
@@ -214,6 +221,21 @@ def taken_away(tracks: Tracks, name: str) -> Tracks:
     return tracks | {name: Track(tracks[name].features, torch.zeros_like(tracks[name].mask))}
 
 
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the tensors by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _digest_of(path: Path) -> str | None:
+    """The digest that a weights file carries; older ones have none."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get(DIGEST)
+
+
 T = TypeVar("T")
 
 
@@ -223,11 +245,16 @@ def _rebuilt(base: T, stored: Any) -> T:
         fields = dataclasses.fields(base)
         # A plain setting that is missing came with a later version, whose default is what was done before.
         settings = {field.name for field in fields if field.default is not dataclasses.MISSING}
-        if differ := ({field.name for field in fields} ^ set(stored)) - settings:
+        if differ := ({field.name for field in fields} ^ stored.keys()) - settings:
             raise ValueError(f"fields {sorted(differ)} differ")
         values = {name: _rebuilt(getattr(base, name), value) for name, value in stored.items()}
+        hints = get_type_hints(type(base))
+        if wrong := [name for name, value in values.items() if not is_bearable(value, hints[name])]:
+            raise ValueError(f"{wrong[0]} cannot be {values[wrong[0]]!r:.40}")
         return dataclasses.replace(base, **values)
-    return tuple(stored) if isinstance(base, tuple) else stored  # type: ignore[return-value]
+    if isinstance(base, float) and type(stored) is int:
+        return float(stored)  # type: ignore[return-value]
+    return tuple(stored) if isinstance(base, tuple) and isinstance(stored, list) else stored  # type: ignore[return-value]
 
 
 def environment() -> dict[str, Any]:
@@ -256,6 +283,19 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises:
+        CounterpointError: it cannot be read, or is no longer JSON with names in it.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {**stored}
+    except UNREADABLE as error:
+        raise CounterpointError(f"{path}: cannot be read ({str(error):.100})") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from counterpoint.errors import CounterpointError
-from counterpoint.run import write_json
+from counterpoint.run import read_json, write_json
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -71,7 +71,7 @@ class Search:
 
     def results(self) -> list[dict[str, Any]]:
         """The settings and figures of the finished trials, in order."""
-        return [json.loads(self.told(i).read_text()) for i in range(self.count) if self.told(i).exists()]
+        return [read_json(self.told(i)) for i in range(self.count) if self.told(i).exists()]
 
     def best(self) -> dict[str, Any]:
         """The settings with the highest figure; the first of equals."""

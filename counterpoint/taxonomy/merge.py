@@ -99,7 +99,7 @@ def settlements(path: str | Path, taxonomy: Taxonomy) -> dict[int, str]:
         return {}
     found = {}
     for line, row in zip(*tsv.read(path, COLUMNS), strict=True):
-        if not row[0].isdecimal():
+        if not tsv.is_number(row[0]):
             raise CounterpointError(f"{path}, line {line}: the index {row[0]!r} is not a whole number from 0")
         decided = row[-1].strip()
         if unknown := [category for category in _ids(decided) if category not in taxonomy.ids]:

@@ -170,7 +170,9 @@ def _message(number: int) -> bytes:
         if odd():
             field = random.choice((0, 1, 2, 3, 15, 16, 2**29 - 1, 2**29))
         size = len(content) + (random.choice((-1, 1, 100)) if odd() else 0)
-        return _varint(field << 3 | (LENGTH if not odd() else random.randrange(8)), odd()) + _varint(size, odd()) + content
+        return (
+            _varint(field << 3 | (LENGTH if not odd() else random.randrange(8)), odd()) + _varint(size, odd()) + content
+        )
 
     def unknown() -> bytes:
         field = random.choice((4, 15, 16, 1000)) << 3
@@ -226,7 +228,9 @@ def _message(number: int) -> bytes:
             lists.append(entry(key, joined(frames)))
     else:
         keys = random.sample([*KEYS[6:8], b"mean_audio_embedding"], random.choice((1, 2, 2)))
-        entries += [entry(key, feature(2 if not odd() else random.randint(1, 3), random.choice((1, 8)))) for key in keys]
+        entries += [
+            entry(key, feature(2 if not odd() else random.randint(1, 3), random.choice((1, 8)))) for key in keys
+        ]
     record = delimited(1, joined(entries))
     return joined([record, delimited(2, joined(lists))]) if lists else record
 
@@ -280,7 +284,11 @@ def read(data: bytes) -> Found:
         position += 1
         while position < len(data):
             length = int.from_bytes(data[position : position + 8], "little")
-            if position + 16 + length <= len(data) and _length(data, position) == length and _whole(data, position, length):
+            if (
+                position + 16 + length <= len(data)
+                and _length(data, position) == length
+                and _whole(data, position, length)
+            ):
                 break
             position += 1
     return Found([], [], [0]) if found.bad and not found.offsets and _length(data, 0) is None else found
@@ -381,7 +389,9 @@ def check_index(data: bytes) -> bool:
             body = body[:at] + struct.pack("<Q", random.choice((*INTEGERS, *range(9)))) + body[at + 8 :]
         if random.random() < 0.3:  # another list of what is damaged
             count = int.from_bytes(index[24:32], "little")
-            bad = random.choice((b"[]", b"[[0,0]]", b"[0]", b"{}", b"null", b'[[0,"",1]]', b"9" * 5000, b"[" * 99_999, b"\xff"))
+            bad = random.choice(
+                (b"[]", b"[[0,0]]", b"[0]", b"{}", b"null", b'[[0,"",1]]', b"9" * 5000, b"[" * 99_999, b"\xff")
+            )
             body = index[:32] + struct.pack("<Q", len(bad)) + index[40 : 40 + 16 * count] + bad
         repaired = random.random() < 0.7  # no accident makes such an index; it may leave records out, and no more
         changed = body + (struct.pack("<I", google_crc32c.value(body)) if repaired else index[-4:])

@@ -26,7 +26,7 @@ class Target:
     name: str
     draw: Callable[[Random], bytes]
     check: Callable[[bytes], bool]
-    quick: int = 300
+    quick: int = 150
     seconds: float = 10.0
 
     def input(self, seed: int, number: int) -> bytes:
