@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         expected = isinstance(error, CounterpointError | OSError)
         told = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            told = f"{error.filename}: {error.strerror}"
         print("counterpoint:", " ".join(told.split()), file=sys.stderr)
         return 1
 

@@ -17,7 +17,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import sys
 from collections.abc import Collection, Iterator
@@ -31,12 +30,13 @@ import torch
 from beartype.door import is_bearable
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, collate
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import UNREADABLE, CounterpointError
+from counterpoint.files import replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.models.track import Track, Tracks
@@ -164,10 +164,9 @@ class Run:
     def save_weights(self, model: nn.Module) -> None:
         """Write the weights, whole or not at all; a tower inside has its own run."""
         path = self.folder / WEIGHTS_FILE
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         state = {name: t.contiguous() for name, t in model.state_dict().items() if not name.startswith(TOWER_PREFIX)}
-        save_file(state, temporary, {DIGEST: _digest(state)})
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write(save(state, {DIGEST: _digest(state)}))
 
     def batches(self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0) -> Iterator[Batch]:
         """The clips of a data set as the model reads them, in order.
@@ -300,6 +299,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")

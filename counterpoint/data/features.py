@@ -14,6 +14,7 @@ from pathlib import Path
 from counterpoint.data.tfrecord import Shard
 from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import UNREADABLE, CounterpointError, RecordError
+from counterpoint.files import write_text
 
 FEATURES_FILE = "features.json"
 YOUTUBE8M = "youtube8m"
@@ -98,7 +99,7 @@ class FeatureSet:
     def save(self, folder: Path) -> None:
         """Write `features.json`."""
         text = json.dumps({"encoder": self.encoder, "sizes": self.sizes, "fingerprint": self.fingerprint}, indent=2)
-        (folder / FEATURES_FILE).write_text(text + "\n", encoding="utf-8")
+        write_text(folder / FEATURES_FILE, text + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "FeatureSet":

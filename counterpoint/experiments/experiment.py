@@ -23,6 +23,7 @@ from counterpoint.experiments.predictions import SCORES_FILE
 from counterpoint.experiments.search import Search
 from counterpoint.experiments.suites import Scale, Suite, with_settings
 from counterpoint.experiments.worlds import Data, Inputs, Shape, Source
+from counterpoint.files import holds_anything
 from counterpoint.matching import matched, parameters
 from counterpoint.models.fusion import CrossModal
 from counterpoint.recipes import CONSTANT, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe
@@ -79,7 +80,7 @@ class Experiment:
                         f"{self.folder}: holds an experiment with {name.rpartition('.')[2]} {before}, not {told}; "
                         "choose another --out, or remove it"
                     )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif holds_anything(self.folder):
             raise CounterpointError(f"{self.folder}: not empty and not an experiment; choose another --out")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, mine)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from counterpoint.errors import CounterpointError
+from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.mapping import Label, Labelling, LabelMap
 from counterpoint.taxonomy.tree import SEPARATOR, Category, Taxonomy
@@ -30,8 +31,7 @@ class Imported(NamedTuple):
         """Write the taxonomy's folder, with ``other-parents.tsv`` where there are such."""
         self.labelling.save(folder)
         if self.other_parents:
-            text = tsv.text(("id", "parent"), self.other_parents)
-            (Path(folder) / OTHER_PARENTS_FILE).write_text(text, encoding="utf-8", newline="\n")
+            write_text(Path(folder) / OTHER_PARENTS_FILE, tsv.text(("id", "parent"), self.other_parents))
 
 
 def read(path: str | Path, *, top: int = 1000, labels: str | Path | None = None) -> Imported:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from counterpoint.errors import CounterpointError
+from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.tree import Taxonomy
 
@@ -100,7 +101,7 @@ class LabelMap:
             (str(label.index), label.name, str(label.count), ",".join(label.categories), label.note)
             for label in self.labels
         )
-        Path(path).write_text(tsv.text(COLUMNS, rows), encoding="utf-8", newline="\n")
+        write_text(Path(path), tsv.text(COLUMNS, rows))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from counterpoint.errors import CounterpointError
+from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.mapping import Label, Labelling, LabelMap
 from counterpoint.taxonomy.tree import Taxonomy
@@ -54,7 +55,7 @@ class Merged(NamedTuple):
         """Write the taxonomy's folder, with ``conflicts.tsv`` in it."""
         self.labelling.save(folder)
         rows = ([str(field) for field in astuple(conflict)] for conflict in self.conflicts)
-        (Path(folder) / CONFLICTS_FILE).write_text(tsv.text(COLUMNS, rows), encoding="utf-8", newline="\n")
+        write_text(Path(folder) / CONFLICTS_FILE, tsv.text(COLUMNS, rows))
 
 
 def merge(annotators: Sequence[LabelMap], settled: Mapping[int, str] | None = None) -> Merged:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.__main__ import TARGETS
+from tests.fuzz.engine import TARGETS
 from tests.fuzz.target import clear
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.bin"))
