@@ -21,6 +21,7 @@ from tests.fuzz import films, folders, records, tables
 from tests.fuzz.target import Target, clear
 
 TARGETS = {target.name: target for part in (records, tables, folders, films) for target in part.TARGETS}
+BEGIN = 600.0  # seconds that a child may take before its first input
 MEMORY = 12 << 30  # bytes of address space; what asks for more has believed a number in its input
 
 
@@ -59,6 +60,7 @@ class Worker:
         self.last, self.since = -1, time.monotonic()
         numbers = range(number, self.numbers.stop, self.numbers.step)
         arguments = (self.target.name, self.seed, numbers, self.until, self.at, self.taken, self.found)
+        self.at.value = -1
         self.process: SpawnProcess = self.context.Process(target=_work, args=arguments)
         self.process.start()
 
@@ -70,7 +72,7 @@ class Worker:
         if number != self.last:
             self.last, self.since = number, time.monotonic()
         alive = self.process.is_alive()
-        if alive and time.monotonic() - self.since < self.target.seconds + 20:  # a child takes a while to begin
+        if alive and time.monotonic() - self.since < (BEGIN if number < 0 else self.target.seconds):
             return True
         if alive:
             self.process.kill()
