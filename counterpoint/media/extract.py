@@ -206,18 +206,22 @@ class _Store:
             else:
                 self.parts.append(path)
                 self.ids.add(clip.id)
+        self._merge_full()
 
     def add(self, clip: Clip) -> None:
         path = self.out / PARTS / f"{hashlib.sha256(clip.id.encode()).hexdigest()[:32]}.clip"
         _write(path, [clip])
         self.parts.append(path)
-        if len(self.parts) >= CLIPS_PER_SHARD:
-            self._merge()
+        self._merge_full()
 
     def finish(self) -> None:
         if self.parts:
             self._merge()
         shutil.rmtree(self.out / PARTS)
+
+    def _merge_full(self) -> None:
+        if len(self.parts) >= CLIPS_PER_SHARD:
+            self._merge()
 
     def _merge(self) -> None:
         number = 1 + max((int(path.stem.rpartition("-")[2]) for path in self.shards), default=-1)

@@ -1,5 +1,5 @@
 import sys
 
-from tests.fuzz.engine import main
+from fuzz.engine import main
 
 sys.exit(main())

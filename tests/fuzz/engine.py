@@ -1,6 +1,6 @@
 """Draw inputs, check them, tell what was found.
 
-    python -m tests.fuzz [TARGET ...] --inputs 100000 --seconds 60 --seed 0 --jobs 2
+    PYTHONPATH=tests python -m fuzz [TARGET ...] --inputs 100000 --seconds 60 --seed 0 --jobs 2
 
 Inputs are checked in child processes, so that a crash and a hang are findings too; the search goes on with the next
 input. Found inputs are written to a folder: one that is understood and put right belongs into `tests/fuzz/cases`.
@@ -17,8 +17,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz import films, folders, records, tables
-from tests.fuzz.target import Target, clear
+from fuzz import films, folders, records, tables
+from fuzz.target import Target, clear
 
 TARGETS = {target.name: target for part in (records, tables, folders, films) for target in part.TARGETS}
 BEGIN = 600.0  # seconds that a child may take before its first input

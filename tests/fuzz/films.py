@@ -15,7 +15,7 @@ import numpy as np
 from counterpoint.errors import CounterpointError
 from counterpoint.media.decode import Limits, Video
 from counterpoint.media.text import spoken
-from tests.fuzz.target import Target, mutated, scratch
+from fuzz.target import Target, mutated, scratch
 
 LIMITS = Limits(seconds=5, pixels=640 * 640)
 FORMATS = [  # container, codecs of picture and sound

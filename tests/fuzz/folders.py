@@ -19,8 +19,8 @@ from counterpoint.experiments.suites import SUITES
 from counterpoint.experiments.worlds import Inputs
 from counterpoint.recipes import RECIPES, TOWER_RECIPES
 from counterpoint.run import DIGEST, RECIPE_FILE, WEIGHTS_FILE, Run
-from tests.fuzz.target import INTEGERS, Target, mutated, scratch
-from tests.training import world
+from fuzz.target import INTEGERS, Target, mutated, scratch
+from training import world
 
 VALUES = [
     None,

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from counterpoint.data import tfrecord, wire, youtube8m
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
 from counterpoint.errors import CounterpointError, RecordError
-from tests.fuzz.target import INTEGERS, Target, mutated, scratch
+from fuzz.target import INTEGERS, Target, mutated, scratch
 
 # --- Payloads ---------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from counterpoint.taxonomy.lint import EXCEPTIONS_COLUMNS, EXCEPTIONS_FILE, chec
 from counterpoint.taxonomy.page import page
 from counterpoint.taxonomy.show import as_dict
 from counterpoint.taxonomy.show import tree as shown
-from tests.fuzz.target import Target, mutated, scratch
+from fuzz.target import Target, mutated, scratch
 
 TOKENS = [
     *(

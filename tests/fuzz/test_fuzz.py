@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.engine import TARGETS
-from tests.fuzz.target import clear
+from fuzz.engine import TARGETS
+from fuzz.target import clear
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.bin"))
 
