@@ -65,7 +65,7 @@ class Learner(lightning.LightningModule):
         return loss
 
     def epoch_loss(self) -> tuple[float, int]:
-        """The sum of the losses of the epoch so far over its clips, and how many they are; all processes ask at once."""
+        """The sum of the losses of the epoch's clips so far, and how many they are; all processes ask at once."""
         if self._since:
             since = torch.stack(self._since).cpu().double().sum(0).tolist()
             self._since = []

@@ -112,8 +112,10 @@ class quiet:  # noqa: N801 - used as a context manager
             ".*does not have many workers.*",
             ".*LeafSpec.*",
             ".*in eval mode at the start of training.*",
-            ".*Checkpoint directory.*",
             ".*tensorboard.*",
+            ".*sync_dist=True.*",  # what is logged is the same in all processes
+            ".*broadcast_buffers.*",
+            ".*your dataloader is not resumable.*",  # its sampler is
         ):
             warnings.filterwarnings("ignore", message)
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -333,7 +333,7 @@ def test_the_same_command_goes_on_after_a_kill(world: World) -> None:
     again = execute("-m", "counterpoint.cli")
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith(f"{world.folder / 'cut'}: validation GAP 0.")
-    assert "going on from the last finished epoch" in again.stderr
+    assert "going on from the last checkpoint" in again.stderr
     assert [line.split()[1] for line in again.stderr.splitlines() if line.startswith("epoch ")] == ["3/4", "4/4"]
     assert_equal(*runs)
 
@@ -351,7 +351,7 @@ def test_two_devices_train_one_model(world: World) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == str(out)
-    assert newest(Run.load(out))["global_step"] == 4  # 64 clips, 32 each, in batches of 16, twice
+    assert newest(Run.load(out))["global_step"] == 8  # 64 clips in batches of 16, 8 each, twice
     assert [row["epoch"] for row in epochs(Run.load(out))] == [1, 2]
 
 
