@@ -18,6 +18,7 @@ from counterpoint.training.distributed import Part, draw_for_all, rank, total, w
 
 GAP = "validation_gap"
 ALONE = Part()
+VALIDATION = 1  # sets its streams apart from training's
 
 
 class Learner(lightning.LightningModule):
@@ -53,8 +54,15 @@ class Learner(lightning.LightningModule):
         self._before = (0.0, 0)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Mixed into 32 bits, since a CPU's generator ignores those above them. The same in all processes.
-        stream = np.random.SeedSequence((self.settings.seed, self.trainer.current_epoch, batch_idx))
+        self._draw_from(batch_idx)
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._draw_from(batch_idx * self.part.world + self.part.rank, VALIDATION)
+
+    def _draw_from(self, *number: int) -> None:
+        """The stream of a batch, by its number among those of all processes."""
+        # Mixed into 32 bits, since a CPU's generator ignores those above them.
+        stream = np.random.SeedSequence((self.settings.seed, self.trainer.current_epoch, *number))
         torch.manual_seed(int(stream.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -3,6 +3,7 @@ import fcntl
 import io
 import os
 import resource
+import signal
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -130,20 +131,27 @@ def test_a_folder_that_another_process_trains_in_is_refused(world: World) -> Non
 def test_of_two_that_begin_at_once_one_is_refused(world: World) -> None:  # noqa: F811
     """One looks, and finds no folder; before it has made one the other has."""
     subject = world.new()
-    quicker = contextlib.ExitStack()
-    rename = Path.rename
+    rename, quicker = Path.rename, []
 
     def late(path: Path, target: Path) -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Path, "rename", rename)
-            patch.setattr(os, "getpid", lambda: 1)
-            quicker.enter_context(claimed(subject, None, {}))
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            Path.rename = rename  # type: ignore[method-assign]
+            with claimed(subject, None, {}):
+                os.write(writer, b"!")
+                signal.pause()
+        quicker.append(child)
+        assert os.read(reader, 1)
         return rename(path, target)
 
-    with quicker, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", late)
         with pytest.raises(CounterpointError, match="another process trains there"), claimed(subject, None, {}):
             pass
+    os.kill(quicker[0], signal.SIGKILL)
+    os.waitpid(quicker[0], 0)
+    with claimed(subject, None, {}):  # what a process held it lets go of as it dies
+        pass
     assert [path.name for path in subject.folder.parent.iterdir() if path.suffix == ".tmp"] == []
 
 
