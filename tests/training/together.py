@@ -55,11 +55,12 @@ def all_of(shards: tuple[Path, Path], folder: Path) -> None:
         train(run(folder, name), dataset(shards[0]), dataset(shards[1]), console=QUIET)
 
 
-def figures(subject: Run, clips: Path) -> dict[str, Any]:
+def figures(subject: Run, clips: Path) -> list[Any]:
     """What `counterpoint evaluate` finds: 3 batches of up to 256 clips, so that one of two processes has one less."""
     robustness = RobustnessAccumulator(list(SIZES))
     found = evaluate(subject, dataset(clips), QUIET, robustness=robustness).to_dict()
-    return found | {"robustness": robustness.compute().to_dict() if robustness.ids else None}
+    plain: list[Any] = json.loads(json.dumps([found, robustness.compute().to_dict() if robustness.ids else None]))
+    return plain
 
 
 def killed(shards: tuple[Path, Path], subject: Run, log: Path, kill: tuple[int, int]) -> None:
