@@ -15,7 +15,14 @@ from rich.console import Console
 from counterpoint.data.features import FeatureSet
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.robustness import RobustnessAccumulator
-from counterpoint.recipes import TOWER_RECIPES, NetVLADFamily, Training, TransformerFamily
+from counterpoint.recipes import (
+    TOWER_RECIPES,
+    ContrastiveConfig,
+    HeadConfig,
+    NetVLADFamily,
+    Training,
+    TransformerFamily,
+)
 from counterpoint.run import Run
 from counterpoint.training import distributed
 from counterpoint.training.learner import Learner
@@ -39,6 +46,20 @@ RECIPES: dict[str, Any] = {
 """All of them with dropout; the last batch has one clip, so that all processes but the first have none of it."""
 
 
+TRAINING = Training(batch_size=16, max_epochs=2, learning_rate=5e-3)
+COMPILED: dict[str, Any] = {
+    "nv-cm": replace(recipe("nv-cm"), head=HeadConfig(hidden=8, dropout=0.0)),
+    "tm-cm": replace(recipe("tm-cm"), family=replace(TRANSFORMER, dropout=0.0), head=HeadConfig(hidden=8, dropout=0.0)),
+    "correlation-nv": replace(
+        TOWER_RECIPES["correlation-nv"],
+        family=SMALL,
+        comparison=ContrastiveConfig(embedding=8, dropout=0.0),
+        max_steps=5,
+    ),
+}
+"""Without dropout, since compiled kernels draw other numbers."""
+
+
 def shards(folder: Path) -> tuple[Path, Path]:
     return (
         write(folder / "train.tfrecord", *clips(61, confused=0.3)),
@@ -53,6 +74,14 @@ def run(folder: Path, name: str) -> Run:
 def all_of(shards: tuple[Path, Path], folder: Path) -> None:
     for name in RECIPES:
         train(run(folder, name), dataset(shards[0]), dataset(shards[1]), console=QUIET)
+
+
+def compiled(shards: tuple[Path, Path], folder: Path) -> None:
+    for name, made in COMPILED.items():
+        for compile in (False, True):
+            subject = replace(made, training=replace(TRAINING, compile=compile))
+            to = Run(folder / f"{name}-{compile}", subject, LABELLING, FeatureSet(SIZES))
+            train(to, dataset(shards[0]), dataset(shards[1]), console=QUIET)
 
 
 def figures(subject: Run, clips: Path) -> list[Any]:
@@ -88,5 +117,7 @@ if __name__ == "__main__":
         found = figures(run(folder / "two", "nv-l"), folder / "many.tfrecord")
         if distributed.rank() == 0:
             (folder / "figures.json").write_text(json.dumps(found))
+    elif what == "compiled":
+        compiled(given, folder)
     else:
         killed(given, run(folder / "killed", "nv-l"), folder / "steps.jsonl", (int(sys.argv[3]), int(sys.argv[4])))
