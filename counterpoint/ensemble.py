@@ -21,7 +21,8 @@ from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.files import appending
 from counterpoint.recipes import Recipe
 from counterpoint.run import TOWER_FOLDER, Predictions, Run, write_json
-from counterpoint.training.train import begin, train
+from counterpoint.training.folder import claimed
+from counterpoint.training.train import train
 
 TEACHER_FILE = "teacher.npy"
 ENSEMBLE_FILE = "ensemble.json"
@@ -112,9 +113,9 @@ def distil(
     teacher = out / TEACHER_FILE
     if not student.trained or (out / ENSEMBLE_FILE).exists():
         clips = {"training": data, "validation": validation}
-        begin(student, tower, clips)  # before the teacher is heard, so that what it says has a place
-        if not teacher.exists():
-            teach(runs, data, teacher, progress, workers)
+        with claimed(student, tower, clips):  # before the teacher is heard, so that what it says has a place
+            if not teacher.exists():
+                teach(runs, data, teacher, progress, workers)
         taught = Taught(data, np.load(teacher, mmap_mode="r"), share)
         train(student, taught, validation, tower=tower, workers=workers, console=console)
     accumulator = BreakdownAccumulator(first.labelling.taxonomy)

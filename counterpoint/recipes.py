@@ -42,7 +42,9 @@ class Training:
         stop_patience: epochs without a better validation GAP before training stops.
         modality_dropout: in this share of training clips one modality, chosen evenly, is taken away.
         max_epochs: 0 leaves the model as it was drawn, for a control.
+        batch_size: clips in a batch, of all processes together where several train.
         precision: as in Lightning, for example ``bf16-mixed``.
+        compile: let `torch.compile` make the model's kernels: minutes before the first steps, faster ones after.
         accumulate: batches whose gradients make one step.
     """
 
@@ -55,6 +57,7 @@ class Training:
     stop_patience: int = 5
     modality_dropout: float = 0.0
     precision: str = "32-true"
+    compile: bool = False
     accumulate: int = 1
     seed: int = 0
 

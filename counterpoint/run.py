@@ -11,6 +11,7 @@
 ``epochs.csv``           loss and metrics of each epoch; the same for TensorBoard in ``tensorboard/``
 ``checkpoints/``         where an interrupted training goes on
 ``evaluation/``          what `counterpoint evaluate` and `counterpoint tower` found
+``.lock``                locked while a process trains there
 =======================  ==============================================================
 """
 
@@ -21,7 +22,6 @@ import platform
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -33,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, collate
+from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, Turns
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import UNREADABLE, CounterpointError
 from counterpoint.files import replacing, write_text
@@ -47,6 +47,7 @@ RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 ENVIRONMENT_FILE = "environment.json"
 DATA_FILE = "data.json"
+LOCK_FILE = ".lock"
 TAXONOMY_FOLDER = "taxonomy"
 TOWER_FOLDER = "tower"
 DIGEST = "sha256"  # of the weights, in their file
@@ -168,23 +169,29 @@ class Run:
         with replacing(path) as file:
             file.write(save(state, {DIGEST: _digest(state)}))
 
-    def batches(self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0, turn: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """The clips of a data set as the model reads them, in order.
+
+        Args:
+            turn: which of how many processes this one is, where they take batches in turns; the last of a process may
+                then have no clip that counts.
 
         Raises:
             CounterpointError: the data's features are not the model's.
         """
         self.features.check(FeatureSet.of(dataset.paths), str(self.folder))
-        loader = ClipLoader(
-            dataset,
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=partial(collate, features=self.features, max_steps=self.recipe.max_steps),
-        )
-        yield from loader
+        turns = Turns(len(dataset), batch_size, *turn)
+        yield from ClipLoader(dataset, turns, self.features, self.recipe.max_steps, workers)
 
     def predict(
-        self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0, without: Collection[str] = ()
+        self,
+        dataset: ClipDataset,
+        batch_size: int = 256,
+        workers: int = 0,
+        without: Collection[str] = (),
+        turn: tuple[int, int] = (0, 1),
     ) -> Iterator[Predictions]:
         """The model's answers for the clips of a data set, batch by batch and in order; see `batches`.
 
@@ -193,12 +200,13 @@ class Run:
         """
         device = accelerator()
         model = self.categorizer().to(device)
-        for batch in self.batches(dataset, batch_size, workers):
+        for batch in self.batches(dataset, batch_size, workers, turn):
+            clips = len(batch.ids)
             tracks = moved(batch.tracks, device)
             with torch.inference_mode():
-                whole = self.probabilities(model(tracks).logits)
-                lacking = {name: self.probabilities(model(taken_away(tracks, name)).logits) for name in without}
-            yield Predictions(batch.ids, whole, batch.labels.numpy(), lacking)
+                whole = self.probabilities(model(tracks).logits[:clips])
+                lacking = {name: self.probabilities(model(taken_away(tracks, name)).logits[:clips]) for name in without}
+            yield Predictions(batch.ids, whole, batch.labels[:clips].numpy(), lacking)
 
     def probabilities(self, logits: Float[Tensor, "clip category"]) -> Float[np.ndarray, "clip category"]:
         """What the model's logits say: no category is more probable than its parent."""
