@@ -5,6 +5,7 @@ best epoch's weights among it, and is written whole or not at all. A checkpoint 
 CRC-32 of each of its parts; they are checked before it is read, and nothing that it says is executed.
 """
 
+import io
 import os
 import time
 import zipfile
@@ -78,10 +79,12 @@ class Files(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
+        content = io.BytesIO()  # PyTorch's writer hides what a full disk says
+        torch.save(checkpoint, content)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
-                torch.save(checkpoint, file)
+                file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())  # before it takes the place of one that is on the disk
                 if path.exists():
