@@ -118,6 +118,7 @@ def check_recipe(content: bytes) -> bool:
         return False
     told, read = _told(content), json.loads(json.dumps(dataclasses.asdict(run.recipe)))
     assert _within(told, read), (told, read)
+    assert _alike(told, json.loads(json.dumps(dataclasses.asdict((RECIPES | TOWER_RECIPES)[told["name"]])))), told
     if run.recipe.family == _run().recipe.family or run.recipe.name == "nv-l":
         try:
             model = run.model()  # whose weights are another recipe's
@@ -135,6 +136,16 @@ def _within(told: Any, read: Any) -> bool:
             name in read and _within(value, read[name]) for name, value in told.items()
         )
     return bool(told == read) and isinstance(told, bool) == isinstance(read, bool)
+
+
+def _alike(told: Any, usual: Any) -> bool:
+    """Whether values are of the kinds that a recipe has: numbers, texts, names; a number may be left open."""
+    if isinstance(usual, dict) and isinstance(told, dict):
+        return all(_alike(value, usual[name]) for name, value in told.items() if name in usual)
+    if usual is None or told is None:
+        return isinstance(told if usual is None else usual, int | None)
+    kinds = [(int, float) if type(value) is int or type(value) is float else type(value) for value in (told, usual)]
+    return kinds[0] == kinds[1]
 
 
 def draw_features(random: Random) -> bytes:
@@ -156,6 +167,8 @@ def check_features(content: bytes) -> bool:
     told = _told(content)
     assert features.sizes == told["sizes"]
     assert features.encoder == told["encoder"]
+    assert all(type(size) is int and size > 0 for size in features.sizes.values())
+    assert told.get("fingerprint", features.fingerprint) == features.fingerprint
     features.save(folder)
     assert FeatureSet.load(folder) == features
     return True

@@ -287,7 +287,8 @@ def draw_ontology(random: Random) -> bytes:
 def check_ontology(content: bytes) -> None:
     imported = _imported(content, "ontology.json")
     nodes = json.loads(content.decode("utf-8-sig"))
-    edges = {(str(child), str(node["id"])) for node in nodes for child in node["child_ids"]}
+    assert list(imported.labelling.taxonomy.ids) == [node["id"] for node in nodes]
+    edges = {(child, node["id"]) for node in nodes for child in node["child_ids"]}
     kept = {(c.id, c.parent) for c in imported.labelling.taxonomy if c.parent}
     assert kept | set(imported.other_parents) == edges
 
