@@ -20,6 +20,7 @@ from counterpoint import __version__
 from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments import commands as experiment_commands
+from counterpoint.launch import launch, launched, leading
 from counterpoint.media import commands as media
 from counterpoint.serve import commands as serve_commands
 
@@ -40,6 +41,7 @@ TAXONOMY_HELP = (
 DEFAULT_TAXONOMY_HELP = f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
 RUN_HELP = f"a run folder; or `{SHIPPED_NAME}`, the model that comes with the package, for YouTube-8M's features"
 WORKERS_HELP = "processes that read ahead"
+DEVICES_HELP = "processes, one a GPU (torchrun starts them on several machines)"
 UNFOLDED = 10_000  # columns
 RESUMABLE = ("train", "extract", "ensemble", "reproduce")
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb = f"{verb} {options.verb}"
         options = options[options.verb]
     try:
+        if options.get("devices", 1) > 1 and not launched():
+            return launch(options.devices, arguments)
         code = VERBS[verb](options)
         sys.stdout.flush()
         return code
@@ -66,13 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         goes_on = "; the same command goes on where it stopped" if verb in RESUMABLE else ""
-        print(f"counterpoint: interrupted{goes_on}", file=sys.stderr)
+        _say(f"counterpoint: interrupted{goes_on}")
         return 130
     except Exception as error:
         if options.debug:
             raise
         expected = isinstance(error, CounterpointError | OSError)
         told = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            told = f"{error.filename}: {error.strerror}"
         print("counterpoint:", " ".join(told.split()), file=sys.stderr)
         return 1
 
@@ -93,11 +99,10 @@ def inspect(args: Namespace) -> int:
 
 def train(args: Namespace) -> int:
     """Train a recipe on shards, into a run folder."""
-    from lightning.pytorch.utilities import rank_zero_only
-
     from counterpoint.data.features import FeatureSet
     from counterpoint.recipes import RECIPES, TOWER_RECIPES
     from counterpoint.run import Run
+    from counterpoint.training import distributed
     from counterpoint.training.train import train as fit
 
     recipe: Recipe | TowerRecipe = (TOWER_RECIPES | RECIPES)[args.recipe]
@@ -105,18 +110,21 @@ def train(args: Namespace) -> int:
     if "modalities" in told:
         told["modalities"] = tuple(told["modalities"])
     recipe = dataclasses.replace(recipe, **told)
-    labelling = _taxonomy(args.taxonomy or _default_taxonomy(args.data))
-    data, validation = _training_data(args, labelling, recipe.training.seed)
-    run = Run(Path(args.out), recipe, labelling, FeatureSet.of(data.paths))
-    run.features.check(FeatureSet.of(validation.paths), "the model to train")
+    distributed.join()
+    with distributed.leader_first():  # which makes the shards' indexes
+        labelling = _taxonomy(args.taxonomy or _default_taxonomy(args.data))
+        data, validation = _training_data(args, labelling, recipe.training.seed)
+        run = Run(Path(args.out), recipe, labelling, FeatureSet.of(data.paths))
+        run.features.check(FeatureSet.of(validation.paths), "the model to train")
     _say(
         f"{recipe.name}: {len(data):,} clips, {len(validation):,} for validation, "
         f"{run.features}, {len(labelling.taxonomy)} categories"
     )
     tower = Run.load(args.tower) if args.tower else None
-    best = fit(run, data, validation, tower=tower, workers=args.workers, devices=args.devices, console=_console)
-    if rank_zero_only.rank:  # type: ignore[attr-defined]
-        return 0  # one of several devices' processes, of which the first tells
+    minutes = args.checkpoint_minutes
+    best = fit(run, data, validation, tower=tower, workers=args.workers, minutes=minutes, console=_console)
+    if not leading():
+        return 0
     figure = "gap" if args.recipe in RECIPES else "auc"
     _print(
         args.json,
@@ -135,12 +143,17 @@ def evaluate(args: Namespace) -> int:
     from counterpoint.evaluation.figures import draw_robustness
     from counterpoint.evaluation.robustness import RobustnessAccumulator
     from counterpoint.run import Run
+    from counterpoint.training import distributed
 
-    run = Run.load(args.run)
-    dataset = _dataset(args, args.data, run.labelling)
+    distributed.join()
+    with distributed.leader_first():
+        run = Run.load(args.run)
+        dataset = _dataset(args, args.data, run.labelling)
     _report(dataset)
     accumulator = RobustnessAccumulator(list(run.features.sizes)) if args.robustness else None
     breakdown = measure(run, dataset, _console, args.workers, accumulator)
+    if not leading():
+        return 0
     folder = Path(args.out) if args.out else run.folder / "evaluation"
     breakdown.save(folder)
     figures = breakdown.to_dict()
@@ -441,7 +454,9 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
         "--tower", default=None, help="a trained correlation tower's run, for gated and concatenated fusion"
     )
     sub.add_argument("--workers", type=NonNegativeInt, default=0, help=WORKERS_HELP)
-    sub.add_argument("--devices", type=PositiveInt, default=1, help="devices to train on")
+    sub.add_argument("--devices", type=PositiveInt, default=1, help=f"{DEVICES_HELP}, which share each batch")
+    told = "save at least so often, beside every epoch's end"
+    sub.add_argument("--checkpoint-minutes", type=NonNegativeFloat, default=10.0, metavar="MINUTES", help=told)
 
     sub = _verb(verbs, "evaluate", evaluate, json=True, records=True)
     sub.add_argument("run", help=RUN_HELP)
@@ -449,6 +464,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--robustness", action="store_true", help="measure also where clips lose their sound or picture")
     sub.add_argument("--out", default=None, help="where to save the figures (RUN/evaluation)")
     sub.add_argument("--workers", type=NonNegativeInt, default=0, help=WORKERS_HELP)
+    sub.add_argument("--devices", type=PositiveInt, default=1, help=DEVICES_HELP)
 
     sub = _verb(verbs, "categorize", categorize, json=True, records=True)
     sub.add_argument("run", help=RUN_HELP)
@@ -630,7 +646,7 @@ def _plain(docstring: str) -> str:
 
 # --- shared -----------------------------------------------------------------------------------------------------------
 
-_console = Console(stderr=True)
+_console = Console(stderr=True, quiet=not leading())  # of several processes, the first speaks
 
 
 def _print(as_json: bool, data: Callable[[], Any], shown: Callable[[], Any], markup: bool = False) -> None:

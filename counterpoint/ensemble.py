@@ -4,7 +4,6 @@ The student learns from targets that lie between the clips' labels and what the 
 2015); cross-entropy being linear in its targets, that is the same as a weighted sum of the two losses.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +18,11 @@ from counterpoint.data.dataset import ClipDataset
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.breakdown import Breakdown, BreakdownAccumulator
 from counterpoint.evaluation.evaluate import evaluate
+from counterpoint.files import appending
 from counterpoint.recipes import Recipe
 from counterpoint.run import TOWER_FOLDER, Predictions, Run, write_json
-from counterpoint.training.train import begin, train
+from counterpoint.training.folder import claimed
+from counterpoint.training.train import train
 
 TEACHER_FILE = "teacher.npy"
 ENSEMBLE_FILE = "ensemble.json"
@@ -75,17 +76,11 @@ def teach(
     runs: Sequence[Run], dataset: ClipDataset, path: Path, progress: Progress | None = None, workers: int = 0
 ) -> None:
     """Write what the ensemble says of a data set's clips: (clip, category) float16, whole or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    shape = (len(dataset), len(runs[0].labelling.taxonomy))
-    told = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
-    done = 0
-    for predictions in average(runs, dataset, workers):
-        told[done : done + len(predictions.ids)] = predictions.probabilities
-        done += len(predictions.ids)
-        if progress:
-            progress(len(predictions.ids))
-    told.flush()
-    beside.replace(path)
+    with appending(path, (len(dataset), len(runs[0].labelling.taxonomy))) as add:
+        for predictions in average(runs, dataset, workers):
+            add(predictions.probabilities)
+            if progress:
+                progress(len(predictions.ids))
 
 
 def distil(
@@ -118,9 +113,9 @@ def distil(
     teacher = out / TEACHER_FILE
     if not student.trained or (out / ENSEMBLE_FILE).exists():
         clips = {"training": data, "validation": validation}
-        begin(student, tower, clips)  # before the teacher is heard, so that what it says has a place
-        if not teacher.exists():
-            teach(runs, data, teacher, progress, workers)
+        with claimed(student, tower, clips):  # before the teacher is heard, so that what it says has a place
+            if not teacher.exists():
+                teach(runs, data, teacher, progress, workers)
         taught = Taught(data, np.load(teacher, mmap_mode="r"), share)
         train(student, taught, validation, tower=tower, workers=workers, console=console)
     accumulator = BreakdownAccumulator(first.labelling.taxonomy)

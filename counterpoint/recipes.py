@@ -11,7 +11,6 @@ A recipe is plain data: print it, change a field with `dataclasses.replace`, or 
     model = recipe.build({"video": 1024, "audio": 128}, categories=640)
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
@@ -44,7 +43,9 @@ class Training:
         stop_patience: epochs without a better validation GAP before training stops.
         modality_dropout: in this share of training clips one modality, chosen evenly, is taken away.
         max_epochs: 0 leaves the model as it was drawn, for a control.
+        batch_size: clips in a batch, of all processes together where several train.
         precision: as in Lightning, for example ``bf16-mixed``.
+        compile: let `torch.compile` make the model's kernels: minutes before the first steps, faster ones after.
         accumulate: batches whose gradients make one step.
     """
 
@@ -57,6 +58,7 @@ class Training:
     stop_patience: int = 5
     modality_dropout: float = 0.0
     precision: str = "32-true"
+    compile: bool = False
     accumulate: int = 1
     seed: int = 0
 
@@ -248,9 +250,12 @@ TOWER_RECIPES: dict[str, TowerRecipe] = {
     for recipe in (*(tower for name, family in TOWER_FAMILIES.items() for tower in _towers(name, family)), CONSTANT)
 }
 
-# What numbers may be, by their field's name, where it is not 1 or more for whole ones and 0 or more for others.
+MANY = 10**6
+# What numbers may be, by their field's name, where it is not from 1 to a million for whole ones, and from 0 for others.
 BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("seed", "max_epochs", "patience", "hard_from", "reach"), (0, math.inf)),
+    **dict.fromkeys(("max_epochs", "patience", "hard_from", "reach"), (0, MANY)),
+    "seed": (0, 2**63 - 1),
+    "layers": (1, 1000),
     **dict.fromkeys(("dropout", "modality_dropout", "hard_share", "threshold", "factor"), (0, 1)),
 }
 
@@ -258,9 +263,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
 def check(recipe: Recipe | TowerRecipe) -> None:
     """Raise CounterpointError, which names the field, for a number that makes no model or no training."""
     for path, name, value in _numbers(recipe):
-        low, high = BOUNDS.get(name, (isinstance(value, int), math.inf))
+        low, high = BOUNDS.get(name, (isinstance(value, int), MANY))
         if not low <= value <= high:
-            allowed = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+            bound = f"at most {high:,}" if value > high else f"at least {low:g}"
+            allowed = f"from {low:g} to {high:g}" if high == 1 else bound
             raise CounterpointError(f"{recipe.name}: {path} must be {allowed}, not {value}")
 
 

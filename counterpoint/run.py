@@ -11,42 +11,46 @@
 ``epochs.csv``           loss and metrics of each epoch; the same for TensorBoard in ``tensorboard/``
 ``checkpoints/``         where an interrupted training goes on
 ``evaluation/``          what `counterpoint evaluate` and `counterpoint tower` found
+``.lock``                locked while a process trains there
 =======================  ==============================================================
 """
 
 import dataclasses
+import hashlib
 import json
-import os
 import platform
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
 import torch
+from beartype.door import is_bearable
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, collate
+from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, Turns
 from counterpoint.data.features import FeatureSet
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import UNREADABLE, CounterpointError
+from counterpoint.files import replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.models.track import Track, Tracks
-from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check
 from counterpoint.taxonomy import Labelling, load
 
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 ENVIRONMENT_FILE = "environment.json"
 DATA_FILE = "data.json"
+LOCK_FILE = ".lock"
 TAXONOMY_FOLDER = "taxonomy"
 TOWER_FOLDER = "tower"
+DIGEST = "sha256"  # of the weights, in their file
 TOWER_PREFIX = "tower."  # of a categorizer's weights
 SHIPPED = Path(__file__).with_name("shipped")
 """Run folders that come with the package, by name; each has a model card, ``README.md``."""
@@ -96,7 +100,8 @@ class Run:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             recipe = _rebuilt((RECIPES | TOWER_RECIPES)[stored["name"]], stored)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            check(recipe)
+        except (*UNREADABLE, CounterpointError) as error:
             raise CounterpointError(f"{path}: not a recipe of this version ({error!r})") from error
         return cls(folder, recipe, load(folder / TAXONOMY_FOLDER), FeatureSet.load(folder))
 
@@ -148,41 +153,49 @@ class Run:
         path = self.folder / WEIGHTS_FILE
         if not self.trained:
             raise CounterpointError(f"{self.folder}: training has not ended; run the same `counterpoint train` again")
-        model = self.build()
         try:
-            missing, unexpected = model.load_state_dict(load_file(path), strict=False)
+            stored, digest = load_file(path), _digest_of(path)
+            if digest and digest != _digest(stored):
+                raise ValueError("their checksum does not match: the file is damaged")
+            model = self.build()
+            missing, unexpected = model.load_state_dict(stored, strict=False)
             if strangers := [name for name in (*missing, *unexpected) if not name.startswith(TOWER_PREFIX)]:
                 raise ValueError(f"{strangers[0]} is missing or unknown")
-        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-            first = str(error).splitlines()[0]
+        except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
+            first = str(error).partition("\n")[0]
             raise CounterpointError(f"{path}: not the weights of this run's recipe ({first})") from error
         return model.eval()
 
     def save_weights(self, model: nn.Module) -> None:
         """Write the weights, whole or not at all; a tower inside has its own run."""
         path = self.folder / WEIGHTS_FILE
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        state = model.state_dict()
-        save_file({name: t.contiguous() for name, t in state.items() if not name.startswith(TOWER_PREFIX)}, temporary)
-        temporary.replace(path)
+        state = {name: t.contiguous() for name, t in model.state_dict().items() if not name.startswith(TOWER_PREFIX)}
+        with replacing(path) as file:
+            file.write(save(state, {DIGEST: _digest(state)}))
 
-    def batches(self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0, turn: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """The clips of a data set as the model reads them, in order.
+
+        Args:
+            turn: which of how many processes this one is, where they take batches in turns; the last of a process may
+                then have no clip that counts.
 
         Raises:
             CounterpointError: the data's features are not the model's.
         """
         self.features.check(FeatureSet.of(dataset.paths), str(self.folder))
-        loader = ClipLoader(
-            dataset,
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=partial(collate, features=self.features, max_steps=self.recipe.max_steps),
-        )
-        yield from loader
+        turns = Turns(len(dataset), batch_size, *turn)
+        yield from ClipLoader(dataset, turns, self.features, self.recipe.max_steps, workers)
 
     def predict(
-        self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0, without: Collection[str] = ()
+        self,
+        dataset: ClipDataset,
+        batch_size: int = 256,
+        workers: int = 0,
+        without: Collection[str] = (),
+        turn: tuple[int, int] = (0, 1),
     ) -> Iterator[Predictions]:
         """The model's answers for the clips of a data set, batch by batch and in order; see `batches`.
 
@@ -191,12 +204,13 @@ class Run:
         """
         device = accelerator()
         model = self.categorizer().to(device)
-        for batch in self.batches(dataset, batch_size, workers):
+        for batch in self.batches(dataset, batch_size, workers, turn):
+            clips = len(batch.ids)
             tracks = moved(batch.tracks, device)
             with torch.inference_mode():
-                whole = self.probabilities(model(tracks).logits)
-                lacking = {name: self.probabilities(model(taken_away(tracks, name)).logits) for name in without}
-            yield Predictions(batch.ids, whole, batch.labels.numpy(), lacking)
+                whole = self.probabilities(model(tracks).logits[:clips])
+                lacking = {name: self.probabilities(model(taken_away(tracks, name)).logits[:clips]) for name in without}
+            yield Predictions(batch.ids, whole, batch.labels[:clips].numpy(), lacking)
 
     def probabilities(self, logits: Float[Tensor, "clip category"]) -> Float[np.ndarray, "clip category"]:
         """What the model's logits say: no category is more probable than its parent."""
@@ -218,6 +232,21 @@ def taken_away(tracks: Tracks, name: str) -> Tracks:
     return tracks | {name: Track(tracks[name].features, torch.zeros_like(tracks[name].mask))}
 
 
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the tensors by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _digest_of(path: Path) -> str | None:
+    """The digest that a weights file carries; older ones have none."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get(DIGEST)
+
+
 T = TypeVar("T")
 
 
@@ -227,11 +256,16 @@ def _rebuilt(base: T, stored: Any) -> T:
         fields = dataclasses.fields(base)
         # A plain setting that is missing came with a later version, whose default is what was done before.
         settings = {field.name for field in fields if field.default is not dataclasses.MISSING}
-        if differ := ({field.name for field in fields} ^ set(stored)) - settings:
+        if differ := ({field.name for field in fields} ^ stored.keys()) - settings:
             raise ValueError(f"fields {sorted(differ)} differ")
         values = {name: _rebuilt(getattr(base, name), value) for name, value in stored.items()}
+        hints = get_type_hints(type(base))
+        if wrong := [name for name, value in values.items() if not is_bearable(value, hints[name])]:
+            raise ValueError(f"{wrong[0]} cannot be {values[wrong[0]]!r:.40}")
         return dataclasses.replace(base, **values)
-    return tuple(stored) if isinstance(base, tuple) else stored  # type: ignore[return-value]
+    if isinstance(base, float) and type(stored) is int:
+        return float(stored)  # type: ignore[return-value]
+    return tuple(stored) if isinstance(base, tuple) and isinstance(stored, list) else stored  # type: ignore[return-value]
 
 
 def environment() -> dict[str, Any]:
@@ -262,8 +296,19 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises:
+        CounterpointError: it cannot be read, or is no longer JSON with names in it.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {**stored}
+    except UNREADABLE as error:
+        raise CounterpointError(f"{path}: cannot be read ({str(error):.100})") from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,12 +1,11 @@
 """Training and validation clips for Lightning."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import lightning
 
-from counterpoint.data.dataset import ClipDataset, ClipLoader, EpochSampler, collate
+from counterpoint.data.dataset import ClipDataset, ClipLoader, EpochSampler, Slices, Turns
 from counterpoint.data.features import FeatureSet
 
 
@@ -16,9 +15,10 @@ class ClipDataModule(lightning.LightningDataModule):
     Args:
         train: clips to train on.
         validation: clips to tune and stop on.
-        batch_size: clips in a batch.
+        batch_size: clips in a batch, of all processes together; in validation of each, in turns.
         max_steps: longer clips are cut.
         workers: processes that read ahead; 0 reads in the training process.
+        rank, world: which of how many processes this one is.
     """
 
     def __init__(
@@ -31,20 +31,28 @@ class ClipDataModule(lightning.LightningDataModule):
         max_steps: int,
         workers: int = 0,
         seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__()
         self.train = train
         self.validation = validation
-        self._order = EpochSampler(train.lengths, batch_size, seed)
-        self._loader: Mapping[str, Any] = {
-            "batch_size": batch_size,
-            "collate_fn": partial(collate, features=features, max_steps=max_steps),
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-        }
+        self.slices = Slices(EpochSampler(train.lengths, batch_size, seed), rank, world)
+        self.turns = Turns(len(validation), batch_size, rank, world)
+        self._loader = partial(
+            ClipLoader, features=features, max_steps=max_steps, workers=workers, persistent_workers=workers > 0
+        )
 
     def train_dataloader(self) -> ClipLoader:
-        return ClipLoader(self.train, sampler=self._order, **self._loader)
+        return self._loader(self.train, self.slices)
 
     def val_dataloader(self) -> ClipLoader:
-        return ClipLoader(self.validation, **self._loader)
+        return self._loader(self.validation, self.turns)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed, epoch and position: a few bytes, whatever the number of clips."""
+        assert self.trainer is not None
+        return self.slices.state(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.slices.go_on(state)

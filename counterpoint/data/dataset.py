@@ -1,7 +1,7 @@
 """Shards as a PyTorch data set, and clips as batches.
 
-The order of clips depends on seed and epoch alone, never on the number of workers: a sampler in the main process draws
-it, and workers only read.
+The order of clips depends on seed and epoch alone, never on the number of workers or processes: a sampler in each
+process draws it all and takes the process's share, and workers only read.
 """
 
 import hashlib
@@ -34,6 +34,9 @@ class Batch(NamedTuple):
     labels: Bool[Tensor, "batch category"]
     """Or a teacher's probabilities, where a data set has those for targets (`counterpoint.ensemble`)."""
     ids: list[str]
+    """Of those clips that count, which come first."""
+    whole: int = 0
+    """Clips of the batch that processes share, in all of them together. 0: the batch is this process's alone."""
 
 
 class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
@@ -184,8 +187,38 @@ def collate(
     return Batch(tracks, torch.from_numpy(np.stack([targets for _, targets in items])), [clip.id for clip in clips])
 
 
+class Share(NamedTuple):
+    """What one process reads of a batch, or a batch of its own."""
+
+    clips: list[int]
+    counted: int
+    """Of the clips: none where the process has no part in the batch and reads one to keep in step with the others."""
+    whole: int = 0
+    """See `Batch`."""
+
+
 class ClipLoader(DataLoader[Any]):
-    """A loader that raises what a worker finds wrong with a clip as it would be raised without workers."""
+    """The batches of a data set, as `Slices` or `Turns` share them out.
+
+    What a worker finds wrong with a clip is raised as it would be without workers.
+
+    Args:
+        max_steps: longer clips are cut.
+        workers: processes that read ahead; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        shares: Sampler[Share],
+        features: FeatureSet,
+        max_steps: int,
+        workers: int = 0,
+        **options: Any,
+    ) -> None:
+        together = partial(_collate, features=features, max_steps=max_steps)
+        sampler: Any = shares  # of a share each, not of a list
+        super().__init__(_Shared(dataset), batch_sampler=sampler, collate_fn=together, num_workers=workers, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
@@ -196,6 +229,22 @@ class ClipLoader(DataLoader[Any]):
             if not kind.startswith(CounterpointError.__module__):
                 raise
             raise CounterpointError(told) from error
+
+
+class _Shared(Dataset[Any]):
+    """A data set that is asked for shares."""
+
+    def __init__(self, clips: ClipDataset) -> None:
+        self.clips = clips
+
+    def __getitems__(self, share: Share) -> tuple[list[Any], Share]:
+        return [self.clips[index] for index in share.clips], share
+
+
+def _collate(read: tuple[list[Any], Share], features: FeatureSet, max_steps: int) -> Batch:
+    items, share = read
+    batch = collate(items, features, max_steps)
+    return batch._replace(ids=batch.ids[: share.counted], whole=share.whole)
 
 
 class EpochSampler(Sampler[int]):
@@ -228,6 +277,10 @@ class EpochSampler(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
+        return iter(self.order().tolist())
+
+    def order(self) -> Int[np.ndarray, "clip"]:
+        """The epoch's order: 8 bytes a clip, and as much again while it is drawn."""
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self))
         roughly = self.lengths * random.uniform(1 - self.ROUGHLY, 1 + self.ROUGHLY, len(self))
@@ -238,4 +291,57 @@ class EpochSampler(Sampler[int]):
             clips = order[start : min(start + window, whole)]  # a view
             clips[:] = clips[np.argsort(roughly[clips])]
         random.shuffle(order[:whole].reshape(-1, self.batch_size))
-        return iter(order.tolist())
+        return order
+
+
+class Slices(Sampler[Share]):
+    """Of each batch of an order, every ``world``-th clip from ``rank`` on: all processes share every batch.
+
+    `state` is all that it takes to go on in the middle of an epoch, in any number of processes.
+    """
+
+    def __init__(self, sampler: EpochSampler, rank: int = 0, world: int = 1) -> None:
+        self.sampler = sampler
+        self.rank, self.world = rank, world
+        self._done = (0, 0)  # epoch, and batches of it that need not be read again
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.sampler.batch_size)
+
+    def __iter__(self) -> Iterator[Share]:
+        order, size = self.sampler.order(), self.sampler.batch_size
+        epoch, done = self._done
+        for start in range(done * size if epoch == self.sampler.epoch else 0, len(order), size):
+            whole = order[start : start + size]
+            mine = whole[self.rank :: self.world]
+            yield Share((mine if len(mine) else whole[:1]).tolist(), len(mine), len(whole))
+
+    def state(self, batches: int) -> dict[str, int]:
+        """Where the epoch stands after so many batches."""
+        sampler = self.sampler
+        done = min(batches * sampler.batch_size, len(sampler))
+        return {"seed": sampler.seed, "epoch": sampler.epoch, "batches": batches, "clips": done}
+
+    def go_on(self, state: dict[str, int]) -> None:
+        """Leave out, in that epoch, what had been done in it."""
+        self._done = (state["epoch"], state["batches"])
+
+
+class Turns(Sampler[Share]):
+    """The clips in order, cut into batches that processes take in turns; each process has as many.
+
+    A batch holds the same clips whatever the number of processes, so what a model says of them is the same to the bit.
+    """
+
+    def __init__(self, clips: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.clips, self.batch_size = clips, batch_size
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return -(-self.clips // (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[Share]:
+        for turn in range(len(self)):
+            start = (turn * self.world + self.rank) * self.batch_size
+            clips = list(range(start, min(start + self.batch_size, self.clips)))
+            yield Share(clips or [0], len(clips))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from counterpoint.data.tfrecord import Shard
 from counterpoint.data.youtube8m import clip_of
-from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.errors import UNREADABLE, CounterpointError, RecordError
+from counterpoint.files import write_text
 
 FEATURES_FILE = "features.json"
 YOUTUBE8M = "youtube8m"
@@ -98,7 +99,7 @@ class FeatureSet:
     def save(self, folder: Path) -> None:
         """Write `features.json`."""
         text = json.dumps({"encoder": self.encoder, "sizes": self.sizes, "fingerprint": self.fingerprint}, indent=2)
-        (folder / FEATURES_FILE).write_text(text + "\n", encoding="utf-8")
+        write_text(folder / FEATURES_FILE, text + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "FeatureSet":
@@ -106,8 +107,14 @@ class FeatureSet:
         path = folder / FEATURES_FILE
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            return cls({str(name): int(size) for name, size in stored["sizes"].items()}, str(stored["encoder"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            found = cls({**stored["sizes"]}, stored["encoder"])
+            whole = all(type(size) is int and 0 < size < 2**31 for size in found.sizes.values())
+            if not whole or not isinstance(found.encoder, str):
+                raise ValueError("sizes must be whole numbers from 1, and the encoder a name")
+            if stored.get("fingerprint", found.fingerprint) != found.fingerprint:
+                raise ValueError("its fingerprint is another's")
+            return found
+        except UNREADABLE as error:
             raise CounterpointError(f"{path}: cannot be read as a feature set ({error})") from error
 
 

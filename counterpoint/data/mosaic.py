@@ -31,9 +31,9 @@ from counterpoint.data.clip import Clip, present
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.layout import Layout, Span
 from counterpoint.data.splits import write_splits
-from counterpoint.data.tfrecord import replacing
 from counterpoint.data.youtube8m import quantize
 from counterpoint.errors import CounterpointError
+from counterpoint.files import replacing
 from counterpoint.taxonomy import Taxonomy
 
 if TYPE_CHECKING:

@@ -16,9 +16,7 @@ import mmap
 import os
 import struct
 import sys
-import uuid
 from bisect import bisect_right
-from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.files import replacing as replacing
 
 Bytes = NDArray[np.uint8]
 
@@ -154,19 +153,6 @@ def _mapped(path: str, size: int, modified: int) -> Bytes:
 def _file_size(mapped: Bytes) -> int:
     """Bytes of the file as it is now."""
     return mapped.base.obj.size()  # type: ignore[union-attr,no-any-return]  # mmap <- memoryview <- array
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` if the block succeeds, and is removed if it does not."""
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with new.open("xb") as file:
-            yield file
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
 
 
 # --- Checksums --------------------------------------------------------------------------------------------------------
@@ -332,7 +318,12 @@ def _load(stored: bytes, file: tuple[str, int, int]) -> _Index:
         for record in (0, -1):
             if _header(data, int(offsets[record])) != (lengths[record], True):
                 raise ValueError("the index does not fit the file")
-    return _Index(offsets, lengths, [tuple(entry) for entry in json.loads(body[len(body) - bad_size :])])
+    try:
+        entries = json.loads(body[len(body) - bad_size :])
+        bad = [(int(record), int(offset), str(cause)) for record, offset, cause in entries]
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError("the index's list of damage is none") from error
+    return _Index(offsets, lengths, bad)
 
 
 def _advise(error: RecordError) -> RecordError:

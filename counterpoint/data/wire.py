@@ -18,6 +18,8 @@ def fields(view: memoryview, position: int, stop: int) -> Iterator[tuple[int, in
             position += 1
         else:
             tag, position = varint(view, position)
+            if tag >> 32:
+                raise ValueError("a field's number is too large")
         wire = tag & 7
         if wire == LENGTH:
             end = view[position]

@@ -169,11 +169,12 @@ def _labels(view: memoryview, features: dict[str, Span]) -> NDArray[np.int64]:
     kind, values = _values(view, *features.get("labels", (0, 0)))
     if kind not in (0, _INTS):
         raise ValueError("labels are not integers")
-    packed = b"".join(values)
-    labels, position = [], 0
-    while position < len(packed):
-        label, position = varint(packed, position)
-        labels.append(label - (label >> 63 << 64))  # negative numbers are written as their two's complement
+    labels = []
+    for packed in values:
+        position = 0
+        while position < len(packed):
+            label, position = varint(packed, position)
+            labels.append(label - (label >> 63 << 64))  # negative numbers are written as their two's complement
     return np.array(labels, np.int64)
 
 
@@ -184,7 +185,7 @@ def _means(view: memoryview, features: dict[str, Span]) -> dict[str, Track]:
             kind, values = _values(view, *span)
             if kind == _FLOATS and any(values):
                 modality = key.removeprefix("mean_")
-                tracks[MODALITIES.get(modality, modality)] = _floats(values).reshape(1, -1)
+                _add(tracks, key, MODALITIES.get(modality, modality), _floats(values).reshape(1, -1))
     return tracks
 
 
@@ -197,13 +198,15 @@ def _tracks(view: memoryview, lists: dict[str, Span]) -> dict[str, Track]:
                 track = _stacked(view, *span)
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from None
-        if track is None:
-            continue
-        modality = MODALITIES.get(key, key)
-        if modality in tracks:
-            raise ValueError(f"{key}: a second track of {modality}")
-        tracks[modality] = track
+        if track is not None:
+            _add(tracks, key, MODALITIES.get(key, key), track)
     return tracks
+
+
+def _add(tracks: dict[str, Track], key: str, modality: str, track: Track) -> None:
+    if modality in tracks:
+        raise ValueError(f"{key}: a second track of {modality}")
+    tracks[modality] = track
 
 
 def _strided(view: memoryview, start: int, stop: int) -> Track | None:
@@ -256,6 +259,8 @@ def _stacked(view: memoryview, start: int, stop: int) -> Track | None:
 
 
 def _floats(values: list[memoryview]) -> NDArray[np.float32]:
+    if any(len(packed) % 4 for packed in values):
+        raise ValueError("a number is cut in two")
     return np.frombuffer(b"".join(values), "<f4").astype(np.float32)  # packed or not, they are the same bytes
 
 
@@ -276,13 +281,15 @@ def _entries(view: memoryview, start: int, stop: int) -> dict[str, Span]:
     entries: dict[str, Span] = {}
     for field, wire, start_, stop_ in fields(view, start, stop):
         if field == 1 and wire == LENGTH:
-            key, value = "", (stop_, stop_)
+            key, value = "", None
             for inner, w, a, b in fields(view, start_, stop_):
                 if inner == 1 and w == LENGTH:
                     key = str(view[a:b], "utf-8")
                 elif inner == 2 and w == LENGTH:
+                    if value:  # legal, and to be joined; no writer does it
+                        raise ValueError(f"{key}: a value in two parts")
                     value = (a, b)
-            entries[key] = value
+            entries[key] = value or (stop_, stop_)
     return entries
 
 

@@ -13,7 +13,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
@@ -33,6 +32,7 @@ from counterpoint.evaluation.metrics import (
     Spill,
 )
 from counterpoint.evaluation.ranking import Array, Labels, Scores, as_arrays, full_average_precision
+from counterpoint.files import write_text
 
 PREDICTED = 0.5  # a score from here on is a prediction
 BLOCK_VIDEOS = 1 << 13  # taken apart into groups at a time
@@ -93,8 +93,8 @@ class Breakdown:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["group", "name", *(field.name for field in fields(Figures))])
         writer.writerows([kind, name, *figures.values()] for kind, name, figures in groups)
-        _write(folder / "metrics.json", json.dumps(saved, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        _write(folder / "metrics.csv", table.getvalue())
+        write_text(folder / "metrics.json", json.dumps(saved, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(folder / "metrics.csv", table.getvalue())
 
 
 class BreakdownAccumulator:
@@ -240,13 +240,3 @@ def _figures(videos: Spill) -> Figures:
 
 def _plain(figures: Figures) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in asdict(figures).items()}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the file, then rename."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8", newline="")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import UNREADABLE, CounterpointError
 
 LOCKS = "locks"
 LOG = "jobs.jsonl"
@@ -62,10 +62,11 @@ class Log:
     def lines(self) -> list[dict[str, str | float]]:
         """What was added; a line that a killed process left unfinished is passed over."""
         found = []
-        for text in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+        for text in self.path.read_bytes().splitlines() if self.path.exists() else []:
             try:
-                found.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+                found.append({**line, "seconds": max(0.0, float(line["seconds"])), "kind": str(line["kind"])})
+            except UNREADABLE:
                 continue
         return found
 

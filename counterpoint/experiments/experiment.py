@@ -23,10 +23,11 @@ from counterpoint.experiments.predictions import SCORES_FILE
 from counterpoint.experiments.search import Search
 from counterpoint.experiments.suites import Scale, Suite, with_settings
 from counterpoint.experiments.worlds import Data, Inputs, Shape, Source
+from counterpoint.files import holds_anything
 from counterpoint.matching import matched, parameters
 from counterpoint.models.fusion import CrossModal
 from counterpoint.recipes import CONSTANT, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe
-from counterpoint.run import write_json
+from counterpoint.run import read_json, write_json
 
 SUITE_FILE = "suite.json"
 GROWING = (
@@ -71,15 +72,15 @@ class Experiment:
         mine = {"suite": self.suite.name, "scale": asdict(self.scale), "inputs": inputs}
         mine = json.loads(json.dumps(mine))
         if path.exists():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
+            theirs = _flat(read_json(path))
             for name, told in _flat(mine).items():
-                before = _flat(theirs).get(name)
+                before = theirs.get(name)
                 if told != before and name.partition(".")[2] not in GROWING:
                     raise CounterpointError(
                         f"{self.folder}: holds an experiment with {name.rpartition('.')[2]} {before}, not {told}; "
                         "choose another --out, or remove it"
                     )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif holds_anything(self.folder):
             raise CounterpointError(f"{self.folder}: not empty and not an experiment; choose another --out")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, mine)

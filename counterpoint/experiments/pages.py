@@ -1,6 +1,5 @@
 """What a report shows of single clips, of correlation towers and of the taxonomy."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from counterpoint.experiments.predictions import Truth, probabilities
 from counterpoint.experiments.statistics import ALL, Results
 from counterpoint.experiments.tables import pair
 from counterpoint.experiments.worlds import Source
+from counterpoint.run import read_json
 from counterpoint.taxonomy import Labelling, Taxonomy
 from counterpoint.taxonomy.figure import svg
 
@@ -79,7 +79,7 @@ def explained(results: Results, family: str) -> list[Picture]:
     told = results.experiment.explained(family)
     if not told.exists():
         return []
-    clip = json.loads(told.read_text(encoding="utf-8"))["clip"]
+    clip = read_json(told)["clip"]
     caption = (
         f"{paper.FAMILIES[family]}, as the paper's Fig. 1: clip {clip} by CM-C. The weights of picture and sound "
         "before they hear each other, what each hears, and after; below, what would change the answer."
@@ -131,7 +131,7 @@ def judged(results: Results) -> list[Judged]:
             for seed in range(experiment.scale.seeds):
                 path = experiment.judged(experiment.main, family, kind, seed)
                 if path.exists():
-                    found.append(Judged(family, kind, seed, json.loads(path.read_text(encoding="utf-8"))))
+                    found.append(Judged(family, kind, seed, read_json(path)))
     return found
 
 

@@ -5,7 +5,6 @@ Scores are log-odds, not probabilities, since many of those would be equal near 
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from counterpoint.data.dataset import ClipDataset
 from counterpoint.evaluation.breakdown import Breakdown, Figures, break_down
+from counterpoint.files import appending, replacing
 from counterpoint.run import Predictions, write_json
 from counterpoint.taxonomy import Taxonomy
 
@@ -30,9 +30,8 @@ class Truth(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Write whole or not at all."""
-        beside = path.with_name(f"{os.getpid()}.{path.name}")
-        np.savez(beside, ids=np.array(self.ids), labels=np.packbits(self.labels, axis=1), shape=self.labels.shape)
-        beside.replace(path)
+        with replacing(path) as file:
+            np.savez(file, ids=np.array(self.ids), labels=np.packbits(self.labels, axis=1), shape=self.labels.shape)
 
     @classmethod
     def load(cls, path: Path) -> "Truth":
@@ -49,15 +48,10 @@ class Truth(NamedTuple):
 def save_scores(predictions: Iterable[Predictions], clips: int, categories: int, path: Path) -> None:
     """Write (clip, category) log-odds as float16, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    scores = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=(clips, categories))
-    done = 0
-    for part in predictions:
-        probability = np.clip(part.probabilities.astype(np.float64), LEAST, 1 - LEAST)
-        scores[done : done + len(part.ids)] = np.log(probability / (1 - probability))
-        done += len(part.ids)
-    scores.flush()
-    beside.replace(path)
+    with appending(path, (clips, categories)) as add:
+        for part in predictions:
+            probability = np.clip(part.probabilities.astype(np.float64), LEAST, 1 - LEAST)
+            add(np.log(probability / (1 - probability)))
 
 
 def probabilities(path: Path) -> Float[np.ndarray, "clip category"]:

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 
 from counterpoint import __version__
-from counterpoint.data.tfrecord import replacing
 from counterpoint.experiments import pages, paper, tables
 from counterpoint.experiments.document import Cell, Document, Picture, Section, Table
 from counterpoint.experiments.engine import Log, duration
@@ -17,6 +16,7 @@ from counterpoint.experiments.entries import BASELINE, SEARCHED
 from counterpoint.experiments.experiment import Experiment
 from counterpoint.experiments.predictions import Truth, draw_runs
 from counterpoint.experiments.statistics import Results
+from counterpoint.files import replacing
 from counterpoint.run import environment, write_json
 
 PICTURES = "figures"

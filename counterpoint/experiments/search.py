@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from counterpoint.errors import CounterpointError
-from counterpoint.run import write_json
+from counterpoint.run import read_json, write_json
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -49,12 +49,17 @@ class Search:
     def trials(self) -> list[Trial]:
         """All trials, the first time drawn. Call it in one process at a time."""
         study = self._study()
-        if not study.trials and self.count:
-            study.add_trial(_as_it_is())
-        while len(study.trials) < self.count:
-            asked = study.ask()
-            for name, values in self.grid.items():
-                asked.suggest_categorical(name, [json.dumps(value, sort_keys=True) for value in values])
+        # Drawn in memory, where all of them come again in the same order, and each kept at once or not at all.
+        points = self._study(kept=False)
+        while len(points.trials) < self.count:
+            if points.trials:
+                asked = points.ask()
+                for name, values in self.grid.items():
+                    asked.suggest_categorical(name, [json.dumps(value, sort_keys=True) for value in values])
+            else:
+                points.add_trial(_as_it_is())
+        for trial in points.trials[len(study.trials) : self.count]:
+            study.add_trial(trial)
         return [
             Trial(trial.number, {name: json.loads(value) for name, value in sorted(trial.params.items())})
             for trial in study.trials[: self.count]
@@ -71,14 +76,14 @@ class Search:
 
     def results(self) -> list[dict[str, Any]]:
         """The settings and figures of the finished trials, in order."""
-        return [json.loads(self.told(i).read_text()) for i in range(self.count) if self.told(i).exists()]
+        return [read_json(self.told(i)) for i in range(self.count) if self.told(i).exists()]
 
     def best(self) -> dict[str, Any]:
         """The settings with the highest figure; the first of equals."""
         results = self.results()
         return dict(max(results, key=lambda result: result["validation_gap"])["settings"]) if results else {}
 
-    def _study(self) -> "Study":
+    def _study(self, kept: bool = True) -> "Study":
         try:
             import optuna
         except ImportError:
@@ -96,7 +101,7 @@ class Search:
 
         return optuna.create_study(
             study_name=self.folder.name,
-            storage=f"sqlite:///{(self.folder / 'trials.db').resolve()}",
+            storage=f"sqlite:///{(self.folder / 'trials.db').resolve()}" if kept else None,
             sampler=Points(space, seed=0),
             direction="maximize",
             load_if_exists=True,

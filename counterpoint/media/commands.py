@@ -81,6 +81,7 @@ def extract(args: Namespace) -> int:
     from counterpoint.media.encoders import build
     from counterpoint.media.extract import find
     from counterpoint.taxonomy import load
+    from counterpoint.taxonomy.mapping import LABELS_FILE
 
     sources = find(args.videos)
     labels = None
@@ -88,7 +89,8 @@ def extract(args: Namespace) -> int:
         raise CounterpointError("--taxonomy is for the categories of a labels file: give --labels too")
     if args.labels:
         there = Path(args.out) / "taxonomy"
-        known = load(args.taxonomy or there) if args.taxonomy or there.exists() else None
+        begun = (there / LABELS_FILE).exists()  # which is written last, and before any clip
+        known = load(args.taxonomy or there) if args.taxonomy or begun else None
         labels = labelling.read(args.labels, known, fixed=args.taxonomy is not None)
         named = [source for source in sources if source.path.resolve() in labels.of]
         if not named:

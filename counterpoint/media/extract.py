@@ -11,6 +11,7 @@ become a shard, whole or not at all. The same call goes on where an interrupted 
 ===============================  ==================================================
 """
 
+import contextlib
 import hashlib
 import multiprocessing
 import shutil
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
 
 from counterpoint.data.clip import Clip
@@ -30,6 +32,7 @@ from counterpoint.data.features import FEATURES_FILE, FeatureSet
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.data.youtube8m import clip_of, encode
 from counterpoint.errors import CounterpointError
+from counterpoint.files import holds_anything
 from counterpoint.media import encoders
 from counterpoint.media.decode import DEFAULT, Limits
 from counterpoint.media.encoders import Encoded, Encoders
@@ -39,6 +42,7 @@ _NAMES = "3g2 3gp asf avi dv flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm rm
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
 """Of the files that are looked for in folders."""
 PARTS = ".parts"
+LOCK = ".lock"
 CLIPS_PER_SHARD = 200
 TIME_LIMIT = 600.0  # seconds
 
@@ -124,10 +128,23 @@ def extract(
         progress: is called with the number of files that are through and of all that there are to do.
 
     Raises:
-        CounterpointError: ``out`` holds features of other encoders, or other things than features.
+        CounterpointError: ``out`` holds features of other encoders, or other things than features, or another process
+            extracts into it.
     """
-    out = Path(out)
-    _prepare(out, made_by.features)
+    with _claimed(Path(out), made_by.features):
+        return _extract(sources, Path(out), made_by, labels, workers, limits, time_limit, progress)
+
+
+def _extract(
+    sources: Sequence[Source],
+    out: Path,
+    made_by: Encoders,
+    labels: Labels | None,
+    workers: int,
+    limits: Limits,
+    time_limit: float,
+    progress: Callable[[int, int], None],
+) -> Report:
     if labels:
         labels.labelling.save(out / "taxonomy")
     of = {source.id: labels.of.get(source.path.resolve(), ()) for source in sources} if labels else {}
@@ -157,15 +174,25 @@ def _is_unicode(name: str) -> bool:
     return name.encode(errors="replace") == name.encode(errors="surrogateescape")
 
 
-def _prepare(out: Path, features: FeatureSet) -> None:
+@contextlib.contextmanager
+def _claimed(out: Path, features: FeatureSet) -> Iterator[None]:
+    """The folder, ready to be written to and this process's alone; the system frees it when the process dies."""
     if (out / FEATURES_FILE).exists():
         there = FeatureSet.load(out)
         if there != features:
             raise CounterpointError(f"{out}: holds {there}, not {features}; choose another --out")
-    elif out.exists() and any(out.iterdir()):
+    elif holds_anything(out):
         raise CounterpointError(f"{out}: not empty and not a folder of features; choose another --out")
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
-    features.save(out)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / LOCK, blocking=False):
+            features.save(out)
+            for left in (*out.glob(".*.tfrecord.*"), *(out / PARTS).glob(".*")):  # by a process that was killed
+                left.unlink()
+            (out / PARTS).mkdir(exist_ok=True)
+            yield
+    except Timeout as error:
+        raise CounterpointError(f"{out}: another process extracts into it; wait for it, or choose another --out") from error
 
 
 class _Store:
@@ -189,18 +216,22 @@ class _Store:
             else:
                 self.parts.append(path)
                 self.ids.add(clip.id)
+        self._merge_full()
 
     def add(self, clip: Clip) -> None:
         path = self.out / PARTS / f"{hashlib.sha256(clip.id.encode()).hexdigest()[:32]}.clip"
         _write(path, [clip])
         self.parts.append(path)
-        if len(self.parts) >= CLIPS_PER_SHARD:
-            self._merge()
+        self._merge_full()
 
     def finish(self) -> None:
         if self.parts:
             self._merge()
         shutil.rmtree(self.out / PARTS)
+
+    def _merge_full(self) -> None:
+        if len(self.parts) >= CLIPS_PER_SHARD:
+            self._merge()
 
     def _merge(self) -> None:
         number = 1 + max((int(path.stem.rpartition("-")[2]) for path in self.shards), default=-1)

@@ -78,13 +78,17 @@ def _rows(path: Path) -> list[tuple[int, Path, list[str]]]:
         raise CounterpointError(f"{path}: is not CSV in UTF-8 ({error})") from error
     read = []
     for line, name, categories in rows:
-        file = (path.parent / name).resolve()
-        if not name or not file.is_file():
+        file = path.parent / name
+        try:
+            there = bool(name) and file.is_file()
+        except OSError:  # no name that a file could have
+            there = False
+        if not there:
             raise CounterpointError(f"{path}, line {line}: no file {name!r} (paths are relative to {path.parent}/)")
         names = [_clean(category, f"{path}, line {line}") for category in categories.split(BETWEEN) if category.strip()]
         if not names:
             raise CounterpointError(f"{path}, line {line}: {name} has no category")
-        read.append((line, file, names))
+        read.append((line, file.resolve(), names))
     if not read:
         raise CounterpointError(f"{path}: no files below the header")
     return read

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from counterpoint.errors import CounterpointError
+from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.mapping import Label, Labelling, LabelMap
 from counterpoint.taxonomy.tree import SEPARATOR, Category, Taxonomy
@@ -30,8 +31,7 @@ class Imported(NamedTuple):
         """Write the taxonomy's folder, with ``other-parents.tsv`` where there are such."""
         self.labelling.save(folder)
         if self.other_parents:
-            text = tsv.text(("id", "parent"), self.other_parents)
-            (Path(folder) / OTHER_PARENTS_FILE).write_text(text, encoding="utf-8", newline="\n")
+            write_text(Path(folder) / OTHER_PARENTS_FILE, tsv.text(("id", "parent"), self.other_parents))
 
 
 def read(path: str | Path, *, top: int = 1000, labels: str | Path | None = None) -> Imported:
@@ -137,11 +137,16 @@ def from_audioset(path: str | Path, labels: str | Path | None = None) -> Importe
     parents: dict[str, list[str]] = {}
     try:
         stored = json.loads(_text(path))
-        nodes = {str(node["id"]): str(node["name"]) for node in stored}
+        nodes: dict[str, str] = {node["id"]: node["name"] for node in stored}
+        "".join((*nodes, *nodes.values())).encode()  # all of them are texts
+        if len(nodes) < len(stored):
+            raise ValueError("an id is used twice")
         for node in stored:
             for child in node["child_ids"]:
-                parents.setdefault(str(child), []).append(str(node["id"]))
-    except (ValueError, KeyError, TypeError) as error:
+                if child not in nodes:
+                    raise ValueError(f"the child {child!r} of {node['id']!r} is not there")
+                parents.setdefault(child, []).append(node["id"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CounterpointError(f"{path}: not an AudioSet ontology ({error!r})") from error
     try:
         taxonomy = Taxonomy(
@@ -159,7 +164,7 @@ def _audioset_labels(path: Path, taxonomy: Taxonomy) -> LabelMap:
     if not rows or tuple(rows[0]) != AUDIOSET_COLUMNS:
         raise CounterpointError(f"{path}, line 1: the header must be {','.join(AUDIOSET_COLUMNS)}")
     for line, row in enumerate(rows, start=1):
-        if len(row) != 3 or (line > 1 and not (row[0].isascii() and row[0].isdecimal())):
+        if len(row) != 3 or (line > 1 and not tsv.is_number(row[0])):
             raise CounterpointError(f"{path}, line {line}: not an index, an id and a name")
     try:
         return LabelMap(tuple(Label(int(index), name, 0, (node,)) for index, node, name in rows[1:]), taxonomy)
@@ -180,13 +185,16 @@ def _read(path: Path) -> Iterable[dict[str, str]]:
     """The rows of the vocabulary, with whole numbers where numbers belong."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
+            reader = csv.DictReader(file)
             if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
                 raise CounterpointError(f"{path}, line 1: not a YouTube-8M vocabulary: no column {', '.join(missing)}")
             seen: set[int] = set()
             for row in reader:
+                if None in row or None in row.values():
+                    told = f"{len(reader.fieldnames or ())} columns expected"
+                    raise CounterpointError(f"{path}, line {reader.line_num}: {told}")
                 for column in ("Index", "TrainVideoCount"):
-                    if not (row[column].isascii() and row[column].isdecimal()):
+                    if not tsv.is_number(row[column]):
                         raise CounterpointError(
                             f"{path}, line {reader.line_num}: the {column} {row[column]!r} is not a whole number from 0"
                         )

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from counterpoint.errors import CounterpointError
+from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.tree import Taxonomy
 
@@ -77,7 +78,7 @@ class LabelMap:
         lines, rows = tsv.read(path, COLUMNS)
 
         def number(line: int, column: str, text: str) -> int:
-            if not (text.isascii() and text.isdecimal()):
+            if not tsv.is_number(text):
                 raise CounterpointError(f"{path}, line {line}: the {column} {text!r} is not a whole number from 0")
             return int(text)
 
@@ -100,7 +101,7 @@ class LabelMap:
             (str(label.index), label.name, str(label.count), ",".join(label.categories), label.note)
             for label in self.labels
         )
-        Path(path).write_text(tsv.text(COLUMNS, rows), encoding="utf-8", newline="\n")
+        write_text(Path(path), tsv.text(COLUMNS, rows))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -208,6 +209,7 @@ def _check(labels: Iterable[Label], taxonomy: Taxonomy, source: str, rows: Seque
     """Raise CounterpointError at the first label that does not fit, as "<source> <row>: <problem>"."""
     first: dict[int, int] = {}
     known = frozenset(taxonomy.ids)
+    total = 0
 
     def fail(row: int, problem: str) -> NoReturn:
         raise CounterpointError(f"{source} {row}: {problem}")
@@ -222,3 +224,6 @@ def _check(labels: Iterable[Label], taxonomy: Taxonomy, source: str, rows: Seque
         if any(character in label.name + label.note for character in tsv.FORBIDDEN):
             fail(row, f"label {label.index} holds a tab or a line break")
         first[label.index] = row
+        total += label.count
+        if total >= 2**63:
+            fail(row, f"the counts add up to {total}, beyond 2^63 - 1")

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from counterpoint.errors import CounterpointError
+from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.mapping import Label, Labelling, LabelMap
 from counterpoint.taxonomy.tree import Taxonomy
@@ -54,7 +55,7 @@ class Merged(NamedTuple):
         """Write the taxonomy's folder, with ``conflicts.tsv`` in it."""
         self.labelling.save(folder)
         rows = ([str(field) for field in astuple(conflict)] for conflict in self.conflicts)
-        (Path(folder) / CONFLICTS_FILE).write_text(tsv.text(COLUMNS, rows), encoding="utf-8", newline="\n")
+        write_text(Path(folder) / CONFLICTS_FILE, tsv.text(COLUMNS, rows))
 
 
 def merge(annotators: Sequence[LabelMap], settled: Mapping[int, str] | None = None) -> Merged:
@@ -99,7 +100,7 @@ def settlements(path: str | Path, taxonomy: Taxonomy) -> dict[int, str]:
         return {}
     found = {}
     for line, row in zip(*tsv.read(path, COLUMNS), strict=True):
-        if not row[0].isdecimal():
+        if not tsv.is_number(row[0]):
             raise CounterpointError(f"{path}, line {line}: the index {row[0]!r} is not a whole number from 0")
         decided = row[-1].strip()
         if unknown := [category for category in _ids(decided) if category not in taxonomy.ids]:

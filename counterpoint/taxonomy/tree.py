@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from counterpoint.errors import CounterpointError
+from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 
 if TYPE_CHECKING:  # the taxonomy's tools start without loading PyTorch
@@ -77,7 +78,7 @@ class Taxonomy:
 
     def write(self, path: str | Path) -> None:
         """Write the table that `read` reads, with the ``iab`` column if any category has one."""
-        Path(path).write_text(self._text, encoding="utf-8", newline="\n")
+        write_text(Path(path), self._text)
 
     @cached_property
     def _text(self) -> str:

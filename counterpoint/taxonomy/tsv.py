@@ -55,6 +55,15 @@ def read(path: Path, *headers: Columns) -> tuple[list[int], list[list[str]]]:
     return [number for number, _ in rows], [fields for _, fields in rows]
 
 
+def is_number(field: str) -> bool:
+    """Whether a field says a whole number from 0, of no more digits than any index or count has.
+
+    >>> is_number("42"), is_number("-1"), is_number("\u00b2")
+    (True, False, False)
+    """
+    return field.isascii() and field.isdecimal() and len(field) < 40
+
+
 def text(columns: Columns, rows: Iterable[Sequence[str]]) -> str:
     r"""The table as a file holds it.
 

@@ -1,6 +1,6 @@
 """What a correlation tower learns (Goyal et al., section 3): its losses, hard negatives, validation and calibration."""
 
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 import torch
 import torch.nn.functional as functional
@@ -14,7 +14,8 @@ from counterpoint.models.correlation import Contrastive, Pair, Tower, centred, f
 from counterpoint.models.track import Track, Tracks
 from counterpoint.recipes import Negatives, Training
 from counterpoint.taxonomy import Taxonomy
-from counterpoint.training.learner import Learner, check_finite
+from counterpoint.training.distributed import Part, collected, most, rank, told
+from counterpoint.training.learner import ALONE, Learner, check_finite
 
 AUC = "validation_auc"
 FALSE_PAIRS = 5  # for each clip, where a tower is measured or calibrated
@@ -36,14 +37,21 @@ class CorrelationLearner(Learner):
         assert isinstance(self.model, Tower)
         return self.model
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The mean over pairs of modalities, of the contrastive or the joined loss."""
-        batch = batch._replace(tracks=equally_long(batch.tracks))
-        embeddings = self.tower.embed(batch.tracks)
-        partner = allowed(batch.labels[:, self.top_level.to(batch.labels.device)])
+    def compile_model(self) -> None:
+        self.tower.trunk.compile()
+
+    def loss(self, batch: Batch, part: Part = ALONE) -> Tensor:
+        """The mean over pairs of modalities, of the contrastive or the joined loss.
+
+        Several processes each embed their clips and compare those of all.
+        """
+        batch = batch._replace(tracks=equally_long(batch.tracks, part))
+        embeddings = {name: part.gathered(vector) for name, vector in self.tower.embed(batch.tracks).items()}
+        there = {name: part.gathered(track.mask.any(1)) for name, track in batch.tracks.items()}
+        partner = allowed(part.gathered(batch.labels[:, self.top_level.to(batch.labels.device)]))
         losses = []
         for pair in combinations(sorted(embeddings), 2):
-            both = batch.tracks[pair[0]].mask.any(1) & batch.tracks[pair[1]].mask.any(1)
+            both = there[pair[0]] & there[pair[1]]
             if not both.any():
                 continue
             one, other = embeddings[pair[0]][both], embeddings[pair[1]][both]
@@ -88,32 +96,44 @@ class CorrelationLearner(Learner):
         return lottery.masked_fill(~partner, -torch.inf).argmax(1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("validation_loss", self.loss(batch), batch_size=len(batch.ids), sync_dist=True)
-        self.seen.append(embedded(self.tower, batch, self.top_level))
+        self.validated(batch, self.loss(batch))
+        if batch.ids:
+            self.seen.append(embedded(self.tower, batch, self.top_level))
 
     def on_validation_epoch_end(self) -> None:
-        scores, true = scored_pairs(self.tower, self.seen)
-        check_finite(scores)
+        super().on_validation_epoch_end()
+        turns = collected(self.seen)
         self.seen = []
-        auc = binary_auroc(scores, true.int(), thresholds=None)
-        self.log(AUC, auc, sync_dist=True)
+        # The first process measures all of them, in the order that one alone would have seen.
+        seen = [batch for turn in zip_longest(*turns) for batch in turn if batch is not None]
+        auc, calibration = told(self._measured(seen) if rank() == 0 else None)
+        self.log(AUC, auc)
+        if calibration is not None:
+            # In every checkpoint, so that the best epoch's weights come with the calibration they had.
+            self.tower.temperature.fill_(calibration[0])
+            self.tower.bias.fill_(calibration[1])
+
+    def _measured(self, seen: list[tuple[dict[str, Tensor], Tensor]]) -> tuple[float, tuple[float, float] | None]:
+        """AUC, and temperature and bias where the scores tell anything apart."""
+        scores, true = scored_pairs(self.tower, seen)
+        check_finite(scores)
+        auc = float(binary_auroc(scores, true.int(), thresholds=None))
         try:
             # A control that never learns would have all of its gates open, or shut.
-            temperature, bias = fit_calibration(scores, true) if self.settings.max_epochs else centred(scores[true])
+            return auc, fit_calibration(scores, true) if self.settings.max_epochs else centred(scores[true])
         except ValueError:
-            return  # nothing is told apart yet
-        # In every checkpoint, so that the best epoch's weights come with the calibration they had.
-        self.tower.temperature.fill_(temperature)
-        self.tower.bias.fill_(bias)
+            return auc, None  # nothing is told apart yet
 
 
-def equally_long(tracks: Tracks) -> Tracks:
+def equally_long(tracks: Tracks, part: Part = ALONE) -> Tracks:
     """Cut to the batch's shortest clip: a true pair's halves are equally long, and a tower that sees where steps are (a
     Transformer's positions, a recurrent network's count) would learn to compare nothing but their lengths.
     """
     there = torch.stack([track.mask for track in tracks.values()]).any(0)
     lengths = (there * torch.arange(1, there.shape[1] + 1, device=there.device)).amax(1)
     shortest = int(lengths[lengths > 0].min()) if there.any() else there.shape[1]
+    if not part.alone:
+        shortest = -int(most(-shortest)[0])
     return {name: Track(track.features[:, :shortest], track.mask[:, :shortest]) for name, track in tracks.items()}
 
 

@@ -14,15 +14,18 @@ from counterpoint.evaluation.metrics import GlobalAveragePrecision
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.track import Track, Tracks
 from counterpoint.recipes import Training
+from counterpoint.training.distributed import Part, draw_for_all, rank, total, world
 
 GAP = "validation_gap"
+ALONE = Part()
+VALIDATION = 1  # sets its streams apart from training's
 
 
 class Learner(lightning.LightningModule):
     """A model, its loss and the validation figure that it is watched by.
 
     Training draws its random numbers from a stream of the seed and the step alone, so that a resumed training goes on
-    bit for bit.
+    bit for bit. Several processes share each batch, and their gradients' mean is the whole batch's gradient.
     """
 
     monitor: str
@@ -32,20 +35,72 @@ class Learner(lightning.LightningModule):
         super().__init__()
         self.model = model
         self.settings = training
+        self.part = Part(rank(), world())
+        if not self.part.alone:
+            draw_for_all(model, self.part)
+        self._before = (0.0, 0)  # the sum of the epoch's losses over clips, and the clips
+        self._since: list[Tensor] = []  # (2,) the same of each step: left where they are, so that no step waits for it
+        self._validation = (0.0, 0)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, part: Part = ALONE) -> Tensor:
+        """The batch's loss; of a part of a batch, what makes it the mean over the processes."""
         raise NotImplementedError
 
+    def compile_model(self) -> None:
+        """Let `torch.compile` make the kernels of what the loss calls; weights and their names stay."""
+        self.model.compile()
+
+    def on_train_epoch_start(self) -> None:
+        self._before = (0.0, 0)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._draw_from(batch_idx)
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._draw_from(batch_idx * self.part.world + self.part.rank, VALIDATION)
+
+    def _draw_from(self, *number: int) -> None:
+        """The stream of a batch, by its number among those of all processes."""
         # Mixed into 32 bits, since a CPU's generator ignores those above them.
-        stream = np.random.SeedSequence((self.settings.seed, self.trainer.current_epoch, batch_idx))
+        stream = np.random.SeedSequence((self.settings.seed, self.trainer.current_epoch, *number))
         torch.manual_seed(int(stream.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        tracks = drop_modalities(batch.tracks, self.settings.modality_dropout)
-        loss = self.loss(batch._replace(tracks=tracks))
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.ids), sync_dist=True)
+        self.part.whole = batch.whole
+        tracks = drop_modalities(self.part.as_long(batch.tracks), self.settings.modality_dropout, self.part)
+        loss = self.loss(batch._replace(tracks=tracks), self.part)
+        self._since.append(torch.stack([loss.detach().float() * batch.whole, loss.new_tensor(batch.whole).float()]))
         return loss
+
+    def epoch_loss(self) -> tuple[float, int]:
+        """The sum of the losses of the epoch's clips so far, and how many they are; all processes ask at once."""
+        if self._since:
+            since = torch.stack(self._since).cpu().double().sum(0).tolist()
+            self._since = []
+            loss, clips = (value / self.part.world for value in total(*since))
+            self._before = (self._before[0] + loss, self._before[1] + round(clips))
+        return self._before
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.trainer.is_last_batch:
+            loss, clips = self.epoch_loss()
+            self.log("train_loss", loss / clips, on_step=False, on_epoch=True, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_loss"] = self.epoch_loss()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._before = tuple(checkpoint["epoch_loss"])
+
+    def validated(self, batch: Batch, loss: Tensor) -> None:
+        """Add a validation batch's loss."""
+        clips = len(batch.ids)
+        self._validation = (self._validation[0] + (loss.item() * clips if clips else 0.0), self._validation[1] + clips)
+
+    def on_validation_epoch_end(self) -> None:
+        loss, clips = total(*self._validation)
+        self._validation = (0.0, 0)
+        self.log("validation_loss", loss / max(clips, 1))
 
     def configure_optimizers(self) -> Any:
         settings = self.settings
@@ -75,17 +130,18 @@ class CategorizationLearner(Learner):
         super().__init__(model, training)
         self.gap = GlobalAveragePrecision(top=20)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, part: Part = ALONE) -> Tensor:
         logits = self.model(batch.tracks).logits
-        return functional.binary_cross_entropy_with_logits(logits.float(), batch.labels.float())
+        loss = functional.binary_cross_entropy_with_logits(logits.float(), batch.labels.float())
+        return loss if part.alone else loss * (len(batch.ids) * part.world / part.whole)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        clips = len(batch.ids)
         logits = self.model(batch.tracks).logits.float()
-        loss = functional.binary_cross_entropy_with_logits(logits, batch.labels.float())
         check_finite(logits)
-        self.log("validation_loss", loss, batch_size=len(batch.ids), sync_dist=True)
-        self.gap.update(logits, batch.labels)
-        self.log(GAP, self.gap, batch_size=len(batch.ids))
+        self.validated(batch, functional.binary_cross_entropy_with_logits(logits, batch.labels.float()))
+        self.gap.update(logits[:clips], batch.labels[:clips])
+        self.log(GAP, self.gap, batch_size=clips)
 
 
 def check_finite(scores: Tensor) -> None:
@@ -94,15 +150,15 @@ def check_finite(scores: Tensor) -> None:
         raise CounterpointError("the training has diverged (scores are not finite); lower --training.learning_rate")
 
 
-def drop_modalities(tracks: Tracks, share: float) -> Tracks:
+def drop_modalities(tracks: Tracks, share: float, part: Part = ALONE) -> Tracks:
     """Take one modality, chosen evenly, from a random ``share`` of the clips, as if it had never been recorded."""
     if not share:
         return tracks
     masks = [track.mask for track in tracks.values()]
-    batch, device = masks[0].shape[0], masks[0].device
+    batch, device = masks[0].shape[0] if part.alone else part.whole, masks[0].device
     dropped = torch.rand(batch, device=device) < share
     which = torch.randint(len(masks), (batch,), device=device)
     return {
-        name: Track(track.features, track.mask & ~(dropped & (which == i)).unsqueeze(1))
+        name: Track(track.features, track.mask & ~part.mine(dropped & (which == i)).unsqueeze(1))
         for i, (name, track) in enumerate(tracks.items())
     }

@@ -8,7 +8,7 @@ import torch
 from training.world import SIZES, clip, clips, codes, cut, damage, dataset, write
 
 from counterpoint.data.datamodule import ClipDataModule
-from counterpoint.data.dataset import Batch, ClipDataset, EpochSampler, collate, share
+from counterpoint.data.dataset import Batch, ClipDataset, EpochSampler, Share, Slices, Turns, collate, share
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.tfrecord import Writer
 from counterpoint.data.youtube8m import encode
@@ -234,6 +234,54 @@ def test_every_epoch_is_another_permutation() -> None:
     assert len(sampler) == 50
 
 
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_processes_share_every_batch(world: int) -> None:
+    """Each clip is in one process's share and, put together again, batches are those of one process."""
+    sampler = EpochSampler(np.random.default_rng(0).integers(120, 301, 53), 10, seed=0)
+    sampler.set_epoch(2)
+    parts = [list(Slices(sampler, rank, world)) for rank in range(world)]
+    assert {len(part) for part in parts} == {len(Slices(sampler))} == {6}
+    together: list[int] = []
+    for shares in zip(*parts, strict=True):
+        counted = [share.clips[: share.counted] for share in shares]
+        assert all(share.clips for share in shares)  # whoever has no part keeps in step with one clip
+        assert {share.whole for share in shares} == {sum(map(len, counted))}
+        together += [clips[i] for i in range(10) for clips in counted if i < len(clips)]
+    assert together == sampler.order().tolist()
+
+
+@pytest.mark.parametrize("other", [1, 3, 4])
+def test_an_epoch_goes_on_in_another_number_of_processes(other: int) -> None:
+    lengths = np.random.default_rng(0).integers(120, 301, 53)
+
+    def shares(world: int, epoch: int, state: dict[str, int] | None) -> list[list[Share]]:
+        slices = [Slices(EpochSampler(lengths, 10, seed=0), rank, world) for rank in range(world)]
+        for one in slices:
+            one.sampler.set_epoch(epoch)
+            if state:
+                one.go_on(state)
+        return [list(batch) for batch in zip(*slices, strict=True)]
+
+    def clips(batches: list[list[Share]]) -> list[int]:
+        return [clip for batch in batches for share in batch for clip in share.clips[: share.counted]]
+
+    before = Slices(EpochSampler(lengths, 10, seed=0), 0, 2)
+    before.sampler.set_epoch(1)
+    state = before.state(4)
+    assert state == {"seed": 0, "epoch": 1, "batches": 4, "clips": 40}
+    assert sorted(clips(shares(2, 1, None)[:4]) + clips(shares(other, 1, state))) == list(range(53))
+    assert len(clips(shares(other, 2, state))) == 53  # the next epoch is a whole one
+
+
+@pytest.mark.parametrize(("clips", "world"), [(40, 1), (40, 2), (41, 2), (3, 4), (45, 3)])
+def test_processes_take_batches_in_turns(clips: int, world: int) -> None:
+    turns = [list(Turns(clips, 10, rank, world)) for rank in range(world)]
+    assert len({len(each) for each in turns}) == 1
+    batches = [share.clips[: share.counted] for turn in zip(*turns, strict=True) for share in turn if share.counted]
+    assert batches == [share.clips for share in Turns(clips, 10)]
+    assert [clip for batch in batches for clip in batch] == list(range(clips))
+
+
 def paper_lengths(clips: int) -> np.ndarray:
     """Uniform in 120 to 300 steps with 15 % at 300, as bytes of records."""
     random = np.random.default_rng(0)
@@ -288,7 +336,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     for workers in (0, 1, 2):
         module = ClipDataModule(data, data, FEATURES, batch_size=4, max_steps=5, workers=workers, seed=3)
         loader = module.train_dataloader()
-        loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+        module.slices.sampler.set_epoch(1)
         runs.append(list(loader))
     assert [len(made.ids) for made in runs[0]] == [4, 4, 2]
     order = EpochSampler(data.lengths, 4, seed=3)

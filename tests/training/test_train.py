@@ -29,6 +29,7 @@ from counterpoint.taxonomy import Labelling, LabelMap
 from counterpoint.training.learner import GAP, Learner
 from counterpoint.training.train import train
 
+from . import together
 from .world import LABELLING, SIZES, TAXONOMY, clip, clips, codes, dataset, recipe, run, write
 
 QUIET = Console(quiet=True)
@@ -142,9 +143,12 @@ def test_the_best_weights_are_kept(world: World, monkeypatch: pytest.MonkeyPatch
     data = dataset(world.unsure)
     (predictions,) = Run.load(subject.folder).predict(data)
     labels = predictions.labels
-    # The weights that are kept are those that scored best, before the tree had a say.
+    # The weights that are kept are those that scored best, before the tree had a say: where a training ends then.
     model = Run.load(subject.folder).categorizer()
-    best = torch.load(subject.folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    settings = replace(subject.recipe.training, max_epochs=course.index(gap) + 1)
+    ended = Run(world.folder / "ended", replace(subject.recipe, training=settings), LABELLING, subject.features)
+    world.fit(ended, easy=False)
+    best = newest(ended)["state_dict"]
     assert all(torch.equal(value, best[f"model.{name}"]) for name, value in model.state_dict().items())
     assert global_average_precision(predictions.probabilities, labels) == pytest.approx(gap, abs=0.05)
 
@@ -193,7 +197,7 @@ def test_run_folder_is_complete(world: World) -> None:
     events = {name for name in names if name.startswith("tensorboard/")}
     assert any("tfevents" in name for name in events)
     assert names - events == {
-        "checkpoints/best.ckpt",
+        "checkpoints/before.ckpt",
         "checkpoints/last.ckpt",
         "data.json",
         "environment.json",
@@ -231,6 +235,20 @@ def test_bf16(world: World) -> None:
     subject = world.new(max_epochs=4, precision="bf16-mixed")
     assert world.fit(subject) > 0.9
     assert all(value.dtype == torch.float32 for value in subject.model().state_dict().values())
+
+
+@pytest.mark.slow
+def test_compiled(tmp_path: Path) -> None:
+    """The same training but for rounding. In a process of its own: compilers do not see through checks of shapes."""
+    together.shards(tmp_path)
+    command = [sys.executable, together.__file__, "compiled", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in together.COMPILED:
+        eager, compiled = (Run.load(tmp_path / f"{name}-{compile}") for compile in (False, True))
+        assert figures(compiled) == [pytest.approx(row, rel=1e-4) for row in figures(eager)]
+        assert eager.model().state_dict().keys() == compiled.model().state_dict().keys()
 
 
 def test_accumulate(world: World) -> None:
@@ -333,7 +351,7 @@ def test_the_same_command_goes_on_after_a_kill(world: World) -> None:
     again = execute("-m", "counterpoint.cli")
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith(f"{world.folder / 'cut'}: validation GAP 0.")
-    assert "going on from the last finished epoch" in again.stderr
+    assert "going on from the last checkpoint" in again.stderr
     assert [line.split()[1] for line in again.stderr.splitlines() if line.startswith("epoch ")] == ["3/4", "4/4"]
     assert_equal(*runs)
 
@@ -351,7 +369,7 @@ def test_two_devices_train_one_model(world: World) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == str(out)
-    assert newest(Run.load(out))["global_step"] == 4  # 64 clips, 32 each, in batches of 16, twice
+    assert newest(Run.load(out))["global_step"] == 8  # 64 clips in batches of 16, 8 each, twice
     assert [row["epoch"] for row in epochs(Run.load(out))] == [1, 2]
 
 

@@ -1,0 +1,62 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` if the block succeeds, and is removed if it does not.
+
+    A process that is killed meanwhile leaves it beside `path`, hidden.
+
+    Raises OSError, which names `path`, where it cannot be written or the disk is full.
+    """
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with new.open("xb") as file:
+            yield file
+        new.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(new)):  # a full disk names no file
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, with its line ends as they are."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def appending(path: Path, shape: tuple[int, int]) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """Write a .npy of float16 row by row, as a map of a file that outgrows the disk would end the process.
+
+    Raises OSError as `replacing` does, and ValueError where the rows are not as many as ``shape`` says.
+    """
+    rows = 0
+
+    def add(part: NDArray[Any]) -> None:
+        nonlocal rows
+        rows += len(part)
+        file.write(np.ascontiguousarray(part, "<f2").tobytes())
+
+    with replacing(path) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        yield add
+        if rows != shape[0]:
+            raise ValueError(f"{path}: {rows} rows, not {shape[0]}")
+
+
+def holds_anything(folder: Path) -> bool:
+    """Whether there is more in a folder than what killed processes and locks leave, which is hidden."""
+    return folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir())

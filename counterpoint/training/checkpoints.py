@@ -1,0 +1,136 @@
+"""Checkpoints that survive what may happen to them.
+
+``last.ckpt`` is the newest and ``before.ckpt`` the one before it. Each holds all that a training needs to go on, the
+best epoch's weights among it, and is written whole or not at all. A checkpoint is PyTorch's zip archive, which has a
+CRC-32 of each of its parts; they are checked before it is read, and nothing that it says is executed.
+"""
+
+import io
+import os
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from rich.console import Console
+from torch import Tensor
+
+from counterpoint.data.tfrecord import replacing
+from counterpoint.errors import CounterpointError
+from counterpoint.training.learner import Learner
+
+CHECKPOINTS = "checkpoints"
+LAST, BEFORE = "last.ckpt", "before.ckpt"
+MINUTES = 10.0
+
+
+class Checkpoints(Checkpoint):
+    """Saves at every epoch's end, and within an epoch once ``minutes`` have passed since; keeps the best weights.
+
+    Attributes:
+        best: by the figure that the model is watched by; -inf before the first epoch's end.
+        weights: the model's then, in the first process.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.folder = folder
+        self.minutes = minutes
+        self.saved = time.monotonic()
+        self.best = float("-inf")
+        self.weights: dict[str, Tensor] = {}
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Not between two batches of one step, whose gradients are in no checkpoint.
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        due = time.monotonic() - self.saved >= 60 * self.minutes
+        if trainer.strategy.reduce_boolean_decision(due, all=False):  # clocks differ
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, Learner)
+        figure = float(trainer.callback_metrics[pl_module.monitor])
+        if figure > self.best:
+            self.best = figure
+            if trainer.is_global_zero:
+                state = pl_module.model.state_dict()
+                self.weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / LAST)
+        self.saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.weights = state["best"], state["weights"]
+
+
+class Files(CheckpointIO):
+    """Writes checkpoints, each beside the one before it, and reads them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        content = io.BytesIO()  # PyTorch's writer hides what a full disk says
+        torch.save(checkpoint, content)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())  # before it takes the place of one that is on the disk
+                if path.exists():
+                    path.replace(path.with_name(BEFORE))
+        except OSError as error:
+            raise CounterpointError(
+                f"{path}: cannot be written ({error.strerror or error}); the training stops, and the same command "
+                "goes on from the last checkpoint"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        loaded: dict[str, Any] = torch.load(path, map_location, weights_only=True)
+        return loaded
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def newest(run: Path, console: Console) -> Path | None:
+    """A run's newest checkpoint that is whole, or None where there is none; a damaged one is put aside and named.
+
+    Raises:
+        CounterpointError: all are damaged.
+    """
+    folder = run / CHECKPOINTS
+    for left in folder.glob(f".{LAST}.*"):  # by a process that was killed as it wrote
+        left.unlink()
+    there = [folder / name for name in (LAST, BEFORE) if (folder / name).exists()]
+    for path in there:
+        if whole(path):
+            return path
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        console.print(f"{path}: damaged, and put aside as {aside.name}", markup=False, soft_wrap=True)
+    if there:
+        raise CounterpointError(f"{folder}: no checkpoint is whole; remove {run} to train anew")
+    return None
+
+
+def whole(path: Path) -> bool:
+    """Whether a checkpoint agrees with its checksums, and can be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return False
+        torch.load(path, "cpu", weights_only=True, mmap=True)  # what lies between the parts; tensors are not read
+    except Exception:  # whatever either stumbles over
+        return False
+    return True

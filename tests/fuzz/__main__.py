@@ -1,0 +1,5 @@
+import sys
+
+from fuzz.engine import main
+
+sys.exit(main())

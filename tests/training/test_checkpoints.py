@@ -1,0 +1,198 @@
+import contextlib
+import fcntl
+import io
+import os
+import resource
+import signal
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from counterpoint.errors import CounterpointError
+from counterpoint.run import Run
+from counterpoint.training.checkpoints import whole
+from counterpoint.training.folder import claimed
+from counterpoint.training.learner import Learner
+from counterpoint.training.train import train
+
+from .test_train import KilledError, World, assert_equal, newest, world  # noqa: F401
+from .world import dataset, run
+
+
+@contextlib.contextmanager
+def stopped_before(epoch: int, index: int, how: Any = None) -> Iterator[list[tuple[int, int]]]:
+    """The steps that were begun, until that one."""
+    begin, begun = Learner.on_train_batch_start, []
+
+    def watched(self: Learner, batch: Any, i: int) -> None:
+        if (self.trainer.current_epoch, i) == (epoch, index):
+            if how is None:
+                raise KilledError
+            how()
+        begun.append((self.trainer.current_epoch, i))
+        begin(self, batch, i)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "on_train_batch_start", watched)
+        yield begun
+
+
+@pytest.mark.parametrize(("epoch", "index", "accumulate"), [(0, 2, 1), (2, 3, 1), (1, 3, 2)])
+def test_goes_on_within_an_epoch_bit_for_bit(world: World, epoch: int, index: int, accumulate: int) -> None:  # noqa: F811
+    """Losses of the epoch's first part count too, and a step of several batches is not taken apart."""
+    settings = {"max_epochs": 3, "modality_dropout": 0.3, "learning_rate": 0.05, "accumulate": accumulate}
+    uncut, cut = world.new(**settings), world.new(**settings)
+    world.fit(uncut, easy=False)
+    with stopped_before(epoch, index) as first, pytest.raises(KilledError):
+        world.fit(cut, easy=False, minutes=0.0)
+    with stopped_before(-1, -1) as then:
+        world.fit(cut, easy=False, minutes=0.0)
+    assert first + then == [(e, i) for e in range(3) for i in range(4)] if accumulate == 1 else then[0] == (1, 2)
+    assert_equal(uncut, cut)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(world: World) -> None:  # noqa: F811
+    uncut, cut = world.new(max_epochs=4), world.new(max_epochs=4)
+    world.fit(uncut)
+    with stopped_before(3, 0), pytest.raises(KilledError):
+        world.fit(cut)
+    last = cut.folder / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[content.index(b"data/1") + 200] ^= 4
+    last.write_bytes(content)
+    console = Console(file=io.StringIO(), width=40)
+    train(cut, dataset(world.easy), dataset(world.validation), console=console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{last}: damaged, and put aside as last.damaged\n" in said
+    assert "epoch 3/4" in "".join(said).replace("  ", " ")
+    assert_equal(uncut, cut)
+
+
+def test_with_no_whole_checkpoint_it_stops(world: World) -> None:  # noqa: F811
+    subject = world.new(max_epochs=4)
+    with stopped_before(3, 0), pytest.raises(KilledError):
+        world.fit(subject)
+    for name in ("last", "before"):
+        path = subject.folder / "checkpoints" / f"{name}.ckpt"
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CounterpointError, match=f"no checkpoint is whole; remove {subject.folder} to train anew"):
+        world.fit(subject)
+
+
+def test_every_flipped_bit_is_noticed_or_changes_nothing(world: World, tmp_path: Path) -> None:  # noqa: F811
+    subject = world.new(max_epochs=1)
+    world.fit(subject)
+    content = (subject.folder / "checkpoints" / "last.ckpt").read_bytes()
+    expected = newest(subject)["state_dict"]
+    random, path, unnoticed = np.random.default_rng(0), tmp_path / "flipped.ckpt", 0
+    for position in random.choice(len(content), 300, replace=False).tolist():
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << int(random.integers(8))
+        path.write_bytes(flipped)
+        if whole(path):
+            unnoticed += 1
+            state = torch.load(path, weights_only=True)["state_dict"]
+            assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert unnoticed < 150  # the padding between parts
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(world: World) -> None:  # noqa: F811
+    subject = world.new(max_epochs=2)
+    with stopped_before(1, 1), pytest.raises(KilledError):
+        world.fit(subject)
+    left = subject.folder / "checkpoints" / ".last.ckpt.0123abcd"
+    left.write_bytes(b"half")
+    world.fit(subject)
+    assert sorted(path.name for path in left.parent.iterdir()) == ["before.ckpt", "last.ckpt"]
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(world: World) -> None:  # noqa: F811
+    subject = world.new(max_epochs=2)
+    with stopped_before(1, 1), pytest.raises(KilledError):
+        world.fit(subject)
+    with (subject.folder / ".lock").open("w") as file:  # as the other process holds it
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CounterpointError, match="another process trains there; wait until it has ended, or choose"):
+            world.fit(subject)
+    world.fit(subject)
+    assert not (subject.folder / ".lock").exists()
+
+
+def test_of_two_that_begin_at_once_one_is_refused(world: World) -> None:  # noqa: F811
+    """One looks, and finds no folder; before it has made one the other has."""
+    subject = world.new()
+    rename, quicker = Path.rename, []
+
+    def late(path: Path, target: Path) -> Path:
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            Path.rename = rename  # type: ignore[method-assign]
+            with claimed(subject, None, {}):
+                os.write(writer, b"!")
+                signal.pause()
+        quicker.append(child)
+        assert os.read(reader, 1)
+        return rename(path, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", late)
+        with pytest.raises(CounterpointError, match="another process trains there"), claimed(subject, None, {}):
+            pass
+    os.kill(quicker[0], signal.SIGKILL)
+    os.waitpid(quicker[0], 0)
+    with claimed(subject, None, {}):  # what a process held it lets go of as it dies
+        pass
+    assert [path.name for path in subject.folder.parent.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_a_full_disk_costs_what_was_not_saved_yet(world: World) -> None:  # noqa: F811
+    """A limit on the size of files does to a write what a full disk does."""
+    uncut, cut = world.new(max_epochs=3), world.new(max_epochs=3)
+    world.fit(uncut)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            stopped_before(1, 0, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))),
+            pytest.raises(CounterpointError) as raised,
+        ):
+            world.fit(cut)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    last = cut.folder / "checkpoints" / "last.ckpt"
+    assert str(raised.value) == (
+        f"{last}: cannot be written (File too large); the training stops, and the same command goes on from the last "
+        "checkpoint"
+    )
+    assert whole(last)
+    assert newest(cut)["epoch"] == 0
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
+    world.fit(cut)
+    assert_equal(uncut, cut)
+
+
+def test_a_folder_that_cannot_be_written_says_so() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(stat.S_IREAD | stat.S_IEXEC | stat.S_IROTH | stat.S_IXOTH)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # permissions mean nothing to root
+        try:
+            subject: Run = run(Path(folder) / "run")
+            with (
+                pytest.raises(CounterpointError, match=r"/run: cannot be written \(Permission denied\)$"),
+                claimed(subject, None, {}),
+            ):
+                pass
+        finally:
+            os.seteuid(user)
+            Path(folder).chmod(stat.S_IRWXU)
