@@ -16,7 +16,7 @@ A step takes as long as the slowest of what goes on at once:
 computing   operations / (peak x share), then Adam's passes over memory and, on several GPUs, the gradients' exchange
 reading     the cores check, parse and pad the clips: 87 microseconds each (docs/results.md, "What a clip costs")
 storing     the disks give the clips' bytes
-starting    Lightning's loop and the start of each kernel from Python: 5 ms a step, what a step of a tiny model takes here
+starting    Lightning's loop and the start of each kernel from Python: 5 ms, a tiny model's step on a CPU
 
 Cores and disks are in proportion to a machine's GPUs. On a CPU the share of the peak was 0.52 to 0.60 in mixed
 precision (docs/results.md, "Speed of the models"). GPUs get less out of matrices this small: 0.3 is a guess, and the
