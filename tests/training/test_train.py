@@ -246,7 +246,7 @@ def test_compiled(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
     for name in together.COMPILED:
-        eager, compiled = (Run.load(tmp_path / f"{name}-{compile}") for compile in (False, True))
+        eager, compiled = (Run.load(tmp_path / f"{name}-{compiling}") for compiling in (False, True))
         assert figures(compiled) == [pytest.approx(row, rel=1e-4) for row in figures(eager)]
         assert eager.model().state_dict().keys() == compiled.model().state_dict().keys()
 

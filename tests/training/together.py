@@ -78,9 +78,9 @@ def all_of(shards: tuple[Path, Path], folder: Path) -> None:
 
 def compiled(shards: tuple[Path, Path], folder: Path) -> None:
     for name, made in COMPILED.items():
-        for compile in (False, True):
-            subject = replace(made, training=replace(TRAINING, compile=compile))
-            to = Run(folder / f"{name}-{compile}", subject, LABELLING, FeatureSet(SIZES))
+        for compiling in (False, True):
+            subject = replace(made, training=replace(TRAINING, compile=compiling))
+            to = Run(folder / f"{name}-{compiling}", subject, LABELLING, FeatureSet(SIZES))
             train(to, dataset(shards[0]), dataset(shards[1]), console=QUIET)
 
 
