@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Each verb imports what it needs when it runs: PyTorch takes seconds, and `inspect` and `taxonomy` do without it.
 
-DATA_HELP = "shards of clips: files, folders or quoted globs"
+DATA_HELP = "shards of clips: files, folders, quoted globs, or URLs of such (s3, gs, hf, http)"
 SHIPPED_NAME = "youtube8m"
 TAXONOMY_HELP = (
     "a taxonomy folder (categories.tsv and a label mapping), a categories.tsv whose row numbers are the labels, "
@@ -657,18 +657,26 @@ def _taxonomy(path: str) -> "Labelling":
 
 
 def _folder(path: str) -> Path:
-    """Where the taxonomy is: a folder of the shipped one's name comes first."""
-    from counterpoint.taxonomy.mapping import SHIPPED
+    """Where the taxonomy is, a copy if it is elsewhere: a folder of the shipped one's name comes first."""
+    from counterpoint.data.store import RemotePath, is_remote, mirrored
+    from counterpoint.taxonomy.lint import EXCEPTIONS_FILE
+    from counterpoint.taxonomy.mapping import CATEGORIES_FILE, LABELS_FILE, SHIPPED
 
+    if is_remote(path):
+        url = RemotePath(path)
+        if url.name.endswith(".tsv"):
+            return mirrored(url.parent, [url.name]) / url.name
+        return mirrored(url, [CATEGORIES_FILE, LABELS_FILE, EXCEPTIONS_FILE])
     return SHIPPED if path == SHIPPED_NAME and not Path(path).exists() else Path(path)
 
 
 def _taxonomy_beside(paths: Sequence[str]) -> str | None:
     """The folder that `counterpoint extract` and others leave beside their shards."""
     from counterpoint.data.inspect import find_shards
+    from counterpoint.taxonomy.mapping import CATEGORIES_FILE
 
     beside = {shard.parent / "taxonomy" for shard in find_shards(paths)}
-    return str(beside.pop()) if len(beside) == 1 and all(folder.is_dir() for folder in beside) else None
+    return str(beside.pop()) if len(beside) == 1 and all((f / CATEGORIES_FILE).exists() for f in beside) else None
 
 
 def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> str:
