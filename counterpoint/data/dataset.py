@@ -21,7 +21,7 @@ from counterpoint.data.clip import Clip, pad
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
 from counterpoint.data.remote import fetch, open_shards
-from counterpoint.data.store import RemotePath
+from counterpoint.data.store import RemotePath, is_remote
 from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import CounterpointError, RecordError
 from counterpoint.models.track import Track, Tracks
@@ -64,6 +64,7 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         self.labelling = labelling
         self.labelled = labelled
         self.shards = open_shards(self.paths, skip_bad=skip_bad)
+        self._remote = any(map(is_remote, self.paths))
         self.bad: list[RecordError] = [error for shard in self.shards for error in shard.bad]
         sizes = [len(shard) for shard in self.shards]
         #: (clip, 2): shard and record of each clip.
@@ -126,7 +127,8 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         return [self[index] for index in indices]
 
     def _fetch(self, indices: Sequence[int]) -> None:
-        fetch(self.shards, map(tuple, self.where[list(indices)].tolist()))
+        if self._remote:
+            fetch(self.shards, self.where[list(indices)].tolist())
 
 
 def share(low: float, high: float, seed: int = 0) -> Callable[[str], bool]:

@@ -21,7 +21,7 @@ from filelock import FileLock
 from counterpoint.data import tfrecord
 from counterpoint.data.cache import block_cache
 from counterpoint.data.store import NotThereError, RemotePath, ask, file_system, is_remote
-from counterpoint.data.tfrecord import FOOT, HEAD, HEADER, INDEX_SUFFIX, Bytes, Index, Shard, cache_folder, replacing
+from counterpoint.data.tfrecord import _FOOT, _HEAD, INDEX_SUFFIX, Bytes, Shard, _Index, cache_folder, replacing
 from counterpoint.errors import CounterpointError
 
 BLOCK = 1 << 20  # bytes kept as one file
@@ -40,9 +40,7 @@ class RemoteFile:
 
     def __init__(self, path: RemotePath) -> None:
         self.path = path.known()
-        if self.path.size is None:
-            raise CounterpointError(f"{path}: the server does not tell its size, so it cannot be read by range")
-        self.size = self.path.size
+        self.size = self.path.size or 0
         self.key = hashlib.sha256(f"{self.path.url}\n{self.size}\n{self.path.tag}".encode()).hexdigest()[:32]
         self._seen = time.monotonic()
 
@@ -52,20 +50,21 @@ class RemoteFile:
         if not cache.limit:
             return np.frombuffer(self.ask(start, stop), np.uint8)
         parts: dict[int, bytes | None] = {}
-        for block in range(start // BLOCK, -(-stop // BLOCK)):
+        for block in _blocks(start, stop):
             first, last = self._extent(block)
             parts[block] = cache.get(self._key(block), last - first, max(start, first) - first, min(stop, last) - first)
-        missing = [block for block, part in parts.items() if part is None]
-        while missing:
-            together = [block for i, block in enumerate(missing[: PIECE // BLOCK]) if block == missing[0] + i]
-            begin, end = self._extent(together[0])[0], self._extent(together[-1])[1]
+        for run in _runs(block for block, part in parts.items() if part is None):
+            begin, end = self._extent(run[0])[0], self._extent(run[-1])[1]
             data = self.ask(begin, end)
-            for block in together:
+            for block in run:
                 first, last = self._extent(block)
                 cache.put(self._key(block), data[first - begin : last - begin])
                 parts[block] = data[max(start, first) - begin : min(stop, last) - begin]
-            del missing[: len(together)]
         return np.frombuffer(b"".join(part for part in parts.values() if part is not None), np.uint8)
+
+    def have(self, run: Sequence[int]) -> None:
+        """Get neighbouring blocks into the cache."""
+        self.read(run[0] * BLOCK, min((run[-1] + 1) * BLOCK, self.size))
 
     def pieces(self) -> Iterator[Bytes]:
         """All bytes in order, the next ones on their way."""
@@ -102,7 +101,7 @@ class RemoteFile:
 
     def forget(self, start: int, stop: int) -> None:
         """Drop the blocks from the cache: what they hold is not what it should be."""
-        for block in range(start // BLOCK, -(-stop // BLOCK)):
+        for block in _blocks(start, stop):
             block_cache().drop(self._key(block))
 
     def _extent(self, block: int) -> tuple[int, int]:
@@ -112,38 +111,58 @@ class RemoteFile:
         return hashlib.sha256(f"{self.key}/{block}".encode()).hexdigest()[:32]
 
 
+def _blocks(start: int, stop: int) -> range:
+    """The blocks that hold these bytes."""
+    return range(start // BLOCK, -(-stop // BLOCK))
+
+
+def _runs(blocks: Iterable[int]) -> list[list[int]]:
+    """Neighbours together, as many as one request may ask for.
+
+    >>> _runs([1, 2, 3, 7, *range(10, 19)])
+    [[1, 2, 3], [7], [10, 11, 12, 13, 14, 15, 16, 17], [18]]
+    """
+    runs: list[list[int]] = []
+    for block in blocks:
+        if runs and runs[-1][-1] == block - 1 and len(runs[-1]) < PIECE // BLOCK:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs
+
+
 class RemoteShard(Shard):
     """A `Shard` that lies elsewhere. A payload's CRC is always checked; damage that the index does not know of is found
     as its record is read.
     """
 
     def __init__(self, path: RemotePath | str, *, skip_bad: bool = False) -> None:
-        self._remote = RemoteFile(RemotePath(path) if isinstance(path, str) else path)
-        self.path = self._remote.path
-        self.size = self._remote.size
+        self.file = RemoteFile(RemotePath(path) if isinstance(path, str) else path)
+        self.path = self.file.path
+        self.size = self.file.size
         self._check = True
-        self._take(_cached_index(self._remote), skip_bad)
+        self._take(_cached_index(self.file), skip_bad)
 
-    def fetch(self, block: int) -> None:
-        """Have a block in the cache."""
-        self._remote.read(block * BLOCK, min((block + 1) * BLOCK, self.size))
+    def extent(self, record: int) -> tuple[int, int]:
+        """Where a record begins and ends."""
+        start = self.offsets.item(record)
+        return start, start + _HEAD + self.lengths.item(record) + _FOOT
 
     def _payload(self, record: int, check: bool) -> Bytes:
-        start, length = self.offsets.item(record), self.lengths.item(record)
-        stop = start + HEAD + length + FOOT
-        for attempt in range(2):
-            data = self._remote.read(start, stop)
-            if not (fault := _fault(data, length)):
-                return data[HEAD : HEAD + length]
-            if attempt == 0:  # on the way, or in the cache?
-                self._remote.forget(start, stop)
-        self._remote.confirm()
-        raise self._error(record, fault)
+        extent, length = self.extent(record), self.lengths.item(record)
+        data = self.file.read(*extent)
+        if _fault(data, length):  # on the way, or in the cache?
+            self.file.forget(*extent)
+            data = self.file.read(*extent)
+        if fault := _fault(data, length):
+            self.file.confirm()
+            raise self._error(record, fault)
+        return data[_HEAD : _HEAD + length]
 
 
 def _fault(data: Bytes, length: int) -> str:
     """What is wrong with a record that should have a payload of this length, or nothing."""
-    if data[:HEAD].tobytes() != tfrecord._head(length):
+    if data[:_HEAD].tobytes() != tfrecord._head(length):
         return "length checksum does not match"
     return "" if tfrecord._payload_agrees(data, 0, length) else "payload checksum does not match"
 
@@ -177,23 +196,22 @@ def together(function: Callable[[Any], T], of: Sequence[Any]) -> Iterator[T]:
 
 def fetch(shards: Sequence[Shard], where: Iterable[tuple[int, int]]) -> None:
     """Have the records `where` (shard, record) in the cache, their blocks asked for side by side."""
-    if not any(isinstance(shard, RemoteShard) for shard in shards) or not block_cache().limit:
+    if not block_cache().limit:
         return
-    blocks: dict[tuple[int, int], None] = {}
+    wanted: dict[RemoteShard, set[int]] = {}
     for number, record in where:
         shard = shards[number]
         if isinstance(shard, RemoteShard):
-            start = shard.offsets.item(record)
-            stop = start + HEAD + shard.lengths.item(record) + FOOT
-            blocks |= {(number, block): None for block in range(start // BLOCK, -(-stop // BLOCK))}
-    for _ in together(lambda at: shards[at[0]].fetch(at[1]), list(blocks)):
+            wanted.setdefault(shard, set()).update(_blocks(*shard.extent(record)))
+    reads = [(shard.file, run) for shard, blocks in wanted.items() for run in _runs(sorted(blocks))]
+    for _ in together(lambda read: read[0].have(read[1]), reads):
         pass
 
 
 # --- The index --------------------------------------------------------------------------------------------------------
 
 
-def _cached_index(file: RemoteFile) -> Index:
+def _cached_index(file: RemoteFile) -> _Index:
     """The index from this machine's cache, where one process makes it and the others wait."""
     place = cache_folder() / (file.key + INDEX_SUFFIX)
     with contextlib.suppress(OSError, ValueError):
@@ -212,22 +230,22 @@ def _cached_index(file: RemoteFile) -> Index:
     return index
 
 
-def _index_beside(file: RemoteFile) -> Index | None:
+def _index_beside(file: RemoteFile) -> _Index | None:
     """The index that was uploaded with the shard, if it fits. Its times are another machine's, but what it says of a
     record holds where the record's own checksums agree.
     """
     try:
         index = tfrecord.unpacked(file.path.with_suffix_added(INDEX_SUFFIX).read_bytes(), file.size)[1]
-    except (NotThereError, ValueError):
+    except (NotThereError, ValueError, TypeError):
         return None
     if len(index.offsets):
         last, length = int(index.offsets[-1]), int(index.lengths[-1])
-        if file.ask(last, last + HEAD) != tfrecord._head(length):
+        if file.ask(last, last + _HEAD) != tfrecord._head(length):
             return None
     return index
 
 
-def _lengths(file: RemoteFile) -> Index:
+def _lengths(file: RemoteFile) -> _Index:
     """The index by one pass over the object that checks lengths alone."""
     offsets: list[int] = []
     lengths: list[int] = []
@@ -237,25 +255,25 @@ def _lengths(file: RemoteFile) -> Index:
         data = rest + piece.tobytes()
         stop += len(piece)
         start = stop - len(data)
-        while position + HEAD <= stop:
-            head = data[position - start : position - start + HEAD]
-            length, _ = HEADER.unpack(head)
+        while position + _HEAD <= stop:
+            head = data[position - start : position - start + _HEAD]
+            length, _ = tfrecord._HEADER.unpack(head)
             if head != tfrecord._head(length):
                 return _searched(file)
             offsets.append(position)
             lengths.append(length)
-            position += HEAD + length + FOOT
+            position += _HEAD + length + _FOOT
         rest = data[position - start :]
     if position != file.size:
         return _searched(file)
-    return Index(np.array(offsets, np.int64), np.array(lengths, np.int64), [])
+    return _Index(np.array(offsets, np.int64), np.array(lengths, np.int64), [])
 
 
-def _searched(file: RemoteFile) -> Index:
+def _searched(file: RemoteFile) -> _Index:
     """The index of a damaged shard, from all of its bytes, payloads checked too."""
     pieces = file.pieces()
     first = next(pieces)
     foreign = tfrecord._scan(first[:2])  # gzip
-    if foreign.bad[0][2] == tfrecord.GZIP:
+    if foreign.bad[0][2] == tfrecord._GZIP:
         return foreign
     return tfrecord._scan(np.concatenate([first, *pieces]))

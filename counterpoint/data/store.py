@@ -9,15 +9,12 @@ import hashlib
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from os import getpid
 from pathlib import Path
 from typing import Any
-
-import fsspec
-import fsspec.asyn
 
 from counterpoint.data.tfrecord import cache_folder, replacing
 from counterpoint.errors import CounterpointError
@@ -26,12 +23,12 @@ ATTEMPTS = 7
 PAUSE = 0.5  # seconds before the second attempt, doubled before each that follows
 TIMEOUT = 30.0  # seconds that an answer may take, a listing LISTING times as many, and
 LISTING = 20
+MOST = 100  # folders in folders
 SLOWEST = 100_000  # bytes per second that it must come in at least
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_TAGS = ["etag", "content-md5", "digest", "md5hash", "blob_id", "lastmodified", "last-modified", "last_modified"]
-_TAGS += ["mtime", "created"]
-"""What tells an object's content from another's, the best first."""
+_TAGS = ("etag", "content-md5", "digest", "md5hash", "blob_id")  # what tells an object's content from another's
+_TIMES = ("lastmodified", "last-modified", "last_modified", "mtime", "created")  # or else when it was made
 _ABSENT = {401, 403, 404, 410}  # stores forbid what is not there to those who may not list
 _PASSING = {408, 425, 429}  # of the answers that blame the client
 _FAULTS = (IsADirectoryError, NotImplementedError, TypeError, ValueError, AttributeError, LookupError, ImportError)
@@ -105,14 +102,29 @@ class RemotePath:
 
     def known(self) -> "RemotePath":
         """With the object's size and tag as they are now."""
-        return self if self.size is not None else _described(self.url, ask(self.url, "info"))
+        return self if self.size is not None else _known(self.url, ask(self.url, "info"))
 
 
-def _described(url: str, info: dict[str, Any]) -> RemotePath:
-    lower = {str(key).lower(): value for key, value in info.items()}
-    tag = next((str(lower[key]) for key in _TAGS if lower.get(key)), "")
-    size = lower.get("size")
-    return RemotePath(url, None if size is None else int(size), tag.strip('"'))
+def _known(url: str, info: dict[str, Any]) -> RemotePath:
+    info = _lower(info)
+    if info.get("size") is None:
+        raise CounterpointError(f"{url}: the server does not tell its size, so it cannot be read by range")
+    return RemotePath(url, int(info["size"]), _tag(info, (*_TAGS, *_TIMES)))
+
+
+def _listed(files: Any, info: dict[str, Any]) -> RemotePath:
+    """With size and tag where a listing tells them; times it may write otherwise than the object itself."""
+    url, info = files.unstrip_protocol(info["name"]), _lower(info)
+    tag = _tag(info, _TAGS)
+    return RemotePath(url, int(info["size"]), tag) if tag and info.get("size") is not None else RemotePath(url)
+
+
+def _lower(info: dict[str, Any]) -> dict[str, Any]:
+    return {str(key).lower(): value for key, value in info.items()}
+
+
+def _tag(info: dict[str, Any], names: Sequence[str]) -> str:
+    return next((str(info[name]).strip('"') for name in names if info.get(name)), "")
 
 
 # --- Asking -----------------------------------------------------------------------------------------------------------
@@ -123,12 +135,14 @@ def ask(url: str, verb: str, size: int = 0, **options: Any) -> Any:
 
     Raises NotThereError or CounterpointError.
     """
+    from fsspec.asyn import sync
+
     files, path = file_system(url)
-    timeout = TIMEOUT * (LISTING if verb in ("find", "glob") else 1) + size / SLOWEST
+    timeout = TIMEOUT * (LISTING if verb == "ls" else 1) + size / SLOWEST
     for attempt in range(1, ATTEMPTS + 1):
         try:
             if files.async_impl:  # whose answers can be given a time
-                answer = fsspec.asyn.sync(files.loop, getattr(files, f"_{verb}"), path, timeout=timeout, **options)
+                answer = sync(files.loop, getattr(files, f"_{verb}"), path, timeout=timeout, **options)
             else:
                 answer = getattr(files, verb)(path, **options)
             if size and len(answer) != size:
@@ -148,6 +162,8 @@ def ask(url: str, verb: str, size: int = 0, **options: Any) -> Any:
 
 def file_system(url: str) -> tuple[Any, str]:
     """The file system of a URL and the path in it."""
+    import fsspec  # here and above: who reads local files alone need not wait for it
+
     protocol = url.partition("://")[0].lower()
     try:
         kind = fsspec.get_filesystem_class(protocol)
@@ -164,6 +180,8 @@ def file_system(url: str) -> tuple[Any, str]:
 @lru_cache
 def _opened(protocol: str, options: tuple[tuple[str, Any], ...], process: int) -> Any:
     """One file system for all threads; a forked process has its own."""
+    import fsspec
+
     return fsspec.filesystem(protocol, skip_instance_cache=True, **dict(options))
 
 
@@ -209,21 +227,43 @@ def _unlike(asked: int, got: int) -> Exception:
 
 
 def remote_shards(url: str) -> set[RemotePath]:
-    """The shards that a URL names: an object, all `*.tfrecord` below a folder, or a glob where the store lists."""
+    """The shards that a URL names: an object, all `*.tfrecord` below a folder, or a glob where the store lists.
+
+    Nothing is left out where a listing fails, as fsspec's own walk does.
+    """
     files, path = file_system(url)
     files.invalidate_cache()  # what it has listed before
-    http = url.lower().startswith("http")
-    is_glob = set(url) & set("*[" if http else "*[?")  # a URL may ask something
-    found = ask(url, "glob", detail=True) if is_glob else {path: ask(url, "info")}
+    magic = "*[" if url.lower().startswith("http") else "*[?"  # a web address may ask something
+    if first := next((i for i, character in enumerate(url) if character in magic), 0):
+        from fsspec.utils import glob_translate
+
+        root = url[: url.rindex("/", 0, first) + 1]
+        depth = MOST if "**" in url else url[len(root) :].count("/") + 1
+        pattern = re.compile(glob_translate(path))
+        found = [info for info in _below(root, depth, folders=True) if pattern.match(info["name"].rstrip("/"))]
+    else:
+        found = [{**ask(url, "info"), "name": path}]
     shards: set[RemotePath] = set()
-    for name, info in found.items():
+    for info in found:
         if info["type"] == "directory" or info.get("mimetype") == "text/html":
-            below = ask(files.unstrip_protocol(name), "find", detail=True)
-            named = {files.unstrip_protocol(name): info for name, info in below.items() if name.endswith(".tfrecord")}
+            inside = _below(files.unstrip_protocol(info["name"]), MOST)
+            shards |= {_listed(files, each) for each in inside if each["name"].endswith(".tfrecord")}
         else:
-            named = {url if name == path else files.unstrip_protocol(name): info}
-        shards |= {_described(found_url, info) for found_url, info in named.items()}
+            shards.add(_known(url, info) if info["name"] == path else _listed(files, info))
     return shards
+
+
+def _below(url: str, depth: int, folders: bool = False) -> Iterator[dict[str, Any]]:
+    """What a listing tells of the objects, and the folders, in and below a folder."""
+    files, path = file_system(url)
+    for info in ask(url, "ls", detail=True):
+        is_folder = info["type"] == "directory"
+        if info["name"].rstrip("/") == path.rstrip("/"):
+            continue  # itself
+        if folders or not is_folder:
+            yield info
+        if is_folder and depth > 1:
+            yield from _below(files.unstrip_protocol(info["name"]), depth - 1, folders)
 
 
 def mirrored(folder: RemotePath | str, names: Sequence[str]) -> Path:

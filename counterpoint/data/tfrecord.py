@@ -37,12 +37,12 @@ Bytes = NDArray[np.uint8]
 
 INDEX_SUFFIX = ".counterpoint-index"
 ADVICE = "the file is damaged; download it again, or pass --skip-bad-records"
-GZIP = "the file is gzip-compressed; decompress it first"
+_GZIP = "the file is gzip-compressed; decompress it first"
 _FOREIGN = "not a TFRecord file"
 _CHANGED = "the file has changed since it was opened"
 
-HEAD, FOOT = 12, 4  # bytes before and after a payload
-HEADER = struct.Struct("<QI")
+_HEAD, _FOOT = 12, 4  # bytes before and after a payload
+_HEADER = struct.Struct("<QI")
 _INDEX = struct.Struct(
     "<8s4Q"
 )  # magic with the format's version, shard size, shard mtime, records, bytes of the bad list
@@ -83,11 +83,11 @@ class Shard:
         self._check = check
         self._take(index, skip_bad)
 
-    def _take(self, index: "Index", skip_bad: bool) -> None:
+    def _take(self, index: "_Index", skip_bad: bool) -> None:
         self.offsets, self.lengths = index.offsets, index.lengths
         self.bad = [RecordError(self.path, *entry) for entry in index.bad]
         if self.bad and not skip_bad:
-            raise self.bad[0] if self.bad[0].cause in (GZIP, _FOREIGN) else _advise(self.bad[0])
+            raise self.bad[0] if self.bad[0].cause in (_GZIP, _FOREIGN) else _advise(self.bad[0])
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -104,11 +104,11 @@ class Shard:
         data = _mapped(*self._file)
         if _file_size(data) != self._file[1]:  # to touch what was cut off would kill the process
             raise CounterpointError(f"{self.path}: {_CHANGED}")
-        if data[start : start + HEAD].tobytes() != _head(length):
+        if data[start : start + _HEAD].tobytes() != _head(length):
             raise self._error(record, "length checksum does not match")
         if check and not _payload_agrees(data, start, length):
             raise self._error(record, "payload checksum does not match")
-        return data[start + HEAD : start + HEAD + length]
+        return data[start + _HEAD : start + _HEAD + length]
 
     def number(self, record: int) -> int:
         """The record's number in the file, where damaged ones count too."""
@@ -188,13 +188,13 @@ def _masked(crc: int) -> int:
 @lru_cache(maxsize=4096)
 def _head(length: int) -> bytes:
     """What stands before a payload: its length and the CRC of that."""
-    return HEADER.pack(length, _masked(google_crc32c.value(length.to_bytes(8, "little"))))
+    return _HEADER.pack(length, _masked(google_crc32c.value(length.to_bytes(8, "little"))))
 
 
 def _payload_agrees(data: Bytes, offset: int, length: int) -> bool:
-    end = offset + HEAD + length
-    crc = int.from_bytes(data[end : end + FOOT].tobytes(), "little")
-    return _masked(google_crc32c.value(data[offset + HEAD : end])) == crc
+    end = offset + _HEAD + length
+    crc = int.from_bytes(data[end : end + _FOOT].tobytes(), "little")
+    return _masked(google_crc32c.value(data[offset + _HEAD : end])) == crc
 
 
 @cache
@@ -214,12 +214,12 @@ def _window_tables() -> NDArray[np.uint32]:
 def _next_record(data: Bytes, start: int) -> int:
     """The first position at or after `start` where a whole record agrees with its checksums, or the end."""
     tables = _window_tables()
-    last = len(data) - HEAD - FOOT  # where the last record could begin
+    last = len(data) - _HEAD - _FOOT  # where the last record could begin
     for begin in range(start, last + 1, _WINDOW):
         count = min(_WINDOW, last + 1 - begin)
         lengths = np.ndarray((count,), "<u8", data, begin, (1,))  # one at every byte
         candidates = begin + np.flatnonzero(lengths <= last - begin)
-        heads = data[candidates[:, None] + np.arange(HEAD)]
+        heads = data[candidates[:, None] + np.arange(_HEAD)]
         crcs = np.bitwise_xor.reduce(tables[np.arange(8), heads[:, :8]], axis=1)
         masked = (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(0xA282EAD8)
         agree = masked == np.ascontiguousarray(heads[:, 8:]).view("<u4")[:, 0]
@@ -233,23 +233,23 @@ def _next_record(data: Bytes, start: int) -> int:
 # --- The index --------------------------------------------------------------------------------------------------------
 
 
-class Index(NamedTuple):
+class _Index(NamedTuple):
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
     bad: list[tuple[int, int, str]]  # record number, offset, cause
 
 
-def _scan(data: Bytes) -> Index:
+def _scan(data: Bytes) -> _Index:
     """Find and check every record."""
     offsets: list[int] = []
     lengths: list[int] = []
     bad: list[tuple[int, int, str]] = []
     if data[:2].tobytes() == b"\x1f\x8b" and not _header(data, 0)[1]:
-        return _as_index([], [], [(0, 0, GZIP)])
+        return _as_index([], [], [(0, 0, _GZIP)])
     position, size = 0, len(data)
     while position < size:
         length, valid = _header(data, position)
-        end = position + HEAD + length + FOOT
+        end = position + _HEAD + length + _FOOT
         if valid and end <= size and _payload_agrees(data, position, length):
             offsets.append(position)
             lengths.append(length)
@@ -273,18 +273,18 @@ def _scan(data: Bytes) -> Index:
 
 def _header(data: Bytes, position: int) -> tuple[int, bool]:
     """The length of the record at `position`, and whether it agrees with its checksum."""
-    head = data[position : position + HEAD].tobytes()
-    if len(head) < HEAD:
+    head = data[position : position + _HEAD].tobytes()
+    if len(head) < _HEAD:
         return 0, False
-    length, _ = HEADER.unpack(head)
+    length, _ = _HEADER.unpack(head)
     return length, head == _head(length)
 
 
-def _as_index(offsets: list[int], lengths: list[int], bad: list[tuple[int, int, str]]) -> Index:
-    return Index(np.array(offsets, np.int64), np.array(lengths, np.int64), bad)
+def _as_index(offsets: list[int], lengths: list[int], bad: list[tuple[int, int, str]]) -> _Index:
+    return _Index(np.array(offsets, np.int64), np.array(lengths, np.int64), bad)
 
 
-def _cached_index(file: tuple[str, int, int]) -> Index:
+def _cached_index(file: tuple[str, int, int]) -> _Index:
     places = _index_places(Path(file[0]))
     for place in places:
         with contextlib.suppress(OSError, ValueError):
@@ -316,14 +316,14 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "counterpoint"
 
 
-def _dump(index: Index, file: tuple[str, int, int]) -> bytes:
+def _dump(index: _Index, file: tuple[str, int, int]) -> bytes:
     bad = json.dumps(index.bad).encode()
     head = _INDEX.pack(_MAGIC, file[1], file[2], len(index.offsets), len(bad))
     body = head + index.offsets.astype("<i8").tobytes() + index.lengths.astype("<i8").tobytes() + bad
     return body + struct.pack("<I", google_crc32c.value(body))
 
 
-def _load(stored: bytes, file: tuple[str, int, int]) -> Index:
+def _load(stored: bytes, file: tuple[str, int, int]) -> _Index:
     """The index, or ValueError unless it is whole, belongs to the file as it is now, and fits it."""
     modified, index = unpacked(stored, file[1])
     if modified != file[2]:
@@ -336,7 +336,7 @@ def _load(stored: bytes, file: tuple[str, int, int]) -> Index:
     return index
 
 
-def unpacked(stored: bytes, size: int) -> tuple[int, Index]:
+def unpacked(stored: bytes, size: int) -> tuple[int, _Index]:
     """When the file of an index was changed last, and the index; ValueError unless it is whole and fits the size."""
     body, crc = stored[:-4], stored[-4:]
     if len(body) < _INDEX.size or struct.pack("<I", google_crc32c.value(body)) != crc:
@@ -345,10 +345,10 @@ def unpacked(stored: bytes, size: int) -> tuple[int, Index]:
     if (magic, of_size) != (_MAGIC, size) or len(body) != _INDEX.size + 16 * count + bad_size:
         raise ValueError("the index is another file's")
     offsets, lengths = np.frombuffer(body, "<i8", 2 * count, _INDEX.size).astype(np.int64).reshape(2, count)
-    ends = offsets + lengths + HEAD + FOOT
+    ends = offsets + lengths + _HEAD + _FOOT
     if count and (offsets[0] < 0 or lengths.min() < 0 or ends[-1] > size or (offsets[1:] < ends[:-1]).any()):
         raise ValueError("the index does not fit the file")
-    return modified, Index(offsets, lengths, [tuple(entry) for entry in json.loads(body[len(body) - bad_size :])])
+    return modified, _Index(offsets, lengths, [tuple(entry) for entry in json.loads(body[len(body) - bad_size :])])
 
 
 def _advise(error: RecordError) -> RecordError:
