@@ -42,6 +42,13 @@ class BlockCache:
             return None
         return part if len(part) == stop - start else None
 
+    def has(self, key: str, size: int) -> bool:
+        """Whether there is such a block of `size` bytes."""
+        try:
+            return self._path(key).stat().st_size == size
+        except OSError:
+            return False
+
     def put(self, key: str, block: bytes) -> None:
         """Keep a block, unless it is larger than the limit."""
         if len(block) > self.limit:

@@ -62,9 +62,12 @@ class RemoteFile:
                 parts[block] = data[max(start, first) - begin : min(stop, last) - begin]
         return np.frombuffer(b"".join(part for part in parts.values() if part is not None), np.uint8)
 
-    def have(self, run: Sequence[int]) -> None:
-        """Get neighbouring blocks into the cache."""
-        self.read(run[0] * BLOCK, min((run[-1] + 1) * BLOCK, self.size))
+    def missing(self, blocks: Iterable[int]) -> list[tuple[int, int]]:
+        """Where the blocks that are not in the cache begin and end, neighbours together."""
+        cache = block_cache()
+        extents = {block: self._extent(block) for block in sorted(blocks)}
+        runs = _runs(b for b, (first, last) in extents.items() if not cache.has(self._key(b), last - first))
+        return [(extents[run[0]][0], extents[run[-1]][1]) for run in runs]
 
     def pieces(self) -> Iterator[Bytes]:
         """All bytes in order, the next ones on their way."""
@@ -203,8 +206,8 @@ def fetch(shards: Sequence[Shard], where: Iterable[tuple[int, int]]) -> None:
         shard = shards[number]
         if isinstance(shard, RemoteShard):
             wanted.setdefault(shard, set()).update(_blocks(*shard.extent(record)))
-    reads = [(shard.file, run) for shard, blocks in wanted.items() for run in _runs(sorted(blocks))]
-    for _ in together(lambda read: read[0].have(read[1]), reads):
+    reads = [(shard.file, *extent) for shard, blocks in wanted.items() for extent in shard.file.missing(blocks)]
+    for _ in together(lambda read: read[0].read(*read[1:]), reads):
         pass
 
 
