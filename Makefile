@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-tensorflow test-extras test-remote check format lock clean
+.PHONY: setup demo test test-slow test-tensorflow test-extras test-remote test-ray check format lock clean
 
 setup: .venv/ready
 
@@ -36,6 +36,11 @@ test-extras: setup
 test-remote: setup
 	$(BIN)/pip install --quiet --editable '.[remote]' 'moto[s3,server]>=5' --constraint requirements.lock
 	$(BIN)/pytest -m remote
+
+# Extraction and categorization by Ray, of which workers are killed.
+test-ray: setup
+	$(BIN)/pip install --quiet --editable '.[ray]' --constraint requirements.lock
+	$(BIN)/pytest -m ray
 
 check: setup
 	$(BIN)/ruff check
