@@ -173,7 +173,7 @@ def categorize(args: Namespace) -> int:
         raise CounterpointError(f"{args.run}: no category of its taxonomy has an IAB code")
     if args.out:
         return _categorize_to(args, run, codes)
-    if args.engine != "local":
+    if media.uses_ray(args):
         raise CounterpointError("--engine ray is for tables of many clips: name one with --out")
     dataset = _dataset(args, args.data, run.labelling, labelled=False)
     _report(dataset)
@@ -200,7 +200,7 @@ def _categorize_to(args: Namespace, run: "Run", codes: bool) -> int:
     from counterpoint import batch, cluster
     from counterpoint.data.inspect import find_shards
 
-    engine = cluster.categorization(args.address, args.workers) if args.engine == "ray" else None
+    engine = cluster.categorization(args.address, args.workers) if media.uses_ray(args) else None
     shards = find_shards(args.data)
     with _progress("categorizing shards", len(shards)) as advance:
         done = 0

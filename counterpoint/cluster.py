@@ -8,6 +8,7 @@ at the same path or URL, and Counterpoint installed.
 import importlib
 import logging
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,8 @@ def spread(
         raise CounterpointError(f"--engine ray takes Ray ({error}): pip install 'counterpoint[ray]'") from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
+        if address and address.rpartition(":")[2].isdigit():
+            _reach(address)
         ray.init(
             address=address,
             num_cpus=None if address else workers,
@@ -78,6 +81,12 @@ def spread(
         ) from error
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nobody answers, which Ray takes minutes to find out."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class _Unpacked:

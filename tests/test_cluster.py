@@ -19,6 +19,7 @@ from counterpoint.media import encoders, extract, render
 from counterpoint.media.extract import find
 
 pytestmark = pytest.mark.ray
+os.environ.setdefault("RAY_worker_niceness", "0")  # workers that give way to all others starve on a busy machine
 
 
 @pytest.fixture(scope="module")

@@ -183,15 +183,20 @@ def categorize(args: Namespace) -> int:
     return int(bool(report.failures))
 
 
+def uses_ray(args: Namespace) -> bool:
+    """Whether the work goes to Ray."""
+    if args.engine == "local" and args.address:
+        raise CounterpointError("--address is a Ray cluster's: give --engine ray too")
+    return bool(args.engine == "ray")
+
+
 def _extracted(args: Namespace, sources: "Sequence[Source]", out: str, made_by: Any, labels: Any = None) -> "Report":
     from counterpoint import cluster
     from counterpoint.media.decode import Limits
     from counterpoint.media.extract import extract as make
 
     limits = Limits(args.max_seconds, args.max_pixels)
-    if args.engine == "local" and args.address:
-        raise CounterpointError("--address is a Ray cluster's: give --engine ray too")
-    engine = cluster.extraction(args.address) if args.engine == "ray" else None
+    engine = cluster.extraction(args.address) if uses_ray(args) else None
     with _progress() as progress:
         report = make(
             sources,
