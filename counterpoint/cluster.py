@@ -53,7 +53,7 @@ def spread(
         if address and address.rpartition(":")[2].isdigit():
             _reach(address)
         ray.init(
-            address=address,
+            address=address or "local",
             num_cpus=None if address else workers,
             include_dashboard=None if address else False,
             log_to_driver=False,

@@ -11,6 +11,10 @@ class CounterpointError(Exception):
     """Something the user can put right; `str()` is one readable line."""
 
 
+class NotThereError(CounterpointError):
+    """A remote object that does not exist, or that nobody may know of."""
+
+
 class RecordError(CounterpointError):
     """A record that cannot be read: `shard` (path or URL), `record` (its number in the file, from 0), `offset` (its
     first byte) and `cause`.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint.data.tfrecord import cache_folder, replacing
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import CounterpointError, NotThereError
 
 ATTEMPTS = 7
 PAUSE = 0.5  # seconds before the second attempt, doubled before each that follows
@@ -32,10 +32,6 @@ _TIMES = ("lastmodified", "last-modified", "last_modified", "mtime", "created") 
 _ABSENT = {401, 403, 404, 410}  # stores forbid what is not there to those who may not list
 _PASSING = {408, 425, 429}  # of the answers that blame the client
 _FAULTS = (IsADirectoryError, NotImplementedError, TypeError, ValueError, AttributeError, LookupError, ImportError)
-
-
-class NotThereError(CounterpointError):
-    """A remote object that does not exist, or that nobody may know of."""
 
 
 def is_remote(path: object) -> bool:
@@ -273,6 +269,8 @@ def mirrored(folder: RemotePath | str, names: Sequence[str]) -> Path:
     for name in names:
         with contextlib.suppress(NotThereError):
             content[name] = (folder / name).read_bytes()
+    if not content:
+        raise NotThereError(f"{folder}: nothing is there ({', '.join(names)})")
     key = hashlib.sha256(repr((folder.url, content)).encode()).hexdigest()[:32]
     copy = cache_folder() / "folders" / key / folder.name
     copy.mkdir(parents=True, exist_ok=True)

@@ -246,6 +246,8 @@ def test_nothing_there(server: Objects, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == f"counterpoint: {url(server, 'b.tfrecord')}: 404 Not Found\n"
     assert main(["inspect", url(server, "b*.tfrecord")]) == 1
     assert "b*.tfrecord: no shards there" in capsys.readouterr().err
+    assert main(["inspect", url(server), "--taxonomy", url(server, "none")]) == 1
+    assert "shards/none: nothing is there (categories.tsv, " in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as unused:
         nobody = unused.getsockname()[1]
     assert main(["inspect", f"http://127.0.0.1:{nobody}/a.tfrecord"]) == 1
@@ -283,6 +285,15 @@ def test_names_folders_and_globs(server: Objects) -> None:
     assert [path.name for path in find_shards([url(server)])] == ["a.tfrecord"]
 
 
+def test_real_records(server: Objects, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks of the usual size."""
+    monkeypatch.setattr(remote, "BLOCK", 1 << 20)
+    monkeypatch.setattr(remote, "PIECE", 8 << 20)
+    for name in ("yt8m/video/validate0000.tfrecord", "yt8m/frame/test_data_0_ou.tfrecord"):
+        server.files[name] = (real_data / name).read_bytes()
+        assert read(RemoteShard(f"{server.url}/{name}")) == read(Shard(real_data / name))
+
+
 def test_a_listing_that_fails_leaves_nothing_out(server: Objects) -> None:
     server.files["shards/deep/b.tfrecord"] = server.files["shards/a.tfrecord"]
     server.faults = ["ok", "ok", "503", "cut"]
@@ -315,6 +326,11 @@ def test_loader_processes(server: Objects, tmp_path: Path) -> None:
     features = FeatureSet.of(data.paths)
     loader = ClipLoader(data, batch_size=4, num_workers=2, collate_fn=partial(collate, features=features, max_steps=9))
     assert [name for batch in loader for name in batch.ids] == [one.id for one in made]
+    data.shards[0].file.forget(0, data.shards[0].size)  # type: ignore[attr-defined]
+    server.faults = ["403"] * 50
+    with pytest.raises(CounterpointError) as raised:
+        list(loader)
+    assert str(raised.value) == f"{url(server, 'b.tfrecord')}: 403 Forbidden"
 
 
 def test_one_process_makes_the_index_and_others_wait(server: Objects) -> None:
