@@ -80,9 +80,8 @@ def main() -> None:
         while not port.value:
             time.sleep(0.01)
         url = f"http://127.0.0.1:{port.value}/shard"
-        table = Table(
-            "", "requests", "MB", "s", title=f"{args.records:,} records, {args.latency * 1000:g} ms an answer"
-        )
+        title = f"{args.records:,} records, {args.latency * 1000:g} ms an answer"
+        table = Table("", "requests", "MB", "s", "processor s", title=title)
 
         def measure(what: str, cache: str, act: Callable[[], Any]) -> Any:
             os.environ["COUNTERPOINT_CACHE"] = str(folder / cache)
