@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-tensorflow test-extras check format lock clean
+.PHONY: setup demo test test-slow test-tensorflow test-extras test-remote test-ray check format lock clean
 
 setup: .venv/ready
 
@@ -32,6 +32,16 @@ test-extras: setup
 	$(BIN)/pip install --quiet --editable '.[text,any]' --constraint requirements.lock
 	$(BIN)/pytest tests/media/test_text.py tests/media/test_pretrained.py
 
+# Shards in an S3 store: moto's server, made to fail.
+test-remote: setup
+	$(BIN)/pip install --quiet --editable '.[remote]' 'moto[s3,server]>=5' --constraint requirements.lock
+	$(BIN)/pytest -m remote
+
+# Extraction and categorization by Ray, of which workers are killed.
+test-ray: setup
+	$(BIN)/pip install --quiet --editable '.[ray]' --constraint requirements.lock
+	$(BIN)/pytest -m ray
+
 check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -44,7 +54,7 @@ format: setup
 # Pins what the ranges of pyproject.toml resolve to today; torch is pinned by hand (see docs/decisions.md).
 lock:
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet torch==2.13.0 'setuptools>=77' wheel '.[dev]'
+	.venv-lock/bin/pip install --quiet torch==2.13.0 'setuptools>=77' wheel 'python-dateutil<3' '.[dev]'
 	.venv-lock/bin/pip freeze --all --exclude counterpoint --exclude pip | sed 's/+cpu//' > requirements.lock
 	rm -rf .venv-lock
 

@@ -27,12 +27,13 @@ from counterpoint.serve import commands as serve_commands
 if TYPE_CHECKING:
     from counterpoint.data.dataset import ClipDataset
     from counterpoint.recipes import Recipe, TowerRecipe
+    from counterpoint.run import Run
     from counterpoint.taxonomy import Labelling
     from counterpoint.taxonomy.diff import Diff
 
 # Each verb imports what it needs when it runs: PyTorch takes seconds, and `inspect` and `taxonomy` do without it.
 
-DATA_HELP = "shards of clips: files, folders or quoted globs"
+DATA_HELP = "shards of clips: files, folders, quoted globs, or URLs of such (s3, gs, hf, http)"
 SHIPPED_NAME = "youtube8m"
 TAXONOMY_HELP = (
     "a taxonomy folder (categories.tsv and a label mapping), a categories.tsv whose row numbers are the labels, "
@@ -176,38 +177,59 @@ def categorize(args: Namespace) -> int:
     """The most probable categories of each clip or video file, by name."""
     if media.are_videos(args.data):
         return media.categorize(args)
-    import numpy as np
     from rich.table import Table
 
+    from counterpoint import batch
     from counterpoint.run import Run
 
     run = Run.load(args.run)
-    paths = run.labelling.taxonomy.paths
-    codes = run.labelling.taxonomy.codes if args.codes == "iab" else None
-    if codes and not any(codes):
+    codes = args.codes == "iab"
+    if codes and not any(run.labelling.taxonomy.codes):
         raise CounterpointError(f"{args.run}: no category of its taxonomy has an IAB code")
+    if args.out:
+        return _categorize_to(args, run, codes)
+    if media.uses_ray(args):
+        raise CounterpointError("--engine ray is for tables of many clips: name one with --out")
     dataset = _dataset(args, args.data, run.labelling, labelled=False)
     _report(dataset)
     table = Table("clip", "probability", "category", *(["IAB"] if codes else []))
     answers = []
     with _progress("categorizing", len(dataset)) as advance:
         for predictions in run.predict(dataset):
-            for clip_id, probabilities in zip(predictions.ids, predictions.probabilities, strict=True):
-                best = np.argsort(-probabilities, kind="stable")[: args.top]
-                told = [{"path": paths[i], "probability": float(probabilities[i])} for i in best]
-                if codes:
-                    told = [{**one, "iab": codes[i] or None} for one, i in zip(told, best, strict=True)]
-                answers.append({"id": clip_id, "categories": told})
-                for rank, i in enumerate(best):
-                    table.add_row(
-                        clip_id if rank == 0 else "",
-                        f"{probabilities[i]:.3f}",
-                        paths[i],
-                        *([codes[i]] if codes else []),
-                        end_section=rank == len(best) - 1,
-                    )
+            answers += batch.told(run, predictions, args.top, codes)
             advance(len(predictions.ids))
+    for answer in answers:
+        for rank, one in enumerate(answer["categories"], 1):
+            table.add_row(
+                answer["id"] if rank == 1 else "",
+                f"{one['probability']:.3f}",
+                one["path"],
+                *([one["iab"] or ""] if codes else []),
+                end_section=rank == len(answer["categories"]),
+            )
     _print(args.json, lambda: answers, lambda: table)
+    return 0
+
+
+def _categorize_to(args: Namespace, run: "Run", codes: bool) -> int:
+    from counterpoint import batch, cluster
+    from counterpoint.data.inspect import find_shards
+
+    engine = cluster.categorization(args.address, args.workers) if media.uses_ray(args) else None
+    shards = find_shards(args.data)
+    with _progress("categorizing shards", len(shards)) as advance:
+        done = 0
+
+        def show(now: int, total: int) -> None:
+            nonlocal done
+            advance(now - done)
+            done = now
+
+        options = {"top": args.top, "codes": codes, "skip_bad": args.skip_bad_records}
+        told = batch.categorize(run, shards, Path(args.out), engine=engine, progress=show, **options)
+    for error in told["bad"]:
+        _say(f"skipped: {error}")
+    _print(args.json, lambda: told, lambda: f"{args.out}: {told['clips']:,} clips of {len(shards):,} shards")
     return 0
 
 
@@ -679,18 +701,26 @@ def _taxonomy(path: str) -> "Labelling":
 
 
 def _folder(path: str) -> Path:
-    """Where the taxonomy is: a folder of the shipped one's name comes first."""
-    from counterpoint.taxonomy.mapping import SHIPPED
+    """Where the taxonomy is, a copy if it is elsewhere: a folder of the shipped one's name comes first."""
+    from counterpoint.data.store import RemotePath, is_remote, mirrored
+    from counterpoint.taxonomy.lint import EXCEPTIONS_FILE
+    from counterpoint.taxonomy.mapping import CATEGORIES_FILE, LABELS_FILE, SHIPPED
 
+    if is_remote(path):
+        url = RemotePath(path)
+        if url.name.endswith(".tsv"):
+            return mirrored(url.parent, [url.name]) / url.name
+        return mirrored(url, [CATEGORIES_FILE, LABELS_FILE, EXCEPTIONS_FILE])
     return SHIPPED if path == SHIPPED_NAME and not Path(path).exists() else Path(path)
 
 
 def _taxonomy_beside(paths: Sequence[str]) -> str | None:
     """The folder that `counterpoint extract` and others leave beside their shards."""
     from counterpoint.data.inspect import find_shards
+    from counterpoint.taxonomy.mapping import CATEGORIES_FILE
 
     beside = {shard.parent / "taxonomy" for shard in find_shards(paths)}
-    return str(beside.pop()) if len(beside) == 1 and all(folder.is_dir() for folder in beside) else None
+    return str(beside.pop()) if len(beside) == 1 and all((f / CATEGORIES_FILE).exists() for f in beside) else None
 
 
 def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> str:

@@ -1,6 +1,10 @@
 """Errors meant for the user: each reads as one line, so a command may print it without a traceback."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from counterpoint.data.store import RemotePath
 
 
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -11,17 +15,21 @@ class CounterpointError(Exception):
     """Something the user can put right; `str()` is one readable line."""
 
 
+class NotThereError(CounterpointError):
+    """A remote object that does not exist, or that nobody may know of."""
+
+
 class RecordError(CounterpointError):
-    """A record that cannot be read: `shard` (path), `record` (its number in the file, from 0), `offset` (its first
-    byte) and `cause`.
+    """A record that cannot be read: `shard` (path or URL), `record` (its number in the file, from 0), `offset` (its
+    first byte) and `cause`.
 
     >>> print(RecordError("train0001.tfrecord", 17, 81234, "payload checksum does not match"))
     train0001.tfrecord: record 17 at byte 81234: payload checksum does not match
     """
 
-    def __init__(self, shard: str | Path, record: int, offset: int, cause: str) -> None:
+    def __init__(self, shard: "str | Path | RemotePath", record: int, offset: int, cause: str) -> None:
         super().__init__(shard, record, offset, cause)  # all of them, so that the error survives pickling
-        self.shard = Path(shard)
+        self.shard = Path(shard) if isinstance(shard, str) else shard
         self.record = record
         self.offset = offset
         self.cause = cause

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from counterpoint.data.clip import Clip, pad
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
-from counterpoint.data.tfrecord import Shard
+from counterpoint.data.remote import fetch, open_shards
+from counterpoint.data.store import RemotePath, is_remote
 from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import CounterpointError, RecordError
 from counterpoint.models.track import Track, Tracks
@@ -39,11 +40,14 @@ class Batch(NamedTuple):
     """Clips of the batch that processes share, in all of them together. 0: the batch is this process's alone."""
 
 
+AT_A_TIME = 256  # clips that are fetched together where all are read
+
+
 class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
     """The clips of shards with their targets, by number, read in place.
 
     Args:
-        paths: files, folders and globs.
+        paths: files, folders and globs, here or by URL (`counterpoint.data.remote`).
         labelling: the taxonomy and the data set's label mapping.
         skip_bad: leave damaged records out (`bad` lists them) instead of raising the first.
         keep: which clips, by id; see `share`.
@@ -52,7 +56,7 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
 
     def __init__(
         self,
-        paths: Sequence[str | Path],
+        paths: Sequence[str | Path | RemotePath],
         labelling: Labelling,
         *,
         skip_bad: bool = False,
@@ -62,7 +66,8 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         self.paths = find_shards(paths)
         self.labelling = labelling
         self.labelled = labelled
-        self.shards = [Shard(path, skip_bad=skip_bad) for path in self.paths]
+        self.shards = open_shards(self.paths, skip_bad=skip_bad)
+        self._remote = any(map(is_remote, self.paths))
         self.bad: list[RecordError] = [error for shard in self.shards for error in shard.bad]
         sizes = [len(shard) for shard in self.shards]
         #: (clip, 2): shard and record of each clip.
@@ -70,7 +75,12 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
             [np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(n) for n in (*sizes, 0)])], axis=1
         )
         if keep is not None or skip_bad:
-            self.where = self.where[[self._keeps(i, keep, skip_bad) for i in range(len(self.where))]]
+            kept = []
+            for start in range(0, len(self.where), AT_A_TIME):
+                clips = range(start, min(start + AT_A_TIME, len(self.where)))
+                self._fetch(clips)
+                kept += [self._keeps(i, keep, skip_bad) for i in clips]
+            self.where = self.where[kept]
         if not len(self.where):
             split = " for this split; give it shards of its own" if keep is not None else ""
             raise CounterpointError(f"no clips in {', '.join(map(str, paths))}{split}")
@@ -98,7 +108,7 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
     @property
     def contents(self) -> dict[str, Any]:
         """What tells these clips from others, wherever they lie: how many, and names and sizes of their shards."""
-        return {"clips": len(self), "shards": [f"{path.name} ({path.stat().st_size} bytes)" for path in self.paths]}
+        return {"clips": len(self), "shards": [f"{shard.path.name} ({shard.size} bytes)" for shard in self.shards]}
 
     def clip(self, index: int) -> Clip:
         """The clip as stored."""
@@ -113,6 +123,15 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
             shard, record = self.where[index]
             number = self.shards[shard].number(int(record))
             raise CounterpointError(f"{self.paths[shard]}: record {number} (clip {clip.id}): {error}") from None
+
+    def __getitems__(self, indices: Sequence[int]) -> "list[tuple[Clip, np.ndarray[Any, Any]]]":
+        """The clips of a batch, as PyTorch's loader asks for them; remote ones are fetched side by side."""
+        self._fetch(indices)
+        return [self[index] for index in indices]
+
+    def _fetch(self, indices: Sequence[int]) -> None:
+        if self._remote:
+            fetch(self.shards, self.where[list(indices)].tolist())
 
 
 def share(low: float, high: float, seed: int = 0) -> Callable[[str], bool]:

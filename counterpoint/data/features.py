@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from counterpoint.data.tfrecord import Shard
+from counterpoint.data.remote import open_shard
+from counterpoint.data.store import RemotePath
 from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import UNREADABLE, CounterpointError, RecordError
 from counterpoint.files import write_text
@@ -41,7 +42,7 @@ class FeatureSet:
         return self.encoder == YOUTUBE8M
 
     @classmethod
-    def of(cls, shards: Sequence[Path]) -> "FeatureSet":
+    def of(cls, shards: Sequence[Path | RemotePath]) -> "FeatureSet":
         """The feature set of shards, which must all be of one kind.
 
         Raises:
@@ -49,12 +50,12 @@ class FeatureSet:
         """
         encoders = {folder: encoder_of(folder) for folder in {path.parent for path in shards}}
         if len(set(encoders.values())) > 1:
-            kinds = ", ".join(f"{folder}: {encoder}" for folder, encoder in sorted(encoders.items()))
+            kinds = ", ".join(f"{folder}: {encoder}" for folder, encoder in sorted(encoders.items(), key=str))
             raise CounterpointError(f"the shards hold features of several encoders ({kinds}); read one kind at a time")
         sizes: dict[str, int] = {}
         faults: list[RecordError] = []
         for path in shards:
-            shard = Shard(path, skip_bad=True)  # damage is reported by whoever reads the clips
+            shard = open_shard(path, skip_bad=True)  # damage is reported by whoever reads the clips
             faults += shard.bad
             for record in range(min(len(shard), SAMPLE_CLIPS)):
                 try:
@@ -102,7 +103,7 @@ class FeatureSet:
         write_text(folder / FEATURES_FILE, text + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> "FeatureSet":
+    def load(cls, folder: Path | RemotePath) -> "FeatureSet":
         """Read `features.json`."""
         path = folder / FEATURES_FILE
         try:
@@ -118,6 +119,6 @@ class FeatureSet:
             raise CounterpointError(f"{path}: cannot be read as a feature set ({error})") from error
 
 
-def encoder_of(folder: Path) -> str:
+def encoder_of(folder: Path | RemotePath) -> str:
     """The encoders that made a folder's shards."""
     return FeatureSet.load(folder).encoder if (folder / FEATURES_FILE).exists() else YOUTUBE8M

@@ -15,7 +15,9 @@ from rich.table import Table
 
 from counterpoint.data.clip import Clip, present
 from counterpoint.data.features import FeatureSet, encoder_of
-from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
+from counterpoint.data.remote import open_shard
+from counterpoint.data.store import RemotePath, is_remote, remote_shards
+from counterpoint.data.tfrecord import INDEX_SUFFIX
 from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import CounterpointError, RecordError
 from counterpoint.taxonomy import Labelling, youtube8m
@@ -100,30 +102,42 @@ class Inspection:
         return Group(*parts)
 
 
-def find_shards(paths: Sequence[str | Path]) -> list[Path]:
+_NONE = "no shards there (a file, a folder with *.tfrecord files, or a glob)"
+
+
+def find_shards(paths: Sequence[str | Path | RemotePath]) -> list[Path | RemotePath]:
     """The shards that files, folders (all `*.tfrecord` below them) and globs name, each once, in natural order.
+
+    URLs name them as paths do (`counterpoint.data.remote`); globs and folders where the store lists.
 
     Raises CounterpointError for a path that names none.
     """
-    found: set[Path] = set()
+    found: set[Path | RemotePath] = set()
     for path in paths:
-        matches = [str(path)] if Path(path).exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207
+        if is_remote(path):
+            found |= (elsewhere := remote_shards(str(path)))
+            if not elsewhere:
+                raise CounterpointError(f"{path}: {_NONE}")
+            continue
+        matches = [str(path)] if Path(str(path)).exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207
         shards: set[Path] = set()
         for match in map(Path, matches):
             shards |= set(match.rglob("*.tfrecord")) if match.is_dir() else {match}
         shards = {shard for shard in shards if not shard.name.endswith(INDEX_SUFFIX)}
         if not shards:
-            raise CounterpointError(f"{path}: no shards there (a file, a folder with *.tfrecord files, or a glob)")
+            raise CounterpointError(f"{path}: {_NONE}")
         found |= shards
     return sorted(found, key=_natural)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural(path: Path | RemotePath) -> list[tuple[int, str]]:
     """Sorts `shard2` before `shard10`."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
-def inspect(paths: Sequence[str | Path], skip_bad: bool = False, labelling: Labelling | None = None) -> Inspection:
+def inspect(
+    paths: Sequence[str | Path | RemotePath], skip_bad: bool = False, labelling: Labelling | None = None
+) -> Inspection:
     """Read every record of the shards that `paths` name (see `find_shards`).
 
     ``labelling`` says what the labels mean; without, YouTube-8M's features are taken to come with YouTube-8M's labels.
@@ -133,7 +147,8 @@ def inspect(paths: Sequence[str | Path], skip_bad: bool = False, labelling: Labe
     shards = find_shards(paths)
     records = _Counts(labelling or youtube8m())
     for path in shards:
-        shard = Shard(path, skip_bad=skip_bad)
+        shard = open_shard(path, skip_bad=skip_bad)
+        records.bytes += shard.size
         if not len(shard) and not shard.bad:
             records.problems.append(f"{path}: no records")
         records.problems += map(str, shard.bad)
@@ -153,7 +168,7 @@ def inspect(paths: Sequence[str | Path], skip_bad: bool = False, labelling: Labe
     return found
 
 
-def _from_youtube8m(found: Inspection, shards: Sequence[Path]) -> bool:
+def _from_youtube8m(found: Inspection, shards: Sequence[Path | RemotePath]) -> bool:
     sizes = {name: modality.size for name, modality in found.modalities.items()}
     return all(FeatureSet(sizes, encoder_of(folder)).youtube8m for folder in {path.parent for path in shards})
 
@@ -165,6 +180,7 @@ class _Counts:
         self.labelling = labelling
         self.known = {label.index for label in labelling.labels.labels}
         self.categories = np.zeros(len(labelling.taxonomy), np.int64)
+        self.bytes = 0
         self.steps: Counter[int] = Counter()
         self.label_counts: Counter[int] = Counter()
         self.labels: set[int] = set()
@@ -184,7 +200,7 @@ class _Counts:
             self.track_steps.setdefault(name, Counter())[len(track)] += 1
             self.empty[name] += not present(track).any()
 
-    def sum_up(self, shards: Sequence[Path]) -> Inspection:
+    def sum_up(self, shards: Sequence[Path | RemotePath]) -> Inspection:
         total = self.steps.total()
         modalities = {}
         for name, forms in sorted(self.forms.items()):
@@ -197,7 +213,7 @@ class _Counts:
             self.problems.append("no clip has features")
         return Inspection(
             shards=len(shards),
-            bytes=sum(shard.stat().st_size for shard in shards),
+            bytes=self.bytes,
             records=total,
             modalities=modalities,
             steps=Spread.of(self.steps),

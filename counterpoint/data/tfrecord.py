@@ -20,7 +20,7 @@ from bisect import bisect_right
 from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 import google_crc32c
 import numpy as np
@@ -28,6 +28,9 @@ from numpy.typing import NDArray
 
 from counterpoint.errors import CounterpointError, RecordError
 from counterpoint.files import replacing as replacing
+
+if TYPE_CHECKING:
+    from counterpoint.data.store import RemotePath
 
 Bytes = NDArray[np.uint8]
 
@@ -61,22 +64,27 @@ class Shard:
     Attributes:
         offsets, lengths: (record,) int64, where each good record begins and how many bytes its payload has.
         bad: a `RecordError` for each damaged record or stretch.
+        size: the file's bytes.
 
     Raises RecordError for damage (unless `skip_bad`), CounterpointError where the file cannot be opened. Pickles as
     path and index.
     """
 
     def __init__(self, path: str | Path, *, check: bool = False, skip_bad: bool = False) -> None:
-        self.path = Path(path)
+        self.path: Path | RemotePath = Path(path)
         try:
             stat = self.path.stat()
             self._file = (str(self.path), stat.st_size, stat.st_mtime_ns)
             index = _cached_index(self._file)
         except OSError as error:
             raise CounterpointError(f"{self.path}: {error.strerror or error}") from error
+        self.size = stat.st_size
+        self._check = check
+        self._take(index, skip_bad)
+
+    def _take(self, index: "_Index", skip_bad: bool) -> None:
         self.offsets, self.lengths = index.offsets, index.lengths
         self.bad = [RecordError(self.path, *entry) for entry in index.bad]
-        self._check = check
         if self.bad and not skip_bad:
             raise self.bad[0] if self.bad[0].cause in (_GZIP, _FOREIGN) else _advise(self.bad[0])
 
@@ -303,27 +311,35 @@ def _dump(index: _Index, file: tuple[str, int, int]) -> bytes:
 
 def _load(stored: bytes, file: tuple[str, int, int]) -> _Index:
     """The index, or ValueError unless it is whole, belongs to the file as it is now, and fits it."""
+    modified, index = unpacked(stored, file[1])
+    if modified != file[2]:
+        raise ValueError("the index is another file's")
+    if len(index.offsets):  # the file could have been swapped for one of the same size and time
+        data = _mapped(*file)
+        for record in (0, -1):
+            if _header(data, int(index.offsets[record])) != (index.lengths[record], True):
+                raise ValueError("the index does not fit the file")
+    return index
+
+
+def unpacked(stored: bytes, size: int) -> tuple[int, _Index]:
+    """When the file of an index was changed last, and the index; ValueError unless it is whole and fits the size."""
     body, crc = stored[:-4], stored[-4:]
     if len(body) < _INDEX.size or struct.pack("<I", google_crc32c.value(body)) != crc:
         raise ValueError("the index is damaged")
-    magic, size, modified, count, bad_size = _INDEX.unpack_from(body)
-    if (magic, size, modified) != (_MAGIC, *file[1:]) or len(body) != _INDEX.size + 16 * count + bad_size:
+    magic, of_size, modified, count, bad_size = _INDEX.unpack_from(body)
+    if (magic, of_size) != (_MAGIC, size) or len(body) != _INDEX.size + 16 * count + bad_size:
         raise ValueError("the index is another file's")
     offsets, lengths = np.frombuffer(body, "<i8", 2 * count, _INDEX.size).astype(np.int64).reshape(2, count)
     ends = offsets + lengths + _HEAD + _FOOT
     if count and (offsets[0] < 0 or lengths.min() < 0 or ends[-1] > size or (offsets[1:] < ends[:-1]).any()):
         raise ValueError("the index does not fit the file")
-    if count:  # the file could have been swapped for one of the same size and time
-        data = _mapped(*file)
-        for record in (0, -1):
-            if _header(data, int(offsets[record])) != (lengths[record], True):
-                raise ValueError("the index does not fit the file")
     try:
         entries = json.loads(body[len(body) - bad_size :])
         bad = [(int(record), int(offset), str(cause)) for record, offset, cause in entries]
     except (TypeError, OverflowError, RecursionError) as error:
         raise ValueError("the index's list of damage is none") from error
-    return _Index(offsets, lengths, bad)
+    return modified, _Index(offsets, lengths, bad)
 
 
 def _advise(error: RecordError) -> RecordError:

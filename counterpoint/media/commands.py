@@ -63,14 +63,19 @@ def fetch(args: Namespace) -> int:
 def add_limits(parser: ArgumentParser) -> None:
     """What decoding files may take."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=PositiveInt, default=cores, help="video files decoded at a time")
+    told = "video files decoded at a time; with --address, as many as the cluster has cores"
+    parser.add_argument("--workers", type=PositiveInt, default=cores, help=told)
     parser.add_argument("--max-seconds", type=PositiveInt, default=300, help="longer videos are cut")
     parser.add_argument("--max-pixels", type=PositiveInt, default=8192 * 4320, help="larger pictures are refused")
     parser.add_argument("--time-limit", type=PositiveFloat, default=600.0, help="seconds that one video file may take")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="`ray`: Ray Data (extra `ray`)")
+    parser.add_argument("--address", default=None, help="the Ray cluster's, or `auto`; without, Ray starts here")
 
 
 def add_categorize(parser: ArgumentParser) -> None:
-    """What `categorize` can do with video files."""
+    """What `categorize` can do with video files, and with many."""
+    told = "write a table there instead, .jsonl or .csv; given again, the command goes on where it was stopped"
+    parser.add_argument("--out", default=None, metavar="FILE", help=told)
     parser.add_argument("--explain", default=None, metavar="FOLDER", help="draw there why, for each video file")
     add_limits(parser)
 
@@ -129,12 +134,15 @@ def categorize(args: Namespace) -> int:
     """The most probable categories of each video file, and whether its sound belongs to its picture."""
     from rich.table import Table
 
+    from counterpoint import batch
     from counterpoint.data.dataset import ClipDataset
     from counterpoint.evaluation import explain as explaining
     from counterpoint.media import encoders
     from counterpoint.media.extract import find
     from counterpoint.run import Run
 
+    if args.out:
+        batch.check(Path(args.out))
     run = Run.load(args.run)
     run.categorizer()
     taxonomy = run.labelling.taxonomy
@@ -148,7 +156,10 @@ def categorize(args: Namespace) -> int:
             assert clips is not None
             told = explaining.explain(run, clips, number, top=args.top)
             correlation = ", ".join(f"{value:.2f}" for value in told.correlation.values())
-            categories = [{"path": path, "probability": probability} for path, probability in told.categories]
+            categories = [
+                {"path": path, "probability": probability, **({"iab": codes[path] or None} if codes else {})}
+                for path, probability in told.categories
+            ]
             answer = {"id": told.clip, "categories": categories, "correlation": told.correlation}
             for rank, (path, probability) in enumerate(told.categories):
                 table.add_row(
@@ -164,17 +175,30 @@ def categorize(args: Namespace) -> int:
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 answer["explanation"] = str(explaining.draw(told, picture))
             answers.append(answer)
-    _cli()._print(args.json, lambda: answers, lambda: table)
+    if args.out:
+        batch.write(Path(args.out), answers)
+        _say(f"written: {args.out}")
+    else:
+        _cli()._print(args.json, lambda: answers, lambda: table)
     if args.explain and answers:
         _say(f"drawn in {args.explain}")
     return int(bool(report.failures))
 
 
+def uses_ray(args: Namespace) -> bool:
+    """Whether the work goes to Ray."""
+    if args.engine == "local" and args.address:
+        raise CounterpointError("--address is a Ray cluster's: give --engine ray too")
+    return bool(args.engine == "ray")
+
+
 def _extracted(args: Namespace, sources: "Sequence[Source]", out: str, made_by: Any, labels: Any = None) -> "Report":
+    from counterpoint import cluster
     from counterpoint.media.decode import Limits
     from counterpoint.media.extract import extract as make
 
     limits = Limits(args.max_seconds, args.max_pixels)
+    engine = cluster.extraction(args.address) if uses_ray(args) else None
     with _progress() as progress:
         report = make(
             sources,
@@ -185,6 +209,7 @@ def _extracted(args: Namespace, sources: "Sequence[Source]", out: str, made_by: 
             limits=limits,
             time_limit=args.time_limit,
             progress=progress,
+            engine=engine,
         )
     for path, note in report.notes:
         _say(f"{path}: {note}")

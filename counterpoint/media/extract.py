@@ -118,6 +118,7 @@ def extract(
     limits: Limits = DEFAULT,
     time_limit: float = TIME_LIMIT,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    engine: "Engine | None" = None,
 ) -> Report:
     """Make a clip of each file that has none yet; see the module.
 
@@ -126,13 +127,14 @@ def extract(
     Args:
         time_limit: seconds that one file may take.
         progress: is called with the number of files that are through and of all that there are to do.
+        engine: who encodes the files, instead of `encode_all`; what it makes has no part in what the shards are.
 
     Raises:
         CounterpointError: ``out`` holds features of other encoders, or other things than features, or another process
             extracts into it.
     """
     with _claimed(Path(out), made_by.features):
-        return _extract(sources, Path(out), made_by, labels, workers, limits, time_limit, progress)
+        return _extract(sources, Path(out), made_by, labels, workers, limits, time_limit, progress, engine)
 
 
 def _extract(
@@ -144,11 +146,12 @@ def _extract(
     limits: Limits,
     time_limit: float,
     progress: Callable[[int, int], None],
+    engine: Engine | None,
 ) -> Report:
     if labels:
         labels.labelling.save(out / "taxonomy")
     of = {source.id: labels.of.get(source.path.resolve(), ()) for source in sources} if labels else {}
-    store = _Store(out, of)
+    store = _Store(out, of, [source.id for source in sources])
     report = Report(before=len(store.ids))
     todo = []
     for source in sources:
@@ -157,9 +160,11 @@ def _extract(
         else:
             report.failures.append(Failure(source.path, "its name is not UTF-8, and no clip could bear it; rename it"))
     progress(0, len(todo))
-    for done, (source, result) in enumerate(encode_all(todo, made_by.name, workers, limits, time_limit), 1):
+    encoded = (engine or encode_all)(todo, made_by.name, workers, limits, time_limit)
+    for done, (source, result) in enumerate(encoded, 1):
         if isinstance(result, Failure):
             report.failures.append(result)
+            store.leave_out(source.id)
         else:
             store.add(result.clip)
             report.notes += [(source.path, note) for note in result.notes]
@@ -196,9 +201,12 @@ def _claimed(out: Path, features: FeatureSet) -> Iterator[None]:
 
 
 class _Store:
-    """The clips of a folder: one file each as they come, and shards of many."""
+    """The clips of a folder: one file each as they come, and shards of many in the order of the files.
 
-    def __init__(self, out: Path, labels: dict[str, tuple[int, ...]]) -> None:
+    So the shards are the same whoever encodes the files, and in whatever order they are done.
+    """
+
+    def __init__(self, out: Path, labels: dict[str, tuple[int, ...]], order: Sequence[str]) -> None:
         self.out = out
         self.labels = labels
         self.shards = sorted(out.glob("clips-*.tfrecord"))
@@ -208,40 +216,46 @@ class _Store:
             self.ids |= {clip.id for clip in clips}
             if any(not np.array_equal(clip.labels, self._labelled(clip).labels) for clip in clips):
                 _write(path, [self._labelled(clip) for clip in clips])
-        self.parts: list[Path] = []
+        self.coming = deque(id_ for id_ in order if id_ not in self.ids)
+        self.parts: dict[str, Path] = {}
+        self.left_out: set[str] = set()
         for path in sorted((out / PARTS).glob("*.clip")):
             (clip,) = _clips(path)
             if clip.id in self.ids:  # its shard was written, and then the end came
                 path.unlink()
             else:
-                self.parts.append(path)
+                self.parts[clip.id] = path
                 self.ids.add(clip.id)
-        self._merge_full()
+        self.ready = sorted(self.parts.keys() - set(self.coming))  # of other files than these
 
     def add(self, clip: Clip) -> None:
         path = self.out / PARTS / f"{hashlib.sha256(clip.id.encode()).hexdigest()[:32]}.clip"
         _write(path, [clip])
-        self.parts.append(path)
-        self._merge_full()
+        self.parts[clip.id] = path
+        self._merge(CLIPS_PER_SHARD)
+
+    def leave_out(self, id_: str) -> None:
+        self.left_out.add(id_)
+        self._merge(CLIPS_PER_SHARD)
 
     def finish(self) -> None:
-        if self.parts:
-            self._merge()
+        self._merge(1)
         shutil.rmtree(self.out / PARTS)
 
-    def _merge_full(self) -> None:
-        if len(self.parts) >= CLIPS_PER_SHARD:
-            self._merge()
-
-    def _merge(self) -> None:
-        number = 1 + max((int(path.stem.rpartition("-")[2]) for path in self.shards), default=-1)
-        shard = self.out / f"clips-{number:04}.tfrecord"
-        clips = [self._labelled(clip) for part in self.parts for clip in _clips(part)]
-        _write(shard, sorted(clips, key=lambda clip: clip.id))  # in whatever order they were done
-        self.shards.append(shard)
-        for part in self.parts:
-            part.unlink()
-        self.parts.clear()
+    def _merge(self, least: int) -> None:
+        """Make shards of the clips before which none is missing, where there are so many."""
+        while self.coming and (self.coming[0] in self.parts or self.coming[0] in self.left_out):
+            if (id_ := self.coming.popleft()) in self.parts:
+                self.ready.append(id_)
+        while len(self.ready) >= least:
+            ids, self.ready = self.ready[:CLIPS_PER_SHARD], self.ready[CLIPS_PER_SHARD:]
+            number = 1 + max((int(path.stem.rpartition("-")[2]) for path in self.shards), default=-1)
+            shard = self.out / f"clips-{number:04}.tfrecord"
+            clips = [self._labelled(clip) for id_ in ids for clip in _clips(self.parts[id_])]
+            _write(shard, sorted(clips, key=lambda clip: clip.id))
+            self.shards.append(shard)
+            for id_ in ids:
+                self.parts.pop(id_).unlink()
 
     def _labelled(self, clip: Clip) -> Clip:
         if clip.id not in self.labels:
@@ -262,6 +276,7 @@ def _write(path: Path, clips: Sequence[Clip]) -> None:
 
 # --- child processes --------------------------------------------------------------------------------------------------
 
+Engine = Callable[[Sequence[Source], str, int, Limits, float], Iterator[tuple[Source, Encoded | Failure]]]
 _encoders: Encoders | None = None
 
 
@@ -272,24 +287,34 @@ def encode_all(
     if not sources:
         return
     waiting = deque(sources)
-    pool = ProcessPool(
-        min(workers, len(sources)), context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(name,)
-    )
+    pool = child_processes(min(workers, len(sources)), name)
     going: dict[Future[Encoded | str], Source] = {}
     try:
         while waiting or going:
             while waiting and len(going) < 2 * workers:  # the next ones lie ready
                 source = waiting.popleft()
-                going[pool.schedule(_encode, (source, limits), timeout=time_limit)] = source
+                going[begin(pool, source, limits, time_limit)] = source
             for future in wait(going, return_when=FIRST_COMPLETED).done:
                 source = going.pop(future)
-                yield source, _result(future, source, time_limit)
+                yield source, result_of(future, source, time_limit)
     finally:
         pool.stop()  # type: ignore[no-untyped-call]
         pool.join()
 
 
-def _result(future: "Future[Encoded | str]", source: Source, time_limit: float) -> Encoded | Failure:
+def child_processes(count: int, name: str) -> ProcessPool:
+    """So many, each with the encoders of this name."""
+    return ProcessPool(count, context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(name,))
+
+
+def begin(pool: ProcessPool, source: Source, limits: Limits, time_limit: float) -> "Future[Encoded | str]":
+    """Have a file encoded by one of the processes."""
+    future: Future[Encoded | str] = pool.schedule(_encode, (source, limits), timeout=time_limit)
+    return future
+
+
+def result_of(future: "Future[Encoded | str]", source: Source, time_limit: float) -> Encoded | Failure:
+    """What became of it."""
     try:
         result = future.result()
     except TimeoutError:

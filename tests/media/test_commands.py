@@ -113,6 +113,14 @@ def test_categorize_videos(command: Any, videos: Path, trained: Path, tmp_path: 
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_categorize_videos_to_a_table(command: Any, videos: Path, trained: Path, tmp_path: Path) -> None:
+    printed = command("categorize", trained / "run", videos / "0.mp4", "--top", 2, "--out", tmp_path / "table.jsonl")
+    assert (printed.code, printed.out) == (0, "")
+    (line,) = (tmp_path / "table.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == "0.mp4"
+    assert len(json.loads(line)["categories"]) == 2
+
+
 def test_categorize_says_what_failed(command: Any, videos: Path, trained: Path) -> None:
     printed = command("categorize", trained / "run", videos / "0.mp4", videos / "broken.mp4")
     assert printed.code == 1

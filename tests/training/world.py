@@ -118,3 +118,12 @@ def dataset(*paths: Path, **options: object) -> ClipDataset:
 
 def run(folder: Path, **training: object) -> Run:
     return Run(folder, recipe(**training), LABELLING, FeatureSet(SIZES))
+
+
+def trained_run(folder: Path) -> Run:
+    """A run with weights, drawn and not learned."""
+    torch.manual_seed(0)
+    made = run(folder)
+    made.save()
+    made.save_weights(made.build())
+    return made

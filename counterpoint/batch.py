@@ -1,0 +1,129 @@
+"""Predictions for many shards, as a table: CSV or JSON lines, the same whoever makes them.
+
+Each shard's answers are a file of their own in a hidden folder beside the table until all are there, so the same call
+goes on where an interrupted one stopped.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from counterpoint.data.tfrecord import replacing
+from counterpoint.errors import CounterpointError
+from counterpoint.run import WEIGHTS_FILE, Predictions, Run
+
+if TYPE_CHECKING:
+    from counterpoint.data.store import RemotePath
+
+    Shard = Path | RemotePath
+
+Answer = dict[str, Any]
+Engine = Callable[..., Iterator[tuple[int, Any]]]
+FORMS = (".csv", ".jsonl")
+
+
+def told(run: Run, predictions: Predictions, top: int, codes: bool) -> list[Answer]:
+    """The most probable categories of each clip, by name, with their IAB codes if asked for."""
+    taxonomy = run.labelling.taxonomy
+    answers = []
+    for clip_id, probabilities in zip(predictions.ids, predictions.probabilities, strict=True):
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        categories = [{"path": taxonomy.paths[i], "probability": float(probabilities[i])} for i in best]
+        if codes:
+            categories = [{**one, "iab": taxonomy.codes[i] or None} for one, i in zip(categories, best, strict=True)]
+        answers.append({"id": clip_id, "categories": categories})
+    return answers
+
+
+def answers(run: Run, shard: "Shard", *, top: int, codes: bool, skip_bad: bool) -> dict[str, Any]:
+    """What a run says of a shard's clips, and the damaged records that were left out."""
+    from counterpoint.data.dataset import ClipDataset
+
+    dataset = ClipDataset([shard], run.labelling, skip_bad=skip_bad, labelled=False)
+    said = [answer for predictions in run.predict(dataset) for answer in told(run, predictions, top, codes)]
+    return {"answers": said, "bad": [str(error) for error in dataset.bad]}
+
+
+def categorize(
+    run: Run,
+    shards: Sequence["Shard"],
+    out: Path,
+    *,
+    engine: Engine | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write the table of what a run says of the clips of shards; returns how many, and the damaged records.
+
+    Args:
+        engine: called with the run's folder, pairs of number and shard, and the options, gives pairs of number and
+            what `answers` says, or a fault; without, this process.
+        options: of `answers`.
+
+    Raises:
+        CounterpointError: a shard cannot be read, or the table's name ends otherwise than .csv or .jsonl.
+    """
+    check(out)
+    run.categorizer()  # rather now than on a cluster
+    weights = (run.folder / WEIGHTS_FILE).read_bytes()
+    about = repr((hashlib.sha256(weights).hexdigest(), [str(shard) for shard in shards], sorted(options.items())))
+    folder = out.with_name(f".{out.name}.{hashlib.sha256(about.encode()).hexdigest()[:12]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [folder / f"{number:06}.json" for number in range(len(shards))]
+    todo = [(number, shard) for number, shard in enumerate(shards) if not parts[number].exists()]
+    progress(len(shards) - len(todo), len(shards))
+    made = engine(str(run.folder.resolve()), todo, options) if engine else _here(run, todo, options)
+    for done, (number, said) in enumerate(made, len(shards) - len(todo) + 1):
+        if isinstance(said, str):
+            raise CounterpointError(said)
+        with replacing(parts[number]) as file:
+            file.write(json.dumps(said).encode())
+        progress(done, len(shards))
+    contents = (json.loads(part.read_text(encoding="utf-8")) for part in parts)
+    bad: list[str] = []
+    clips = write(out, _answers(contents, bad))
+    shutil.rmtree(folder)
+    return {"out": str(out), "clips": clips, "bad": bad}
+
+
+def check(out: Path) -> None:
+    """Raise CounterpointError where a table cannot be called so."""
+    if out.suffix not in FORMS:
+        raise CounterpointError(f"{out}: a table is called *{' or *'.join(FORMS)}")
+
+
+def write(out: Path, of: Iterable[Answer]) -> int:
+    """Write answers as a table, a line each, or in CSV a line for each category; returns how many there are."""
+    check(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with replacing(out) as binary:
+        file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+        table = csv.writer(file)
+        for count, answer in enumerate(of, 1):
+            if out.suffix == ".jsonl":
+                file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+                continue
+            if count == 1:
+                table.writerow(["id", "rank", *answer["categories"][0]])
+            table.writerows([answer["id"], rank, *one.values()] for rank, one in enumerate(answer["categories"], 1))
+        file.flush()
+        file.detach()
+    return count
+
+
+def _here(run: Run, todo: Sequence[tuple[int, "Shard"]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    return ((number, answers(run, shard, **options)) for number, shard in todo)
+
+
+def _answers(contents: Iterable[dict[str, Any]], bad: list[str]) -> Iterator[Answer]:
+    for content in contents:
+        bad += content["bad"]
+        yield from content["answers"]

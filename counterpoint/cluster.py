@@ -1,0 +1,160 @@
+"""Work on a Ray cluster by Ray Data, or on this machine's cores (extra `ray`).
+
+Ray streams the rows through actors: it sends no more than they can take, starts an actor anew that dies, and gives
+what that had in hand to another. Each row's answer comes once. Files are read where they lie, so every node needs them
+at the same path or URL, and Counterpoint installed.
+"""
+
+import importlib
+import logging
+import pickle
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from counterpoint.errors import CounterpointError
+
+if TYPE_CHECKING:
+    from counterpoint import batch
+    from counterpoint.media.decode import Limits
+    from counterpoint.media.encoders import Encoded
+    from counterpoint.media.extract import Engine, Failure, Source
+
+BLOCKS = 10_000  # of rows, at most: what an actor takes at a time
+
+
+def spread(
+    work: Callable[..., Any],
+    rows: Sequence[Any],
+    settings: dict[str, Any],
+    *,
+    address: str | None,
+    workers: int,
+    gpu: bool = False,
+) -> Iterator[Any]:
+    """What ``work(**settings)``, called with each row, answers, in the order in which they are done.
+
+    Args:
+        work: a class whose objects are called.
+        address: a cluster's, of which all cores are used; without, Ray is started here, with ``workers`` cores.
+        gpu: give each actor a GPU where the cluster has some.
+
+    Raises:
+        CounterpointError: Ray is not installed, or fails.
+    """
+    try:
+        ray: Any = importlib.import_module("ray")
+        importlib.import_module("ray.data")
+    except ImportError as error:
+        raise CounterpointError(f"--engine ray takes Ray ({error}): pip install 'counterpoint[ray]'") from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        if address and address.rpartition(":")[2].isdigit():
+            _reach(address)
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else workers,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise CounterpointError(f"{address or 'Ray'}: cannot be reached or started ({error})") from error
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        resources = ray.cluster_resources()
+        most = max(1, min(int(resources.get("GPU" if gpu and "GPU" in resources else "CPU", 1)), len(rows)))
+        packed = [{"packed": pickle.dumps(row)} for row in rows]
+        answers = ray.data.from_items(packed, override_num_blocks=min(len(packed), BLOCKS)).map(
+            _Unpacked,
+            fn_constructor_kwargs={"work": work, "settings": settings},
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
+            num_cpus=1,
+            num_gpus=1 if gpu and "GPU" in resources else None,
+        )
+        for answer in answers.iter_rows():
+            yield pickle.loads(answer["packed"])
+    except ray.exceptions.RayError as error:
+        raise CounterpointError(
+            f"the cluster failed: {str(error).strip().splitlines()[-1]} (--debug shows all)"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nobody answers, which Ray takes minutes to find out."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+class _Unpacked:
+    """An actor. Rows travel as bytes, which Ray's tables hold as they are."""
+
+    def __init__(self, work: Callable[..., Any], settings: dict[str, Any]) -> None:
+        self.work = work(**settings)
+
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        return {"packed": pickle.dumps(self.work(pickle.loads(row["packed"])))}
+
+
+def extraction(address: str | None) -> "Engine":
+    """An engine for `counterpoint.media.extract.extract`."""
+
+    def encode_all(
+        sources: "Sequence[Source]", name: str, workers: int, limits: "Limits", time_limit: float
+    ) -> "Iterator[tuple[Source, Encoded | Failure]]":
+        if sources:
+            of = {source.id: source for source in sources}
+            rows = [source._replace(path=source.path.absolute()) for source in sources]
+            settings = {"name": name, "limits": limits, "time_limit": time_limit}
+            for source, result in spread(_Encoding, rows, settings, address=address, workers=workers):
+                yield of[source.id], result
+
+    return encode_all
+
+
+class _Encoding:
+    """Encodes files in a child process, as on one machine: one that hangs or crashes the decoder costs itself."""
+
+    def __init__(self, name: str, limits: "Limits", time_limit: float) -> None:
+        from counterpoint.media import extract
+
+        self.limits, self.time_limit = limits, time_limit
+        self.process = extract.child_processes(1, name)
+
+    def __call__(self, source: "Source") -> "tuple[Source, Encoded | Failure]":
+        from counterpoint.media import extract
+
+        future = extract.begin(self.process, source, self.limits, self.time_limit)
+        return source, extract.result_of(future, source, self.time_limit)
+
+
+def categorization(address: str | None, workers: int) -> "batch.Engine":
+    """An engine for `counterpoint.batch.categorize`; the models compute on GPUs where the cluster has some."""
+
+    def categorize(run: str, todo: Sequence[tuple[int, Any]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        rows = [(number, shard.absolute() if isinstance(shard, Path) else shard) for number, shard in todo]
+        if rows:
+            settings = {"run": run, "options": options}
+            yield from spread(_Categorizing, rows, settings, address=address, workers=workers, gpu=True)
+
+    return categorize
+
+
+class _Categorizing:
+    """Says of shards what a run says; see `counterpoint.batch.answers`. A fault is an answer, and not tried again."""
+
+    def __init__(self, run: str, options: dict[str, Any]) -> None:
+        self.run, self.options = Path(run), options
+
+    def __call__(self, row: tuple[int, Any]) -> tuple[int, Any]:
+        from counterpoint.batch import answers
+        from counterpoint.run import Run
+
+        number, shard = row
+        try:
+            return number, answers(Run.load(self.run), shard, **self.options)
+        except CounterpointError as error:
+            return number, str(error)

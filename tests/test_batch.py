@@ -1,0 +1,97 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training.world import clips, damage, trained_run, write
+
+from counterpoint import batch
+from counterpoint.cli import main
+from counterpoint.errors import CounterpointError
+from counterpoint.run import Run
+
+OPTIONS: dict[str, Any] = {"top": 2, "codes": False, "skip_bad": False}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    return [write(tmp_path / "data" / f"{i}.tfrecord", *clips(5, i, prefix=f"{i}-")) for i in range(3)]
+
+
+def test_tables_say_what_the_terminal_says(run: Run, shards: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shards[0].parent
+    command = ["categorize", str(run.folder), str(folder), "--top", "2"]
+    assert main([*command, "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert main([*command, "--out", str(folder / "table.jsonl")]) == 0
+    assert capsys.readouterr().out == f"{folder}/table.jsonl: 15 clips of 3 shards\n"
+    told = [json.loads(line) for line in (folder / "table.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in told] == [one["id"] for one in expected]
+    for one, other in zip(told, expected, strict=True):
+        assert [c["path"] for c in one["categories"]] == [c["path"] for c in other["categories"]]
+        for category, same in zip(one["categories"], other["categories"], strict=True):
+            assert category["probability"] == pytest.approx(same["probability"], abs=1e-6)
+    assert main([*command, "--out", str(folder / "table.csv")]) == 0
+    with (folder / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["id"], int(row["rank"]), row["path"], float(row["probability"])) for row in rows] == [
+        (one["id"], rank, category["path"], category["probability"])
+        for one in told
+        for rank, category in enumerate(one["categories"], 1)
+    ]
+    assert not list(folder.glob(".table*"))
+
+
+def test_goes_on_where_it_stopped(run: Run, shards: list[Path], tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
+        for number, shard in reversed(todo):  # in any order
+            asked.append(number)
+            yield number, batch.answers(run, shard, **options)
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        batch.categorize(run, shards, tmp_path / "a.jsonl", engine=stops, **OPTIONS)
+    assert not (tmp_path / "a.jsonl").exists()
+    assert batch.categorize(run, shards, tmp_path / "a.jsonl", engine=stops, **OPTIONS)["clips"] == 15
+    assert asked == [2, 1, 0]
+    batch.categorize(run, shards, tmp_path / "b.jsonl", **OPTIONS)
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
+
+
+def test_what_an_interrupted_table_was_about(run: Run, shards: list[Path], tmp_path: Path) -> None:
+    """Other options are another table."""
+
+    def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
+        yield todo[0][0], batch.answers(run, todo[0][1], **options)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        batch.categorize(run, shards, tmp_path / "a.jsonl", engine=stops, **OPTIONS)
+    batch.categorize(run, shards, tmp_path / "a.jsonl", **{**OPTIONS, "top": 1})
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert {len(json.loads(line)["categories"]) for line in lines} == {1}
+
+
+def test_damage(run: Run, shards: list[Path], tmp_path: Path) -> None:
+    damage(shards[1], 2)
+    with pytest.raises(CounterpointError, match=r"1.tfrecord: record 2 at byte \d+: payload checksum"):
+        batch.categorize(run, shards, tmp_path / "a.csv", **OPTIONS)
+    told = batch.categorize(run, shards, tmp_path / "a.csv", **{**OPTIONS, "skip_bad": True})
+    assert told["clips"] == 14
+    assert len(told["bad"]) == 1
+
+
+def test_names(run: Run, shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CounterpointError, match=r"table.xls: a table is called \*.csv or \*.jsonl"):
+        batch.categorize(run, shards, tmp_path / "table.xls", **OPTIONS)
+    assert main(["categorize", str(run.folder), str(shards[0]), "--engine", "ray"]) == 1
+    assert "--engine ray is for tables of many clips: name one with --out" in capsys.readouterr().err
