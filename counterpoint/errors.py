@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading a JSON file raises that is not there, no JSON, or not of the form that it should have."""
 

@@ -90,7 +90,10 @@ def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
 def trained(run: Path) -> dict[str, Any]:
     """All that is not about time."""
     rows = [line.rpartition(",")[0] for line in (run / "epochs.csv").read_text().splitlines()]
-    return {"epochs": rows, **contents(run, "weights.safetensors", "recipe.json", "features.json", "*.tsv", "data.json")}
+    return {
+        "epochs": rows,
+        **contents(run, "weights.safetensors", "recipe.json", "features.json", "*.tsv", "data.json"),
+    }
 
 
 def extracted(out: Path) -> dict[str, Any]:
@@ -113,7 +116,10 @@ def rounds(
     seed: int,
     prepare: Callable[[], None] | None = None,
 ) -> int:
-    """Compare what a command leaves after so many kills, round by round, with what it leaves without; the kills."""
+    """Compare what a command leaves after so many kills, round by round, with what it leaves without.
+
+    Returns how many kills there were.
+    """
     out = folder / "out"
     whole = Command([*command, str(out)], folder, prepare=prepare)
     assert whole.wait() == 0, whole.said
