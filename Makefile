@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-tensorflow test-extras check format lock clean
+.PHONY: setup demo test test-slow test-tensorflow test-extras fuzz check format lock clean
 
 setup: .venv/ready
 
@@ -31,6 +31,13 @@ test-tensorflow: setup
 test-extras: setup
 	$(BIN)/pip install --quiet --editable '.[text,any]' --constraint requirements.lock
 	$(BIN)/pytest tests/media/test_text.py tests/media/test_pretrained.py
+
+# Bad input, searched for: make fuzz INPUTS=100000 SECONDS=600 SEED=2026 JOBS=2 TARGETS='payload file'
+INPUTS ?= 1000
+SECONDS ?= 600
+JOBS ?= 1
+fuzz: setup
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(TARGETS) --inputs $(INPUTS) --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 check: setup
 	$(BIN)/ruff check
