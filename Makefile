@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-tensorflow test-extras test-remote test-ray check format lock clean
+.PHONY: setup demo test test-slow test-tensorflow test-extras test-remote test-ray fuzz check format lock clean
 
 setup: .venv/ready
 
@@ -41,6 +41,13 @@ test-remote: setup
 test-ray: setup
 	$(BIN)/pip install --quiet --editable '.[ray]' --constraint requirements.lock
 	$(BIN)/pytest -m ray
+
+# Bad input, searched for: make fuzz INPUTS=100000 SECONDS=600 SEED=2026 JOBS=2 TARGETS='payload file'
+INPUTS ?= 1000
+SECONDS ?= 600
+JOBS ?= 1
+fuzz: setup
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(TARGETS) --inputs $(INPUTS) --seconds $(SECONDS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 check: setup
 	$(BIN)/ruff check

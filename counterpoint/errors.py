@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from counterpoint.data.store import RemotePath
 
-
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading a JSON file raises that is not there, no JSON, or not of the form that it should have."""
 

@@ -237,7 +237,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -306,7 +306,7 @@ def read_json(path: Path) -> dict[str, Any]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {**stored}
     except UNREADABLE as error:
-        raise CounterpointError(f"{path}: cannot be read ({str(error):.100})") from error
+        raise CounterpointError(f"{path}: cannot be read ({error!s:.100})") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from random import Random
 
-EVENTS = frozenset(("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "sqlite3.connect"))
+EVENTS = frozenset(("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "sqlite3.connect"))
 """What happens to files, as Python's audit hooks tell it."""
 
 context = multiprocessing.get_context("forkserver")
@@ -104,13 +104,11 @@ def killed(
     prepare: Callable[[], None] | None = None,
 ) -> int:
     """Kill a command so many times at random, then let it end; returns how often it was killed before it had ended."""
-    kills = 0
-    for moment in [*(random.randint(1, events) for _ in range(times)), 0]:
+    for kills, moment in enumerate([*(random.randint(1, events) for _ in range(times)), 0]):
         later = random.choice((0.0, 0.0, random.uniform(0, 0.1)))
         command = Command(arguments, folder, moment, later, prepare)
         if (code := command.wait()) != -signal.SIGKILL:
             # `train` refuses a run that was killed when all was done but to say so.
             assert code == 0 or "holds a finished run" in command.said, command.said
             return kills
-        kills += 1
     raise AssertionError("killed without having been told so")

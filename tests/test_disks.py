@@ -6,18 +6,19 @@ Disks are small file systems in memory, which only root can mount; without, thes
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_kill import SUITE, extracted, reported, trained
+from test_kill import SUITE, extracted, quickly, reported, trained
 from test_kill import extraction as extraction
 from test_kill import training as training
+from training import world
 
 from counterpoint.cli import main
 from counterpoint.data import synthetic
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
 from counterpoint.media import extract
-from training import world
 
 
 class Disk:
@@ -99,8 +100,6 @@ def test_extraction(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from test_kill import quickly
-
     monkeypatch.setattr(extract, "CLIPS_PER_SHARD", 2)
     monkeypatch.setattr(extract, "encode_all", None)
     quickly()
@@ -132,11 +131,10 @@ def test_an_index_that_cannot_be_kept(
 def test_mosaics(disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = synthetic.World(min_steps=30, max_steps=30)
     clips = [made.clip(i)[0] for i in range(200)]
-    means = [
-        world.clip(clip.id, clip.labels.tolist(), **{name: track[:1].astype("f4") / 64 - 2 for name, track in clip.tracks.items()})
-        for clip in clips
-    ]
-    records = world.write(tmp_path / "records.tfrecord", *means)
+    means = [{name: track[:1].astype("f4") / 64 - 2 for name, track in clip.tracks.items()} for clip in clips]
+    records = world.write(
+        tmp_path / "records.tfrecord", *(replace(clip, tracks=mean) for clip, mean in zip(clips, means, strict=True))
+    )
     made.labelling.save(tmp_path / "taxonomy")
     command = ["data", "mosaic", "--from", str(records), "--taxonomy", str(tmp_path / "taxonomy")]
     command += ["--clips", '{"train": 60, "validation": 9}', "--distractors", "1", "--out"]

@@ -100,6 +100,14 @@ def test_faulty_weights_are_named(copied: Path) -> None:
         Run.load(copied).model()
 
 
+def test_a_flipped_bit_of_the_weights_is_noticed(copied: Path) -> None:
+    content = bytearray((copied / WEIGHTS_FILE).read_bytes())
+    content[-1] ^= 1
+    (copied / WEIGHTS_FILE).write_bytes(content)
+    with pytest.raises(CounterpointError, match=r"safetensors: .*checksum does not match: the file is damaged"):
+        Run.load(copied).model()
+
+
 def test_unfinished_run(copied: Path, shard: Path) -> None:
     (copied / WEIGHTS_FILE).unlink()
     with pytest.raises(CounterpointError, match="training has not ended"):

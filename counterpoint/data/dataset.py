@@ -257,7 +257,7 @@ class _Shared(Dataset[Any]):
         self.clips = clips
 
     def __getitems__(self, share: Share) -> tuple[list[Any], Share]:
-        return [self.clips[index] for index in share.clips], share
+        return self.clips.__getitems__(share.clips), share
 
 
 def _collate(read: tuple[list[Any], Share], features: FeatureSet, max_steps: int) -> Batch:

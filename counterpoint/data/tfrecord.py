@@ -20,7 +20,7 @@ from bisect import bisect_right
 from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import google_crc32c
 import numpy as np

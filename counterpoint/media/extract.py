@@ -197,7 +197,8 @@ def _claimed(out: Path, features: FeatureSet) -> Iterator[None]:
             (out / PARTS).mkdir(exist_ok=True)
             yield
     except Timeout as error:
-        raise CounterpointError(f"{out}: another process extracts into it; wait for it, or choose another --out") from error
+        told = f"{out}: another process extracts into it; wait for it, or choose another --out"
+        raise CounterpointError(told) from error
 
 
 class _Store:

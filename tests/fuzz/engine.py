@@ -99,7 +99,7 @@ def fuzz(target: Target, seed: int, inputs: int, seconds: float, jobs: int, keep
     """Check a target's inputs; returns how many findings there are, which are printed and kept."""
     begun, until = time.monotonic(), time.time() + seconds
     workers = [Worker(target, seed, range(job, inputs, jobs), until) for job in range(jobs)]
-    while any([worker.going() for worker in workers]):
+    while sum(worker.going() for worker in workers):  # all of them are looked after
         time.sleep(0.2)
     done, taken = sum(worker.done for worker in workers), sum(worker.taken.value for worker in workers)
     findings = sorted(finding for worker in workers for finding in worker.findings)
@@ -107,7 +107,7 @@ def fuzz(target: Target, seed: int, inputs: int, seconds: float, jobs: int, keep
     print(
         f"{target.name:16} {done:>9,} inputs, {taken:>9,} taken, {len(findings)} findings ({took:.0f} s, seed {seed})"
     )
-    for number, told in findings[:20]:
+    for number, told in findings:
         keep.mkdir(parents=True, exist_ok=True)
         path = keep / f"{target.name}-{seed}-{number}.bin"
         path.write_bytes(target.input(seed, number))

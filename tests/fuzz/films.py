@@ -85,8 +85,7 @@ def check_film(content: bytes) -> bool:
         with Video(path, LIMITS) as video:
             frames = list(video.frames(_small))
             sound = video.sound()
-    except CounterpointError as error:
-        assert "\n" not in str(error)
+    except CounterpointError:
         return False
     assert len(frames) <= LIMITS.seconds
     assert all(frame.shape == (32, 32, 3) and frame.dtype == np.uint8 for frame in frames)

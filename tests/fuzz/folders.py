@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from training import world
 
 from counterpoint.data.features import FEATURES_FILE, FeatureSet
 from counterpoint.errors import CounterpointError
@@ -20,7 +21,6 @@ from counterpoint.experiments.worlds import Inputs
 from counterpoint.recipes import RECIPES, TOWER_RECIPES
 from counterpoint.run import DIGEST, RECIPE_FILE, WEIGHTS_FILE, Run
 from fuzz.target import INTEGERS, Target, mutated, scratch
-from training import world
 
 VALUES = [
     None,

@@ -43,13 +43,13 @@ message_type { name: "Map" field { name: "entry" number: 1 label: LABEL_REPEATED
 message_type { name: "Record"
   field { name: "features" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".Map" }
   field { name: "lists" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".Map" } }
-"""
+"""  # noqa: E501
 # As on the wire a map is its entries. Their values are bytes until they are read: what nobody reads may be anything.
 KEYS = [b"id", b"video_id", b"labels", b"rgb", b"audio", b"audio_embedding", b"mean_rgb", b"mean_audio", b"", b"x"]
 LENGTH, VARINT, FIXED32 = 2, 0, 5
 
 
-class Refused(Exception):
+class Refusal(Exception):  # noqa: N818 - no error
     """The oracle says that there is no clip in this record."""
 
 
@@ -64,23 +64,24 @@ def _parsed(name: str, data: bytes) -> Any:
     try:
         return _type(name).FromString(data)
     except DecodeError as error:
-        raise Refused("malformed") from error
+        raise Refusal("malformed") from error
 
 
 def expected(record: bytes) -> tuple[str, list[int], dict[str, np.ndarray[Any, Any]]]:
     """Id, labels and tracks by the rules of `counterpoint.data.youtube8m.parse`, read by Google's parser."""
     message = _parsed("Record", record)
     stored = {entry.key: entry.value for entry in message.features.entry}
-    lists = {entry.key: _parsed("List", entry.value) for entry in message.lists.entry}
+    listed = {entry.key: entry.value for entry in message.lists.entry}  # of equal keys the last counts
+    lists = {key: _parsed("List", value) for key, value in listed.items()}
     features = {key: _parsed("Feature", stored[key]) for key in ("id", "labels") if key in stored}
     if not ("id" in features and features["id"].bytes.value) and "video_id" in stored:
         features["id"] = _parsed("Feature", stored["video_id"])
     if not ("id" in features and features["id"].bytes.value):
-        raise Refused("no id")
+        raise Refusal("no id")
     labels: list[int] = []
     if "labels" in features:
         if features["labels"].WhichOneof("kind") in ("bytes", "floats"):
-            raise Refused("labels are no integers")
+            raise Refusal("labels are no integers")
         labels = list(features["labels"].ints.value)
     tracks = [(key, _rows(list(frames.frame))) for key, frames in lists.items()]
     tracks = [(key, rows) for key, rows in tracks if rows is not None]
@@ -89,9 +90,9 @@ def expected(record: bytes) -> tuple[str, list[int], dict[str, np.ndarray[Any, A
         tracks = [(key[5:], np.array([mean], np.float32)) for key, mean in means.items() if mean]
     found = {{"rgb": "video", "audio_embedding": "audio"}.get(key, key): rows for key, rows in tracks}
     if len(found) < len(tracks):
-        raise Refused("a modality twice")
+        raise Refusal("a modality twice")
     if any(rows.dtype == np.float32 and not np.isfinite(rows).all() for rows in found.values()):
-        raise Refused("not finite")
+        raise Refusal("not finite")
     return features["id"].bytes.value[0].decode("utf-8", "backslashreplace"), labels, found
 
 
@@ -104,9 +105,9 @@ def _rows(frames: list[Any]) -> np.ndarray[Any, Any] | None:
     elif kinds == {"floats"}:
         rows = [np.array(frame.floats.value, np.float32) for frame in frames]
     else:
-        raise Refused("frames of several kinds or values")
+        raise Refusal("frames of several kinds or values")
     if len({len(row) for row in rows}) > 1 or not len(rows[0]):
-        raise Refused("frames of several sizes")
+        raise Refusal("frames of several sizes")
     return np.stack(rows)
 
 
@@ -131,7 +132,7 @@ def check_payload(data: bytes) -> bool:
     size = int.from_bytes(data[:4], "little")
     youtube8m._layouts.clear()
     first, second = data[4 : 4 + size], data[4 + size :]
-    return any([_agrees(record) for record in (first, second)])
+    return sum(_agrees(record) for record in (first, second)) > 0  # both are looked at
 
 
 def _agrees(record: bytes) -> bool:
@@ -139,10 +140,10 @@ def _agrees(record: bytes) -> bool:
         clip = youtube8m.parse(record)
     except ValueError as error:
         # Groups, and values in parts, are legal; no writer of records has them.
-        if not (str(error).startswith("wire type") or str(error).endswith("in two parts")):
+        if not ("wire type" in str(error) or str(error).endswith("in two parts")):
             try:
                 found = expected(record)
-            except Refused:
+            except Refusal:
                 return False
             raise AssertionError(f"refused ({error}), but there is {found}") from error
         return False

@@ -1,5 +1,6 @@
 """Tables that people edit: whatever is read, an independent reading of the text says the same, and so does the table
-written anew."""
+written anew.
+"""
 
 import csv
 import io

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
@@ -154,6 +155,17 @@ def test_another_folder_is_left_alone(videos: Path, lite: Encoders, tmp_path: Pa
         extract.extract(find([videos]), tmp_path / "out", lite)
     with pytest.raises(CounterpointError, match="not empty and not a folder of features"):
         extract.extract(find([videos]), videos, lite)
+
+
+def test_one_process_at_a_time(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with (
+        FileLock(out / extract.LOCK),
+        pytest.raises(CounterpointError, match="out: another process extracts into it; wait for it"),
+    ):
+        extract.extract(find([videos]), out, lite)
+    assert [path.name for path in out.iterdir()] == [extract.LOCK]
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
