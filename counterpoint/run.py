@@ -15,6 +15,7 @@
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -100,6 +101,17 @@ class Run:
     def trained(self) -> bool:
         """Whether the training has ended."""
         return (self.folder / WEIGHTS_FILE).exists()
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this trained model from others: its recipe, categories, features and weights, a tower's too."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.recipe), sort_keys=True).encode())
+        digest.update(f"{self.labelling.taxonomy.fingerprint} {self.features.fingerprint}".encode())
+        for folder in (self.folder, self.folder / TOWER_FOLDER):
+            if (folder / WEIGHTS_FILE).exists():
+                with (folder / WEIGHTS_FILE).open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
 
     def build(self) -> Categorizer | Tower:
         """The model with fresh weights; the tower that it listens to has its trained ones."""

@@ -53,8 +53,7 @@ def save_scores(predictions: Iterable[Predictions], clips: int, categories: int,
     scores = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=(clips, categories))
     done = 0
     for part in predictions:
-        probability = np.clip(part.probabilities.astype(np.float64), LEAST, 1 - LEAST)
-        scores[done : done + len(part.ids)] = np.log(probability / (1 - probability))
+        scores[done : done + len(part.ids)] = log_odds(part.probabilities)
         done += len(part.ids)
     scores.flush()
     beside.replace(path)
@@ -62,8 +61,18 @@ def save_scores(predictions: Iterable[Predictions], clips: int, categories: int,
 
 def probabilities(path: Path) -> Float[np.ndarray, "clip category"]:
     """The probabilities behind the scores, float32."""
-    scores = np.load(path).astype(np.float32)
-    return np.asarray(1 / (1 + np.exp(-scores)), np.float32)
+    return from_log_odds(np.load(path))
+
+
+def log_odds(probabilities: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:
+    """The scores that are kept, float16."""
+    probability = np.clip(probabilities.astype(np.float64), LEAST, 1 - LEAST)
+    return np.asarray(np.log(probability / (1 - probability)), np.float16)
+
+
+def from_log_odds(scores: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:
+    """The probabilities behind kept scores, float32."""
+    return np.asarray(1 / (1 + np.exp(-scores.astype(np.float32))), np.float32)
 
 
 def draw_runs(clips: int, runs: int, sample: int, seed: int = 0) -> tuple[list[Int[np.ndarray, "sampled"]], bool]:
