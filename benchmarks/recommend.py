@@ -3,14 +3,15 @@
     python benchmarks/recommend.py RUN --library SHARDS [--index DIR] [--sweep]
     python benchmarks/recommend.py --random 200000
 
-The first: each labelled clip of the library is a history of one, and of the 10 clips recommended for it those count that
-have one of its most specific true categories, which no recommender is shown. Then histories of three clips that share no
-category: how many of the three find such a clip among the 9 recommended, where interests are told apart and where the
-history is one mean. Beside the recommender stand its two halves, the nearest clips by the raw features, the clips of the
-most frequent categories (the same for all, as there are no views to count), and clips drawn at random. ``--sweep`` tries other
-weights of the categories, on other shards than those that are reported.
+The first: each labelled clip of the library is a history of one, and of the 10 clips recommended for it those count
+that have one of its most specific true categories, which no recommender is shown. Then histories of three clips that
+share no category: how many of the three find such a clip among the 9 recommended, where interests are told apart and
+where the history is one mean. Beside the recommender stand its two halves, the nearest clips by the raw features, the
+clips of the most frequent categories (the same for all, as there are no views to count), and clips drawn at random.
+``--sweep`` tries other weights of the categories, on other shards than those that are reported.
 
-The second: an index of random rows, which have no structure that would help, is built and asked.
+The second: an index of random rows, which have no structure that would help, is built and asked. How much of what
+comparing all finds a large library's index finds is asked of the first's library.
 """
 
 import argparse
@@ -25,10 +26,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from counterpoint import library as indexing
 from counterpoint import recommend as recommending
 from counterpoint.data.dataset import ClipDataset
 from counterpoint.evaluation.survey import survey
-from counterpoint.recommend import Library, Rows, beside, build, recommend
+from counterpoint.library import Library, Rows, beside, build
+from counterpoint.recommend import recommend
 from counterpoint.run import Run
 from counterpoint.taxonomy import Taxonomy
 
@@ -61,7 +64,7 @@ def quality(run: Run, paths: list[str], folder: Path | None, sweep: bool) -> Non
     specific = most_specific(labels, run.labelling.taxonomy)
     asked = np.flatnonzero(specific.any(1))
     console = Console()
-    weights = (0.0, 0.25, 0.5, 0.75, 1.0) if sweep else (recommending.CATEGORIES, 0.0, 1.0)
+    weights = (0.0, 0.25, 0.5, 0.75, 1.0) if sweep else (indexing.CATEGORIES, 0.0, 1.0)
     libraries = {}
     for weight in weights:
         rows = Rows.of(answers, weight)
@@ -78,9 +81,10 @@ def quality(run: Run, paths: list[str], folder: Path | None, sweep: bool) -> Non
     methods["random"] = lambda clip: order(random.random(len(dataset)), clip)
     table = Table("by", "of 10 share it, %", "at least one does, %", title=f"{len(asked):,} histories of one clip")
     for name, answer in methods.items():
-        hits = np.stack([(specific[answer(clip)] & specific[clip]).any(1) for clip in asked])
+        hits = np.stack([(specific[answer(clip)] & specific[clip]).any(1) for clip in asked.tolist()])
         table.add_row(name, f"{100 * hits.mean():.1f}", f"{100 * hits.any(1).mean():.1f}")
     console.print(table)
+    console.print(f"the large library's index finds {100 * recall(libraries[weights[0]].rows):.1f} % of the 10 nearest")
 
     histories = [mixed(random, asked, labels) for _ in range(MIXED)]
     table = Table("by", "of 3 served, %", "all served, %", title=f"{MIXED} histories of three unlike clips, 9 places")
@@ -93,6 +97,18 @@ def quality(run: Run, paths: list[str], folder: Path | None, sweep: bool) -> Non
     served(table, "popularity", specific, histories, lambda three: order(frequency, *three)[:9])
     served(table, "random", specific, histories, lambda three: order(random.random(len(dataset)), *three)[:9])
     console.print(table)
+
+
+def recall(rows: Rows) -> float:
+    """How many of the 10 nearest an index as a large library has finds, looking at as many as recommending does."""
+    exact, indexing.EXACT = indexing.EXACT, 0
+    index = build(rows, len(rows), rows.size)
+    indexing.EXACT = exact
+    found = []
+    for query in rows[slice(0, 300)]:
+        nearest = np.argsort(-np.concatenate([rows[chunk] @ query for chunk in indexing.chunks(len(rows))]))[:TOP]
+        found.append(np.isin(nearest, index.search(query[None], TOP + indexing.SPARE)[1][0]).mean())
+    return float(np.mean(found))
 
 
 def most_specific(labels: Any, taxonomy: Taxonomy) -> Any:
@@ -169,11 +185,13 @@ def timing(count: int) -> None:
     queries = rows[slice(0, 200)]
     begun = time.process_time()
     for query in queries:
-        index.search(query[None], TOP + recommending.SPARE)
+        index.search(query[None], TOP + indexing.SPARE)
     asked = (time.process_time() - begun) / len(queries)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{count:,} rows of {rows.size}: built in {built:.0f} s and asked in {1000 * asked:.1f} ms of processor time,")
-    print(f"{peak:.2f} GB of memory at most")
+    print(
+        f"{count:,} rows of {rows.size}: built in {built:.0f} s, asked in {1000 * asked:.1f} ms of processor time, "
+        f"{peak:.2f} GB of memory at most"
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rich.console import Console
 
 from counterpoint import __version__
+from counterpoint.browse import commands as browse_commands
 from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments import commands as experiment_commands
@@ -39,7 +40,7 @@ TAXONOMY_HELP = (
 DEFAULT_TAXONOMY_HELP = f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
 WORKERS_HELP = "processes that read ahead"
 UNFOLDED = 10_000  # columns
-RESUMABLE = ("train", "extract", "ensemble", "reproduce")
+RESUMABLE = ("train", "extract", "ensemble", "reproduce", "recommend")
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
 
 
@@ -387,6 +388,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "explain": explain,
     "ensemble": experiment_commands.ensemble,
     "reproduce": experiment_commands.reproduce,
+    "recommend": browse_commands.recommend,
     "taxonomy import": taxonomy_import,
     "taxonomy show": taxonomy_show,
     "taxonomy check": taxonomy_check,
@@ -470,6 +472,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
     experiment_commands.add(verbs, _verb, arguments)
+    browse_commands.add(verbs, _verb, arguments)
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
     media.add_weights(_group(verbs, "weights", "The weights of encoders."), _verb)
     verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")

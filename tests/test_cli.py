@@ -41,6 +41,7 @@ VERBS = [
     "explain",
     "ensemble",
     "reproduce",
+    "recommend",
     "data",
     "weights",
     "taxonomy",

@@ -107,7 +107,7 @@ class Shard:
         """(record,) the CRC that the file stores of each payload: two records with the same are the same."""
         data = _mapped(*self._file)
         ends = self.offsets + self.lengths + _HEAD
-        return data[ends[:, None] + np.arange(_FOOT)].view("<u4")[:, 0].astype(np.uint32)
+        return np.asarray(data[ends[:, None] + np.arange(_FOOT)].view("<u4")[:, 0], np.uint32)
 
     def number(self, record: int) -> int:
         """The record's number in the file, where damaged ones count too."""

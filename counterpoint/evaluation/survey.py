@@ -228,7 +228,7 @@ def _load(folder: Path, about: dict[str, Any]) -> Survey:
             arrays[name] = np.load(path, mmap_mode="r")
             if len(arrays[name]) != about["count"]:
                 raise ValueError(f"{len(arrays[name])} rows, not {about['count']}")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise CounterpointError(f"{path}: cannot be read ({error}); delete {folder}") from error
     stored = json.loads((folder / SURVEY_FILE).read_text(encoding="utf-8"))
     return Survey(
