@@ -74,7 +74,8 @@ class Rows:
         hidden = self.survey.vectors[clips].astype(np.float32) - self.mean
         weighed = self.survey.probabilities(clips) * self.rarity
         parts = [(1 - self.categories) ** 0.5 * _unit(hidden), self.categories**0.5 * _unit(weighed)]
-        return np.asarray(np.concatenate(parts, axis=1), np.float32)
+        row: Float[np.ndarray, "chosen row"] = np.concatenate(parts, axis=1).astype(np.float32)
+        return row
 
 
 def _unit(vectors: Float[np.ndarray, "clip feature"]) -> Float[np.ndarray, "clip feature"]:
