@@ -22,6 +22,7 @@ from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments import commands as experiment_commands
 from counterpoint.media import commands as media
+from counterpoint.serve import commands as serve_commands
 
 if TYPE_CHECKING:
     from counterpoint.data.dataset import ClipDataset
@@ -386,6 +387,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "categorize": categorize,
     "tower": tower,
     "explain": explain,
+    "serve": serve_commands.serve,
     "ensemble": experiment_commands.ensemble,
     "reproduce": experiment_commands.reproduce,
     "recommend": browse_commands.recommend,
@@ -471,6 +473,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     sub.add_argument("--top", type=PositiveInt, default=5, help="categories that are followed")
     sub.add_argument("--out", default=None, help="the picture to draw (ID.png)")
 
+    serve_commands.add(verbs, _verb)
     experiment_commands.add(verbs, _verb, arguments)
     browse_commands.add(verbs, _verb, arguments)
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)

@@ -56,6 +56,12 @@ class Timeline:
     """F's contribution: to the weights, or in a Transformer to the logits."""
     after: Float[np.ndarray, "row step"]
 
+    @property
+    def strongest(self) -> "np.ndarray[Any, Any]":
+        """The numbers of the `ROWS` rows with most weight, in order."""
+        weight = np.where(self.present, np.abs(self.after), 0).sum(1)
+        return np.sort(np.argsort(-weight, kind="stable")[:ROWS])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         arrays = {name: getattr(self, name).tolist() for name in ("present", "before", "heard", "after")}
@@ -227,7 +233,7 @@ def _timeline(figure: SubFigure, grid: GridSpec, row: int, name: str, timeline: 
     before, heard, after = (
         np.where(timeline.present, part, np.nan) for part in (timeline.before, timeline.heard, timeline.after)
     )
-    numbers = np.sort(np.argsort(-np.nansum(np.abs(after), 1), kind="stable")[:ROWS])
+    numbers = timeline.strongest
     label = timeline.words.row + (f" ({len(numbers)} of {len(after)})" if len(numbers) < len(after) else "")
     lowest, highest = min(np.nanmin(before), np.nanmin(after), 0.0), max(np.nanmax(before), np.nanmax(after))
     limits = (float(lowest), float(highest))

@@ -85,6 +85,11 @@ class Video:
     ) -> None:
         self._stack.close()
 
+    @property
+    def duration(self) -> float | None:
+        """Seconds that the file says it lasts."""
+        return None if self._container.duration is None else self._container.duration / av.time_base
+
     def frames(self, size: Size) -> Iterator[Frame]:
         """The frame of each second in RGB, upright, with square pixels.
 

@@ -1,0 +1,1 @@
+"""A trained run over HTTP: an API for programs and a page for people."""

@@ -1,0 +1,242 @@
+"""What the API answers, as it goes over the wire; the OpenAPI document and the page are made of these."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Probability = Annotated[float, Field(ge=0, le=1, examples=[0.93])]
+Second = Annotated[int, Field(ge=0, examples=[2])]
+Modality = Annotated[str, Field(description="`video`, `audio`, `text`, ...", examples=["audio"])]
+Pair = Annotated[str, Field(examples=["audio and video"])]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(_Answer):
+    """Why something could not be done: the body of every answer from 400 on."""
+
+    detail: Annotated[str, Field(description="one line", examples=["holiday.mp4: not a video file that can be read"])]
+
+
+class Features(_Answer):
+    """Which features the model reads; others are refused."""
+
+    encoder: Annotated[str, Field(examples=["lite-30eb25fa"])]
+    sizes: Annotated[
+        dict[str, int], Field(description="features a second, by modality", examples=[{"audio": 128, "video": 1280}])
+    ]
+    fingerprint: Annotated[str, Field(examples=["5ae0a1a2c1d5b5d4"])]
+
+
+class Identity(_Answer):
+    """What an answer was made by; all of it is the same for all answers of one server."""
+
+    run: Annotated[str, Field(description="the run folder's name", examples=["films-nv-cm"])]
+    recipe: Annotated[str, Field(examples=["nv-cm"])]
+    model: Annotated[str, Field(description="a fingerprint of the weights", examples=["0c0f7b0e5d2a9f31"])]
+    taxonomy: Annotated[str, Field(description="a fingerprint of the categories", examples=["b1946ac92492d234"])]
+    features: Features
+
+
+class Category(_Answer):
+    """A category and how probable it is."""
+
+    id: Annotated[str, Field(examples=["food/dessert"])]
+    name: Annotated[str, Field(examples=["Dessert"])]
+    path: Annotated[str, Field(description="the names from the top", examples=["Food:Dessert"])]
+    parent: Annotated[str | None, Field(description="its parent's id; none at level 0", examples=["food"])]
+    level: Annotated[int, Field(ge=0, description="0 is the top", examples=[1])]
+    iab: Annotated[str | None, Field(description="its code in the IAB Content Taxonomy 3.1", examples=["210"])]
+    probability: Probability
+
+
+class Answer(_Answer):
+    """What a clip is."""
+
+    job: Annotated[
+        str, Field(description="the id under which the explanation can be had", examples=["Zm9vYmFyYmF6cXV4"])
+    ]
+    name: Annotated[
+        str, Field(description="the file's, or the clip's id in a feature record", examples=["holiday.mp4"])
+    ]
+    kind: Literal["video", "features"]
+    seconds: Annotated[int, Field(ge=0, description="that the model has seen or heard", examples=[42])]
+    modalities: Annotated[list[str], Field(description="that the clip has", examples=[["audio", "video"]])]
+    notes: Annotated[
+        list[str], Field(description="what was amiss with the file, in a few words", examples=[["damaged packets: 3"]])
+    ]
+    categories: Annotated[
+        list[Category],
+        Field(description="the most probable first; a category's ancestors always stand before it"),
+    ]
+    correlation: Annotated[
+        dict[str, float],
+        Field(
+            description="the probability that sound and picture belong together, by pair of modalities; "
+            "empty where the model has no correlation tower",
+            examples=[{"audio and video": 0.97}],
+        ),
+    ]
+    made_by: Identity
+
+
+class Job(_Answer):
+    """A file on its way to an answer."""
+
+    id: Annotated[str, Field(examples=["Zm9vYmFyYmF6cXV4"])]
+    name: Annotated[str, Field(examples=["holiday.mp4"])]
+    state: Literal["running", "done", "failed"]
+    stage: Literal["waiting", "decoding", "categorizing", "finished"]
+    fraction: Annotated[float, Field(ge=0, le=1, description="of the whole", examples=[0.4])]
+    answer: Annotated[Answer | None, Field(description="where it is done")] = None
+    status: Annotated[int | None, Field(description="the HTTP status of a failure", examples=[422])] = None
+    detail: Annotated[
+        str | None,
+        Field(description="why it failed, in one line", examples=["holiday.mp4: lasts 612 s; 300 s at most"]),
+    ] = None
+
+
+class Jobs(_Answer):
+    """The clips of a batch, in the order of the files."""
+
+    jobs: list[Job]
+
+
+class Example(_Answer):
+    """A clip that the server offers; its job never expires."""
+
+    job: Annotated[str, Field(examples=["Zm9vYmFyYmF6cXV4"])]
+    name: Annotated[str, Field(examples=["rain-wind-7.mp4"])]
+    kind: Literal["video", "features"]
+    media: Annotated[
+        str | None,
+        Field(description="where the video file is", examples=["/v1/examples/Zm9vYmFyYmF6cXV4/media"]),
+    ]
+    thumbnail: Annotated[str | None, Field(description="a data: URI", examples=["data:image/jpeg;base64,/9j/4AAQ"])]
+
+
+class Examples(_Answer):
+    """The clips that the server offers."""
+
+    examples: list[Example]
+
+
+# --- why --------------------------------------------------------------------------------------------------------------
+
+
+class Weights(_Answer):
+    """Rows (the strongest clusters, attention units or heads) by second."""
+
+    before: list[list[float]]
+    heard: list[list[float]]
+    after: list[list[float]]
+
+
+class Timeline(_Answer):
+    """One modality's weights in the last layer. The lists have an entry a second."""
+
+    row: Annotated[str, Field(description="what a row is: cluster, attention unit or head", examples=["cluster"])]
+    present: Annotated[list[bool], Field(description="which seconds the modality has", examples=[[True, True]])]
+    before: Annotated[
+        list[float], Field(description="the size of the weights before influence", examples=[[0.31, 0.29]])
+    ]
+    heard: Annotated[
+        list[float], Field(description="the size of what is heard of the other modality", examples=[[0.02, 0.33]])
+    ]
+    after: Annotated[list[float], Field(description="the size of the weights after influence", examples=[[0.32, 0.55]])]
+    numbers: Annotated[list[int], Field(description="which rows `rows` holds", examples=[[0, 3]])]
+    rows: Weights
+
+
+class Attended(_Answer):
+    """A second that the model attends to most."""
+
+    second: Second
+    modality: Modality
+    share: Annotated[float, Field(ge=0, le=1, description="of the most attended second's weight", examples=[1.0])]
+    thumbnail: Annotated[
+        str | None, Field(description="the frame as a data: URI", examples=["data:image/jpeg;base64,/9j/4AAQ"])
+    ]
+
+
+class Change(_Answer):
+    """What becomes of the answer if one modality is taken away, or taken from another clip."""
+
+    what: Literal["without", "swapped"]
+    modality: Modality
+    other: Annotated[str | None, Field(description="the other clip's name", examples=["surf.mp4"])]
+    changes: Annotated[
+        list[float],
+        Field(
+            description="the change of each category's probability, in the order of `categories`",
+            examples=[[-0.41, 0.02]],
+        ),
+    ]
+
+
+class Explanation(_Answer):
+    """Why a clip was categorized as it was."""
+
+    job: Annotated[str, Field(examples=["Zm9vYmFyYmF6cXV4"])]
+    name: Annotated[str, Field(examples=["holiday.mp4"])]
+    categories: Annotated[list[Category], Field(description="those that `changes` are about")]
+    changes: list[Change]
+    correlation: Annotated[dict[str, float], Field(examples=[{"audio and video": 0.97}])]
+    per_second: Annotated[
+        dict[str, list[float | None]],
+        Field(
+            description="the same for each second alone; none where one of the two is missing",
+            examples=[{"audio and video": [0.9, None, 0.7]}],
+        ),
+    ]
+    timelines: Annotated[dict[str, Timeline], Field(description="by modality; early fusion has one for all: `joined`")]
+    attended: Annotated[list[Attended], Field(description="the most attended seconds of each modality")]
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+class Node(_Answer):
+    """A category and those below it."""
+
+    id: Annotated[str, Field(examples=["food"])]
+    name: Annotated[str, Field(examples=["Food"])]
+    path: Annotated[str, Field(examples=["Food"])]
+    level: Annotated[int, Field(ge=0, examples=[0])]
+    iab: Annotated[str | None, Field(examples=["210"])]
+    children: list["Node"]
+
+
+class Tree(_Answer):
+    """The taxonomy."""
+
+    fingerprint: Annotated[str, Field(examples=["b1946ac92492d234"])]
+    categories: Annotated[int, Field(examples=[640])]
+    levels: Annotated[int, Field(examples=[4])]
+    tree: list[Node]
+
+
+class About(_Answer):
+    """What this server is and what it takes."""
+
+    version: Annotated[str, Field(examples=["0.1.0"])]
+    made_by: Identity
+    tower: Annotated[bool, Field(description="whether the model tells if sound and picture belong together")]
+    videos: Annotated[bool, Field(description="whether it takes video files, or feature records alone")]
+    max_bytes: Annotated[int, Field(description="of an upload", examples=[200_000_000])]
+    max_seconds: Annotated[int, Field(description="of a video", examples=[300])]
+    max_clips: Annotated[int, Field(description="of a batch", examples=[64])]
+    keep_seconds: Annotated[float, Field(description="that answers can be had for", examples=[3600.0])]
+
+
+class Health(_Answer):
+    """Whether the server takes work."""
+
+    status: Literal["ok", "stopping"]
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What FastAPI shows of the failures of an endpoint."""
+    return {status: {"model": Problem} for status in statuses}

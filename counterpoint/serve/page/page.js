@@ -1,0 +1,362 @@
+// The page: from a file, an example or an address (#clip/JOB) to an answer and why it was given.
+
+import * as api from "./api.js";
+import { byId, called, capital, clock, coloured, duration, el, show, signed, size } from "./dom.js";
+import { Player } from "./player.js";
+import { Timeline } from "./timeline.js";
+import { Tree, alsoIn, best, changed, code, sure } from "./tree.js";
+
+const POLL = 0.5; // seconds
+const PATIENCE = 4; // polls that may go unanswered
+const STAGES = { waiting: "Waiting for its turn", decoding: "Watching and listening", categorizing: "Making up its mind",
+  finished: "Done" };
+
+const clips = new Map(); // by job: what the page knows of each clip
+let about = null, current = null, tree = null, explanation = null;
+let visit = new AbortController(); // of what is on the screen; whatever still runs for an earlier one stops
+
+const player = new Player(at => timeline.place(at));
+const timeline = new Timeline(byId("timeline"), byId("readout"), second => player.seek(second));
+
+const say = text => { byId("live").textContent = text; };
+
+// --- scenes ----------------------------------------------------------------------------------------------------------
+
+function scene(name) {
+  visit.abort();
+  visit = new AbortController();
+  for (const each of ["start", "problem", "progress", "result"]) show(byId(each), each === name);
+  show(document.querySelector(".another"), name !== "start");
+  if (name !== "result") player.stop();
+  return visit.signal;
+}
+
+function fail(problem, again) {
+  if (problem.name === "AbortError") return;
+  if (!(problem instanceof api.Problem)) console.error(problem);
+  const { title, what, todo } = api.inWords(problem);
+  scene("problem");
+  const heading = byId("problem").querySelector("h2");
+  heading.textContent = title;
+  byId("what").textContent = what;
+  byId("todo").textContent = todo;
+  const useless = [404, 413, 422].includes(problem.status);
+  byId("again").textContent = useless ? "Choose another file" : "Try again";
+  byId("again").onclick = useless ? () => byId("another").click() : again;
+  heading.tabIndex = -1;
+  heading.focus();
+  others();
+}
+
+// --- sending and waiting ----------------------------------------------------------------------------------------------
+
+async function take(files) {
+  const features = [...files].find(file => file.name.toLowerCase().endsWith(".json"));
+  const sent = [...files].filter(file => file !== features);
+  if (!sent.length) return;
+  const signal = scene("progress");
+  const again = () => take(files);
+  try {
+    const bytes = sent.reduce((sum, file) => sum + file.size, 0);
+    if (about && bytes > about.max_bytes) {
+      throw new api.Problem(413, `${sent.map(file => file.name).join(", ")}: ${size(bytes)}, and ${size(about.max_bytes)} at most`);
+    }
+    const names = sent.length === 1 ? sent[0].name : `${sent.length} files`;
+    wait(names, "Sending", 0, signal, () => {});
+    const jobs = await api.upload(sent, features && await features.text(), fraction => wait(names, "Sending", fraction, signal), signal);
+    for (const job of jobs) {
+      const file = jobs.length === sent.length ? sent[jobs.indexOf(job)] : null;
+      const video = file && !file.name.toLowerCase().endsWith(".tfrecord");
+      clips.set(job.id, { job: job.id, name: job.name, url: video ? URL.createObjectURL(file) : null, file });
+    }
+    location.hash = `clip/${jobs[0].id}`;
+  } catch (problem) {
+    fail(problem, again);
+  }
+}
+
+function wait(name, stage, fraction, signal, cancel = null) {
+  if (signal.aborted) return;
+  byId("file-name").textContent = name;
+  byId("bar").value = fraction;
+  const told = `${stage}${fraction > 0 && fraction < 1 ? ` · ${Math.round(100 * fraction)} %` : ""}`;
+  if (byId("stage").dataset.stage !== stage) say(`${name}: ${stage}`);
+  byId("stage").dataset.stage = stage;
+  byId("stage").textContent = told;
+  if (cancel) byId("cancel").onclick = () => { cancel(); scene("start"); location.hash = ""; };
+}
+
+// A job's answer, as soon as there is one.
+async function follow(clip, signal) {
+  let unheard = 0;
+  for (;;) {
+    let job;
+    try {
+      job = await api.job(clip.job, POLL, signal);
+      unheard = 0;
+    } catch (problem) {
+      if (problem.status !== 0 || ++unheard >= PATIENCE) throw problem;
+      await new Promise(resolve => setTimeout(resolve, 1000 * POLL));
+      continue;
+    }
+    if (job.state === "done") return job.answer;
+    if (job.state === "failed") throw new api.Problem(job.status, job.detail);
+    wait(job.name, STAGES[job.stage], job.fraction, signal, () => api.forget(clip.job).catch(() => {}));
+  }
+}
+
+async function open(job) {
+  const clip = clips.get(job) ?? { job, name: "" }, signal = scene("progress");
+  show(byId("others"), false);
+  wait(clip.name, STAGES.waiting, 0, signal, () => api.forget(job).catch(() => {}));
+  try {
+    clip.answer ??= await follow(clip, signal);
+    clip.name = clip.answer.name;
+    clips.set(job, clip);
+    await result(clip);
+  } catch (problem) {
+    if (problem.name === "AbortError") return;
+    if (problem.status) clips.delete(job);
+    fail(problem, clip.file && problem.status === 404 ? () => take([clip.file]) : () => open(job));
+  }
+}
+
+// --- the result ------------------------------------------------------------------------------------------------------
+
+async function result(clip) {
+  const signal = scene("result"), { answer } = clip;
+  [current, explanation] = [clip, null];
+  headline(answer);
+  tree = new Tree(byId("tree"), answer.categories);
+  choose(null);
+  for (const id of ["timeline", "readout", "legend", "no-timeline"]) show(byId(id), false);
+  byId("attended").replaceChildren(el("p", { class: "dim" }, "Working out why …"));
+  window.scrollTo(0, 0);
+  byId("best").focus({ preventScroll: true });
+  say(`${answer.name}: ${byId("best").textContent}. ${byId("verdict").textContent}`);
+  made(answer.made_by);
+  others();
+  player.load({ url: await source(clip, signal), seconds: answer.seconds, pictured: answer.modalities.includes("video"), stills: [] });
+  try {
+    const told = await api.explanation(clip.job, null, signal);
+    explanation = told;
+    why(clip, told);
+  } catch (problem) {
+    if (problem.name === "AbortError") return;
+    byId("attended").replaceChildren(el("p", {}, `${api.inWords(problem).title}: ${problem.message} `,
+      el("button", { type: "button", on: { click: () => open(clip.job) } }, "Try again")));
+  }
+}
+
+// The clip's file, if the page has it.
+async function source(clip, signal) {
+  if (!clip.url && clip.media) {
+    clip.url = api.keyed() ? URL.createObjectURL(await api.media(clip.media, signal)) : clip.media;
+  }
+  return clip.url ?? null;
+}
+
+function headline(answer) {
+  const path = best(answer.categories), leaf = path.at(-1);
+  const { name, seconds, modalities } = answer;
+  byId("name").textContent = [name, duration(seconds), modalities.length ? modalities.map(called).join(" and ") : "nothing"].join(" · ");
+  document.title = leaf ? `${leaf.name} · ${name} · Counterpoint` : "Counterpoint";
+  byId("best").replaceChildren(...headed(path));
+  const also = alsoIn(answer.categories, path).slice(0, 4);
+  show(byId("also"), also.length > 0);
+  byId("also").textContent = `Also ${also.map(each => `${each.path.replaceAll(":", " › ")} ${each.probability.toFixed(2)}`).join(", ")}`;
+  byId("verdict").replaceChildren(...verdict(answer));
+  show(byId("notes"), answer.notes.length > 0);
+  byId("notes").replaceChildren(...answer.notes.map(note => el("li", {}, note)));
+}
+
+function headed(path) {
+  const leaf = path.at(-1);
+  if (!leaf) return ["Nothing"];
+  const above = path.slice(0, -1).map(category => `${category.name} › `).join("");
+  return [
+    el("span", { class: "above" }, sure(path) ? above : `Not sure; perhaps ${above}`),
+    el("span", { class: "leaf" }, leaf.name), " ",
+    el("span", { class: "told" }, el("span", { class: "number" }, leaf.probability.toFixed(2)), " ", code(leaf)),
+  ];
+}
+
+function verdict({ correlation, modalities }) {
+  const told = correlation["audio and video"];
+  if (about && !about.tower) return [el("span", { class: "dim" }, "Whether sound and picture belong together, this model cannot tell: it has no correlation tower.")];
+  const missing = ["audio", "video"].find(modality => !modalities.includes(modality));
+  if (missing) return [el("span", { class: "dim" }, `There is no ${called(missing)}, so nothing to belong together.`)];
+  if (told === undefined) return [];
+  const words = told >= 0.6 ? "Sound and picture belong together" : told > 0.4 ? "Sound and picture may or may not belong together"
+    : "Sound and picture do not belong together";
+  return [`${words}: `, el("b", { class: "number" }, told.toFixed(2))];
+}
+
+function why(clip, told) {
+  const { answer } = clip;
+  const drawn = timeline.load(told);
+  const stills = told.attended.filter(each => each.thumbnail);
+  player.stills = stills;
+  player.picture();
+  clip.thumbnail ??= stills[0]?.thumbnail;
+  show(byId("legend"), drawn);
+  show(byId("no-timeline"), !drawn || !timeline.heard);
+  show(document.querySelector("#legend .whether"), timeline.heard);
+  byId("no-timeline").textContent = drawn ? "In this model, nothing that one hears changes the other's weights."
+    : "No timeline: this clip is one step long.";
+  byId("attended").replaceChildren(...Object.keys(told.timelines).sort().reverse().map(modality => attended(told, modality)).filter(Boolean));
+  offer();
+  player.told();
+  if (!answer.modalities.includes("video")) byId("screen").hidden = true;
+}
+
+function attended(told, modality) {
+  const seconds = told.attended.filter(each => each.modality === modality);
+  if (!seconds.length || told.timelines[modality].present.length < 2) return null;
+  const item = each => el("li", {}, el("button", {
+    type: "button", "aria-label": `Go to ${clock(each.second)}, ${Math.round(100 * each.share)} % of the strongest weight`,
+    on: { click: () => player.seek(each.second) },
+  }, each.thumbnail ? el("img", { src: each.thumbnail, alt: "" }) : el("span", { class: "blank" }),
+  el("span", { class: "number" }, clock(each.second)),
+  el("i", { class: coloured(modality), style: { "--share": each.share }, "aria-hidden": "true" })));
+  return el("section", {}, el("h3", { class: coloured(modality) }, `Where the ${called(modality)} counts most`),
+    el("ol", {}, ...seconds.map(item)));
+}
+
+// --- what if ---------------------------------------------------------------------------------------------------------
+
+const switches = [...document.querySelectorAll("[role=switch]")];
+
+// What can be switched: modalities that the clip has, and other clips to take the sound from.
+function offer() {
+  const other = byId("other"), chosen = other.value;
+  const rest = [...clips.values()].filter(clip => clip !== current && clip.name);
+  other.replaceChildren(...rest.map(clip => el("option", { value: clip.job }, clip.name)));
+  if (rest.some(clip => clip.job === chosen)) other.value = chosen;
+  for (const each of switches) {
+    const { what, modality } = each.dataset;
+    const possible = explanation !== null && (what === "swapped" ? rest.length > 0 && "audio" in explanation.timelines
+      : explanation.changes.some(change => change.what === what && change.modality === modality));
+    each.setAttribute("aria-disabled", !possible);
+    each.title = possible || explanation === null ? "" : what === "swapped" ? "There is no other clip yet" : `The clip has no ${called(modality)}`;
+  }
+  other.disabled = rest.length === 0;
+}
+
+async function choose(chosen) {
+  for (const each of switches) each.setAttribute("aria-checked", each === chosen);
+  byId("result").dataset.change = chosen ? coloured(chosen.dataset.modality) : "";
+  const became = byId("became");
+  if (!chosen) {
+    player.effect(null);
+    tree?.what(null);
+    became.textContent = "";
+    return;
+  }
+  const { what, modality } = chosen.dataset, other = what === "swapped" ? clips.get(byId("other").value) : null;
+  const signal = visit.signal;
+  try {
+    if (other) became.textContent = "Listening to the other sound …";
+    const told = other ? await api.explanation(current.job, other.job, signal) : explanation;
+    const url = other && await source(other, signal);
+    if (chosen.getAttribute("aria-checked") !== "true") return; // switched off meanwhile
+    const change = told.changes.find(each => each.what === what && each.modality === modality);
+    if (!change) {
+      became.textContent = `${other.name} has no ${called(modality)} to take.`;
+      return;
+    }
+    const changes = new Map(told.categories.map((category, i) => [category.id, change.changes[i]]));
+    player.effect({ what, modality, url });
+    tree.what(changes);
+    became.replaceChildren(...outcome(what, modality, other, changes));
+  } catch (problem) {
+    if (problem.name === "AbortError") return;
+    choose(null);
+    became.textContent = `${api.inWords(problem).title}: ${problem.message}`;
+  }
+}
+
+function outcome(what, modality, other, changes) {
+  const { categories } = current.answer, was = best(categories).at(-1), now = best(changed(categories, changes)).at(-1);
+  const how = other ? `With the ${called(modality)} of ${other.name}` : `Without its ${called(modality)}`;
+  const change = changes.get(was.id);
+  const kept = was.id === now.id;
+  return [
+    `${how} it would ${kept ? "still " : ""}be `, el("b", {}, now.path.replaceAll(":", " › ")), ` ${now.probability.toFixed(2)}`,
+    kept ? ` (${signed(change)}).` : `; ${was.name} ${was.probability.toFixed(2)} becomes ${(was.probability + change).toFixed(2)}.`,
+  ];
+}
+
+// --- around it -------------------------------------------------------------------------------------------------------
+
+function others() {
+  const rest = [...clips.values()].filter(clip => clip !== current || byId("result").hidden);
+  const started = !byId("start").hidden;
+  show(byId("others"), rest.length > 0);
+  byId("others").querySelector("h2").textContent = started ? "Or try one of these" : "Other clips";
+  byId("others").querySelector("ul").replaceChildren(...rest.map(clip => el("li", {}, el("a", { href: `#clip/${encodeURIComponent(clip.job)}` },
+    clip.thumbnail ? el("img", { src: clip.thumbnail, alt: "" }) : el("span", { class: "blank" }),
+    el("span", {}, clip.name ?? "a clip")))));
+}
+
+function made(by) {
+  byId("made").textContent = `Model ${by.model} · taxonomy ${by.taxonomy} · features ${by.features.encoder || by.features.fingerprint}`;
+}
+
+function route() {
+  const [, job] = location.hash.match(/^#clip\/(.+)$/) ?? [];
+  if (job) return open(decodeURIComponent(job));
+  current = null;
+  document.title = "Counterpoint";
+  scene("start");
+  others();
+}
+
+async function begin() {
+  try {
+    about = await api.about();
+    byId("run").textContent = `${about.made_by.run} · ${about.made_by.recipe}`;
+    const limits = `up to ${duration(about.max_seconds)} and ${size(about.max_bytes)}`;
+    byId("limits").textContent = about.videos ? `Any usual format, ${limits}; or a feature record with its features.json`
+      : `This run reads feature records alone: .tfrecord files, with the features.json beside them, up to ${size(about.max_bytes)}`;
+    made(about.made_by);
+    for (const example of await api.examples()) clips.set(example.job, { ...clips.get(example.job), ...example });
+    await route();
+  } catch (problem) {
+    fail(problem, begin);
+  }
+}
+
+for (const input of document.querySelectorAll("input[type=file]")) {
+  input.addEventListener("change", () => {
+    take([...input.files]);
+    input.value = "";
+  });
+}
+for (const each of switches) {
+  each.addEventListener("click", () => {
+    if (each.getAttribute("aria-disabled") !== "true") choose(each.getAttribute("aria-checked") === "true" ? null : each);
+  });
+}
+byId("other").addEventListener("change", () => {
+  const swap = switches.find(each => each.dataset.what === "swapped");
+  if (swap.getAttribute("aria-checked") === "true") choose(swap);
+});
+document.querySelector(".skip").addEventListener("click", event => {
+  event.preventDefault();
+  byId("content").focus();
+});
+
+let inside = 0; // dragenter and dragleave come for each element on the way
+const carried = event => event.dataTransfer?.types.includes("Files");
+window.addEventListener("dragenter", event => carried(event) && show(byId("dropping"), ++inside > 0));
+window.addEventListener("dragleave", event => carried(event) && show(byId("dropping"), --inside > 0));
+window.addEventListener("dragover", event => carried(event) && event.preventDefault());
+window.addEventListener("drop", event => {
+  if (!carried(event)) return;
+  event.preventDefault();
+  show(byId("dropping"), (inside = 0) > 0);
+  take([...event.dataTransfer.files]);
+});
+window.addEventListener("hashchange", route);
+begin();

@@ -1,0 +1,126 @@
+// The clip itself: the browser plays the person's own file, with sound or picture taken away or swapped.
+
+import { byId, clock, show } from "./dom.js";
+
+const DRIFT = 0.25; // seconds that a swapped sound may be off
+
+export class Player {
+  constructor(moved) {
+    this.video = byId("video");
+    this.other = new Audio(); // the swapped sound
+    this.moved = moved;
+    const { video, other } = this;
+    const play = byId("play");
+    const toggle = () => (video.paused ? video.play().catch(() => this.unplayable()) : video.pause());
+    play.addEventListener("click", toggle);
+    video.addEventListener("click", toggle);
+    video.addEventListener("play", () => {
+      play.textContent = "Pause";
+      if (this.swapped) other.play().catch(() => {});
+      this.follow();
+    });
+    video.addEventListener("pause", () => {
+      play.textContent = "Play";
+      other.pause();
+    });
+    video.addEventListener("timeupdate", () => this.told());
+    video.addEventListener("seeking", () => this.told());
+    video.addEventListener("error", () => video.getAttribute("src") && this.unplayable());
+    video.addEventListener("loadedmetadata", () => this.ready());
+  }
+
+  // `url` of the file, if the page has it; `pictured` and `sounding` say what the clip has.
+  load({ url, seconds, pictured, stills, name }) {
+    Object.assign(this, { seconds, pictured, stills, at: 0, playable: false, name });
+    this.effect(null);
+    this.video.pause();
+    show(this.video, false);
+    show(byId("play"), false);
+    show(byId("unplayable"), false);
+    if (url) this.video.src = url;
+    else this.video.removeAttribute("src");
+    this.video.load();
+    this.picture();
+    this.told();
+  }
+
+  ready() {
+    this.playable = true;
+    const seen = this.video.videoWidth > 0;
+    show(this.video, seen);
+    show(byId("play"), true);
+    if (!seen && this.pictured) this.say("Your browser plays only this file's sound. The results are complete all the same.");
+    this.picture();
+    if (this.at) this.video.currentTime = this.at;
+    this.told();
+  }
+
+  unplayable() {
+    this.playable = false;
+    show(this.video, false);
+    show(byId("play"), false);
+    this.say("Your browser cannot play this file, but the results are complete.");
+    this.picture();
+  }
+
+  say(text) {
+    byId("unplayable").textContent = text;
+    show(byId("unplayable"));
+  }
+
+  // Where there is no moving picture, the still nearest to the playhead.
+  picture() {
+    const still = byId("still"), moving = !this.video.hidden;
+    const [nearest] = [...this.stills].sort((a, b) => Math.abs(a.second - this.at) - Math.abs(b.second - this.at));
+    show(still, !moving && nearest !== undefined);
+    if (nearest && still.getAttribute("src") !== nearest.thumbnail) still.src = nearest.thumbnail;
+    show(byId("screen"), moving || nearest !== undefined);
+  }
+
+  stop() {
+    this.video.pause();
+  }
+
+  seek(second) {
+    this.at = second;
+    if (this.playable) {
+      this.video.currentTime = Math.min(second, Math.max(0, this.video.duration - 0.01));
+      if (this.swapped) this.other.currentTime = second;
+    }
+    this.told();
+  }
+
+  told() {
+    if (this.playable && !this.video.seeking) this.at = this.video.currentTime;
+    if (this.swapped && !this.video.paused && Math.abs(this.other.currentTime - this.at) > DRIFT) this.other.currentTime = this.at;
+    byId("time").textContent = `${clock(this.at)} / ${clock(this.seconds)}`;
+    if (!this.playable) this.picture();
+    this.moved(this.at);
+  }
+
+  // The playhead glides, except for those who would rather not see it.
+  follow() {
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    const glide = () => {
+      if (this.video.paused) return;
+      this.told();
+      requestAnimationFrame(glide);
+    };
+    requestAnimationFrame(glide);
+  }
+
+  // What is done to the clip: null, or {what, modality, url} with the other sound's url.
+  effect(change) {
+    const silent = change?.modality === "audio", dark = change?.modality === "video";
+    this.video.muted = silent;
+    byId("screen").classList.toggle("dark", dark);
+    show(byId("curtain"), dark);
+    byId("curtain").textContent = dark ? "The picture is taken away" : "";
+    this.swapped = change?.what === "swapped" && Boolean(change.url);
+    this.other.pause();
+    if (!this.swapped) return;
+    this.other.src = change.url;
+    this.other.currentTime = this.at;
+    if (!this.video.paused) this.other.play().catch(() => {});
+  }
+}

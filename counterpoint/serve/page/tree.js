@@ -1,0 +1,133 @@
+// The answer: the best path, and the tree of all categories with their probabilities and what changes them.
+
+import { el, show, signed } from "./dom.js";
+
+const FAINT = 0.01; // less probable categories are shown on demand
+
+export const sure = path => path.length > 0 && path[0].probability >= 0.5;
+
+// Categories as they are after changes, a map from ids.
+export const changed = (categories, changes) => categories.map(category =>
+  ({ ...category, probability: Math.min(1, Math.max(0, category.probability + (changes.get(category.id) ?? 0))) }));
+
+function below(categories) {
+  const children = new Map([[null, []]]);
+  for (const category of categories) {
+    if (!children.has(category.parent)) children.set(category.parent, []);
+    children.get(category.parent).push(category);
+  }
+  for (const siblings of children.values()) siblings.sort((a, b) => b.probability - a.probability);
+  return children;
+}
+
+// From the most probable top category down while a half is reached, or a half of the top's where that is unsure.
+export function best(categories) {
+  const children = below(categories), path = [];
+  let [next] = children.get(null);
+  const enough = next ? Math.min(0.5, next.probability / 2) : 0;
+  while (next && next.probability >= enough) {
+    path.push(next);
+    [next] = children.get(next.id) ?? [];
+  }
+  return path;
+}
+
+// The deepest other categories that are at least as probable as not.
+export function alsoIn(categories, path) {
+  const children = below(categories), taken = new Set(path.map(category => category.id));
+  return categories.filter(category => category.probability >= 0.5 && !taken.has(category.id)
+    && !(children.get(category.id) ?? []).some(child => child.probability >= 0.5));
+}
+
+export const code = category => (category.iab ? el("span", { class: "code", title: "IAB Content Taxonomy 3.1" },
+  `IAB ${category.iab}`) : null);
+
+export class Tree {
+  constructor(host, categories) {
+    this.categories = categories;
+    this.children = below(categories);
+    this.lists = [];
+    this.changes = null;
+    this.details = new Map();
+    host.replaceChildren(this.list(null));
+    host.onkeydown = event => this.walk(event, host);
+    this.open(best(categories));
+  }
+
+  list(parent) {
+    const rows = this.children.get(parent).map(category => this.row(category));
+    const more = el("button", { type: "button", class: "more" });
+    const list = { rows, more, all: false, end: el("li", {}, more) };
+    more.onclick = () => {
+      const first = rows.find(row => row.item.hidden);
+      list.all = true;
+      this.update(list);
+      first.item.querySelector("summary, .row").focus();
+    };
+    this.lists.push(list);
+    this.update(list);
+    return el("ul", {}, ...rows.map(row => row.item), list.end);
+  }
+
+  row(category) {
+    const value = el("span", { class: "number value" }), change = el("span", { class: "number change" });
+    const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i", { class: "kept" }), el("i", { class: "moved" }));
+    const name = el("span", { class: "name" }, category.name, " ", code(category));
+    const parts = [name, bar, value, change];
+    if (!this.children.has(category.id)) {
+      return { category, value, change, bar, item: el("li", {}, el("div", { class: "row", tabindex: "-1" }, ...parts)) };
+    }
+    const details = el("details", {}, el("summary", { class: "row" }, ...parts));
+    const fillIn = () => details.childElementCount === 1 && details.append(this.list(category.id));
+    details.addEventListener("toggle", () => details.open && fillIn());
+    this.details.set(category.id, { details, fillIn });
+    return { category, value, change, bar, item: el("li", {}, details) };
+  }
+
+  update(list) {
+    list.rows.forEach((row, place) => {
+      const was = row.category.probability;
+      const change = this.changes?.get(row.category.id) ?? 0;
+      const now = Math.min(1, Math.max(0, was + change));
+      row.value.textContent = now.toFixed(2);
+      row.change.textContent = this.changes && Math.abs(change) >= 0.005 ? signed(change) : "";
+      row.bar.style.setProperty("--kept", Math.min(was, now));
+      row.bar.style.setProperty("--moved", Math.abs(change));
+      row.bar.classList.toggle("lost", change < 0);
+      show(row.item, list.all || place < 2 || Math.max(was, now) >= FAINT);
+    });
+    const hidden = list.rows.filter(row => row.item.hidden).length;
+    list.more.textContent = `${hidden} more below ${FAINT}`;
+    show(list.end, hidden > 0);
+  }
+
+  open(path) {
+    for (const category of path) {
+      const found = this.details.get(category.id);
+      if (!found) continue;
+      found.fillIn();
+      found.details.open = true;
+    }
+  }
+
+  // Changes by category's id, or null for the answer as it is.
+  what(changes) {
+    this.changes = changes;
+    this.lists.forEach(list => this.update(list));
+    if (changes) this.open(best(changed(this.categories, changes)));
+  }
+
+  walk(event, host) {
+    if (!event.target.matches("summary")) return;
+    const details = event.target.parentElement;
+    if (event.key === "ArrowRight" || event.key === "ArrowLeft") {
+      details.open = event.key === "ArrowRight";
+      event.preventDefault();
+    }
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    const lines = [...host.querySelectorAll("summary")].filter(line => line.checkVisibility());
+    event.preventDefault();
+    lines[lines.indexOf(event.target) + step]?.focus();
+  }
+}

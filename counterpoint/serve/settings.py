@@ -1,0 +1,50 @@
+"""What a server allows, and how it refuses the rest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits, each with an option of `counterpoint serve`.
+
+    Attributes:
+        workers: child processes that decode and encode.
+        max_bytes: of one upload; a batch is one.
+        max_seconds, max_pixels: of a video.
+        time_limit: seconds that decoding and encoding one video may take.
+        memory: bytes that decoding one video may take, beside what the encoders do.
+        capacity: clips that may wait or be worked on; more are told to come later.
+        max_clips: of a batch.
+        keep_seconds, keep_jobs: how long, and how many, finished jobs are kept.
+        key: what requests must carry, if anything.
+        hosts: names that the server answers to; none: any.
+        examples: a folder of clips to try.
+    """
+
+    workers: int = 2
+    max_bytes: int = 200 * MEGABYTE
+    max_seconds: int = 300
+    max_pixels: int = 8192 * 4320
+    time_limit: float = 600.0
+    memory: int = 2000 * MEGABYTE
+    capacity: int = 64
+    max_clips: int = 64
+    keep_seconds: float = 3600.0
+    keep_jobs: int = 1000
+    key: str | None = None
+    hosts: tuple[str, ...] = ()
+    examples: Path | None = None
+
+
+class RefusedError(Exception):
+    """What is not done, with the HTTP status and one line that says why."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = " ".join(detail.split())
+        self.headers = headers

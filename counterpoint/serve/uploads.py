@@ -1,0 +1,64 @@
+"""What clients send -> files in a private folder and feature records that the run reads."""
+
+import shutil
+from pathlib import Path, PurePosixPath
+
+from fastapi import UploadFile
+
+from counterpoint.data.clip import Clip
+from counterpoint.data.features import FEATURES_FILE, FeatureSet
+from counterpoint.data.tfrecord import Shard
+from counterpoint.data.youtube8m import parse
+from counterpoint.errors import CounterpointError
+from counterpoint.run import Run
+from counterpoint.serve.settings import RefusedError
+
+RECORDS = ".tfrecord"
+NAME_LENGTH = 200
+
+
+def name_of(filename: str | None) -> str:
+    r"""A client's name for a file, as people should see it. It is no part of any path.
+
+    >>> name_of(r"C:\films\a.mp4"), name_of("../../etc/passwd"), name_of("a\x00\n\u202eb.mp4"), name_of("..")
+    ('a.mp4', 'passwd', 'ab.mp4', 'upload')
+    """
+    last = PurePosixPath((filename or "").replace("\\", "/")).name
+    shown = "".join(character for character in last if character.isprintable()).strip()
+    return shown[:NAME_LENGTH] if shown.strip(".") else "upload"
+
+
+def keep(file: UploadFile, path: Path) -> None:
+    """Write an upload to a path."""
+    with path.open("wb") as kept:
+        shutil.copyfileobj(file.file, kept, 1 << 20)
+
+
+def records(run: Run, path: Path, name: str, features: str | None, most: int) -> tuple[FeatureSet, list[Clip]]:
+    """The clips of a shard and what their features are.
+
+    Args:
+        path: the shard, alone in its folder.
+        name: what to call it.
+        features: the text of a `features.json`; without, the shard is taken for YouTube-8M's.
+        most: clips that it may hold.
+
+    Raises:
+        RefusedError: it is damaged, holds too much, or the run reads other features.
+    """
+    try:
+        if features is not None:
+            (path.parent / FEATURES_FILE).write_text(features, encoding="utf-8")
+        shard = Shard(path, skip_bad=True)
+        if shard.bad:
+            raise shard.bad[0]
+        if len(shard) > most:
+            raise RefusedError(413, f"{name}: {len(shard)} clips; {most} at most in one request")
+        found = FeatureSet.of([path])
+        run.features.check(found, run.folder.resolve().name)
+        return found, [parse(bytes(shard[record])) for record in range(len(shard))]
+    except (CounterpointError, ValueError) as error:
+        told = str(error).replace(str(path), name).replace(f"{path.parent}/", "")
+        told = told if told.startswith(name) else f"{name}: {told}"
+        hint = "" if features is not None else "; send the features.json beside it as `features`"
+        raise RefusedError(422, told + hint) from error

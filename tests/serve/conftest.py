@@ -1,0 +1,135 @@
+"""Real servers in processes of their own, of runs whose every parameter is random: no two clips are told the same."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from counterpoint.data.features import FeatureSet
+from counterpoint.media import encoders, render
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, ContrastiveConfig, HeadConfig, NetVLADFamily
+from counterpoint.run import Run
+from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy
+
+TAXONOMY = Taxonomy(
+    (
+        Category("dessert", "food", "Dessert"),  # below its parent in level, above it in the file
+        Category("food", "", "Food", "210"),
+        Category("soup", "food", "Soup", "216"),
+        Category("sport", "", "Sport"),
+        Category("ball", "sport", "Ball"),
+    )
+)
+SIZES = {"audio": 8, "video": 16}
+STARTING = 120.0  # seconds
+
+
+def make_run(folder: Path, features: FeatureSet, recipe: str = "nv-cm-c") -> Run:
+    """A run that was never trained, with a tower if the recipe listens to one."""
+    torch.manual_seed(1)
+    labelling = Labelling(TAXONOMY, LabelMap.identity(TAXONOMY))
+    family = NetVLADFamily(clusters={"audio": 3, "video": 4}, hidden=8)
+    run = Run(folder, replace(RECIPES[recipe], family=family, head=HeadConfig(hidden=8)), labelling, features)
+    run.save()
+    if run.recipe.fusion.tower:
+        listens = replace(TOWER_RECIPES["correlation-nv"], family=family, comparison=ContrastiveConfig(embedding=4))
+        tower = Run(folder.with_name(f"{folder.name}-tower"), listens, labelling, features)
+        tower.save()
+        tower.save_weights(tower.build().apply(_stir))
+        run.take_in(tower)
+    run.save_weights(run.build().apply(_stir))
+    return run
+
+
+def _stir(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters(recurse=False):
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+
+
+@dataclass
+class Served:
+    """A server under test."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+    temporary: Path
+    """Where it may keep what it holds."""
+    said: list[str]
+    """Its lines on the terminal."""
+
+    def ask(self, method: str, where: str, **options: object) -> httpx.Response:
+        return httpx.request(method, self.url + where, timeout=120, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def serving(run: Path, *options: object, **environment: str) -> Iterator[Served]:
+    """`counterpoint serve` with these options, at a free port."""
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [sys.executable, "-m", "counterpoint.cli", "serve", str(run), "--port", "0", *map(str, options)]
+        variables = os.environ | {"TMPDIR": temporary, "OMP_NUM_THREADS": "1"} | environment
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
+        served = Served("", process, Path(temporary), [])
+        listening = threading.Thread(target=_listen, args=(served,), daemon=True)
+        listening.start()
+        try:
+            ends = time.monotonic() + STARTING
+            while not served.url:
+                assert process.poll() is None, served.said
+                assert time.monotonic() < ends, served.said
+                time.sleep(0.05)
+            yield served
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+            finally:
+                listening.join()
+
+
+def _listen(served: Served) -> None:
+    assert served.process.stderr
+    for line in served.process.stderr:
+        served.said.append(line)
+        if address := re.search(r"^serving .* at (http://\S+)/$", line):
+            served.url = address[1]
+
+
+@pytest.fixture(scope="session")
+def film_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that reads video files."""
+    return make_run(tmp_path_factory.mktemp("runs") / "films", encoders.build("lite").features)
+
+
+@pytest.fixture(scope="session")
+def record_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of features that are not made of video files."""
+    return make_run(tmp_path_factory.mktemp("runs") / "records", FeatureSet(SIZES, "synthetic"))
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four films of 3 seconds, and one of 12."""
+    folder = tmp_path_factory.mktemp("films")
+    for seed, category in enumerate(("Rain:Wind", "Balls:Music", "Rings:Clockwork", "Rain:Music")):
+        render.film(
+            folder / f"{category.replace(':', '-').lower()}.mp4", category, seed, seconds=3, size=(160, 90), fps=5
+        )
+    frame = np.full((48, 64, 3), 90, np.uint8)
+    render.write(folder / "long.mkv", [frame] * 24, None, fps=2)
+    return folder
