@@ -41,7 +41,7 @@ TAXONOMY_HELP = (
 DEFAULT_TAXONOMY_HELP = f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
 WORKERS_HELP = "processes that read ahead"
 UNFOLDED = 10_000  # columns
-RESUMABLE = ("train", "extract", "ensemble", "reproduce", "recommend")
+RESUMABLE = ("train", "extract", "ensemble", "reproduce", "browse", "recommend")
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
 
 
@@ -390,6 +390,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "serve": serve_commands.serve,
     "ensemble": experiment_commands.ensemble,
     "reproduce": experiment_commands.reproduce,
+    "browse": browse_commands.browse,
     "recommend": browse_commands.recommend,
     "taxonomy import": taxonomy_import,
     "taxonomy show": taxonomy_show,

@@ -41,6 +41,7 @@ VERBS = [
     "explain",
     "ensemble",
     "reproduce",
+    "browse",
     "recommend",
     "data",
     "weights",
