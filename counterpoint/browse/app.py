@@ -41,7 +41,9 @@ def build(clips: Clips, hosts: tuple[str, ...] = ()) -> FastAPI:
     Args:
         hosts: names that it answers to, against pages that rebind theirs; none: any.
     """
-    app = FastAPI(title="Counterpoint: browse", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Counterpoint: browse", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     explaining_one = threading.Lock()  # models take memory
 
     def one(number: int) -> int:
@@ -91,8 +93,9 @@ def build(clips: Clips, hosts: tuple[str, ...] = ()) -> FastAPI:
         headers = {"content-disposition": f'attachment; filename="clips.{kind}"'}
         return StreamingResponse(export(clips, chosen, kind), headers=headers, media_type=types[kind])
 
+    @app.get("/", include_in_schema=False)
     @app.get("/{name}", include_in_schema=False)
-    def file(name: str) -> FileResponse:
+    def file(name: str = "") -> FileResponse:
         if name not in FILES:
             raise HTTPException(404, "no such page")
         return FileResponse(FILES[name], headers={"cache-control": "no-cache"})

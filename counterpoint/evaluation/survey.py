@@ -27,15 +27,14 @@ import torch.nn.functional as functional
 from filelock import FileLock, Timeout
 from jaxtyping import Bool, Float, Shaped
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Batch, ClipDataset
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments.predictions import from_log_odds, log_odds
-from counterpoint.models.correlation import Pair
+from counterpoint.models.categorizer import Output
 from counterpoint.run import Run, accelerator, moved, write_json
 
 SURVEY_FILE = "survey.json"
 IDS_SO_FAR = "ids.jsonl"  # one a line until all are known
-SAVED_EVERY = 16  # batches
 VERSION = 1
 
 Numbers = Shaped[np.ndarray, "chosen"] | slice
@@ -161,7 +160,7 @@ def _compute(
     workers: int,
     progress: Callable[[int], None],
 ) -> None:
-    """Answer what is left, and say how far it got every few batches."""
+    """Answer what is left, and say after every batch how far it got."""
     device = accelerator()
     model = run.categorizer().to(device)
     rest = copy.copy(dataset)
@@ -170,46 +169,44 @@ def _compute(
     known = ids.read_text(encoding="utf-8").splitlines(True)[:done] if done else []
     ids.write_text("".join(known), encoding="utf-8")  # a killed process may have written more than it said
     arrays: dict[str, Any] = {}
-    pairs: list[Pair] = []
     with ids.open("a", encoding="utf-8") as names:
-
-        def save() -> None:
-            for array in arrays.values():
-                array.flush()
-            names.flush()
-            write_json(folder / SURVEY_FILE, about | {"done": done, "pairs": pairs})
-
-        for number, batch in enumerate(run.batches(rest, workers=workers) if len(rest) else ()):
+        for batch in run.batches(rest, workers=workers) if len(rest) else ():
             with torch.inference_mode():
                 output = model(moved(batch.tracks, device))
-            told = output.correlation.probability if output.correlation else {}
-            pairs = list(told)
-            each = functional.binary_cross_entropy_with_logits(
-                output.logits.float().cpu(), batch.labels.float(), reduction="none"
-            )
-            figures = np.full((len(batch.ids), 1 + len(pairs)), np.nan, np.float32)
-            if dataset.labelled:
-                figures[:, 0] = each.mean(1)
-            for column, (one, other) in enumerate(pairs, 1):
-                both = (batch.tracks[one].mask.any(1) & batch.tracks[other].mask.any(1)).numpy()
-                figures[both, column] = told[one, other].float().cpu().numpy()[both]
-            parts = {"scores": log_odds(run.probabilities(output.logits)), "figures": figures}
-            if dataset.labelled:
-                parts["labels"] = np.packbits(batch.labels.numpy(), axis=1)
-            if about["vectors"]:
-                parts["vectors"] = output.hidden.float().cpu().numpy().astype(np.float16)
+            pairs = list(output.correlation.probability) if output.correlation else []
+            parts = _parts(run, batch, output, about)
             for name, part in parts.items():
                 if name not in arrays:
                     arrays[name] = _array(folder / f"{name}.npy", (len(dataset), *part.shape[1:]), part.dtype, done)
                 arrays[name][done : done + len(batch.ids)] = part
             names.writelines(json.dumps(clip) + "\n" for clip in batch.ids)
             done += len(batch.ids)
-            if number % SAVED_EVERY == SAVED_EVERY - 1 or done == len(dataset):
-                save()
+            for array in arrays.values():
+                array.flush()
+            names.flush()
+            write_json(folder / SURVEY_FILE, about | {"done": done, "pairs": pairs})
             progress(len(batch.ids))
     told_ids = [json.loads(line).encode() for line in ids.read_text(encoding="utf-8").splitlines()]
     np.save(folder / "ids.npy", np.array(told_ids))
     ids.unlink()
+
+
+def _parts(run: Run, batch: Batch, output: Output, about: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """The rows of a batch's clips in each array."""
+    told = output.correlation.probability if output.correlation else {}
+    figures = np.full((len(batch.ids), 1 + len(told)), np.nan, np.float32)
+    for column, ((one, other), probability) in enumerate(told.items(), 1):
+        both = (batch.tracks[one].mask.any(1) & batch.tracks[other].mask.any(1)).numpy()
+        figures[both, column] = probability.float().cpu().numpy()[both]
+    parts: dict[str, np.ndarray[Any, Any]] = {"scores": log_odds(run.probabilities(output.logits)), "figures": figures}
+    if about["labels"] is not None:
+        logits = output.logits.float().cpu()
+        each = functional.binary_cross_entropy_with_logits(logits, batch.labels.float(), reduction="none")
+        figures[:, 0] = each.mean(1)
+        parts["labels"] = np.packbits(batch.labels.numpy(), axis=1)
+    if about["vectors"]:
+        parts["vectors"] = output.hidden.float().cpu().numpy().astype(np.float16)
+    return parts
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: Any, done: int) -> Any:

@@ -10,7 +10,6 @@ from training.world import LABELLING, TAXONOMY, clips, dataset, run, write
 
 from counterpoint.data.dataset import ClipDataset
 from counterpoint.errors import CounterpointError
-from counterpoint.evaluation import survey as surveying
 from counterpoint.evaluation.survey import folder_name, survey
 from counterpoint.run import Run
 from counterpoint.taxonomy import Label, Labelling, LabelMap
@@ -38,7 +37,6 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         return whole(self, clips, batch_size, workers)
 
     monkeypatch.setattr(Run, "batches", batches)
-    monkeypatch.setattr(surveying, "SAVED_EVERY", 1)
 
 
 def test_it_holds_what_the_model_says(made: Run, data: ClipDataset, tmp_path: Path) -> None:
