@@ -74,8 +74,7 @@ class Rows:
         hidden = self.survey.vectors[clips].astype(np.float32) - self.mean
         weighed = self.survey.probabilities(clips) * self.rarity
         parts = [(1 - self.categories) ** 0.5 * _unit(hidden), self.categories**0.5 * _unit(weighed)]
-        row: Float[np.ndarray, "chosen row"] = np.concatenate(parts, axis=1).astype(np.float32)
-        return row
+        return np.concatenate(parts, axis=1).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def _unit(vectors: Float[np.ndarray, "clip feature"]) -> Float[np.ndarray, "clip feature"]:

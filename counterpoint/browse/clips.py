@@ -162,12 +162,18 @@ class Clips:
         """What is told of some clips, as plain values for JSON."""
         numbers = np.asarray(numbers, np.int64)
         correct = self.correct(level)
+        levels = self.deepest if level is None else np.where(self.deepest < 0, -1, level)
         probability, labels = self.survey.probabilities(numbers), self.survey.labels(numbers)
         parts = zip(numbers.tolist(), probability, labels, strict=True)
-        return [self._one(clip, bool(correct[clip]), p, truth) for clip, p, truth in parts]
+        return [self._one(clip, int(levels[clip]), bool(correct[clip]), p, truth) for clip, p, truth in parts]
 
     def _one(
-        self, clip: int, correct: bool, probability: Float[np.ndarray, "category"], truth: Bool[np.ndarray, "category"]
+        self,
+        clip: int,
+        level: int,
+        correct: bool,
+        probability: Float[np.ndarray, "category"],
+        truth: Bool[np.ndarray, "category"],
     ) -> dict[str, Any]:
         shard, record = self.dataset.where[clip]
         name = self.survey.name(clip)
@@ -180,7 +186,8 @@ class Clips:
             "record": self.dataset.shards[shard].number(int(record)),
             "truth": [self._said(i, probability, truth) for i in self._leaves(truth)],
             "predictions": [self._said(i, probability, truth) for i in self._best(probability)],
-            "correct": correct if self.deepest[clip] >= 0 else None,
+            "level": level if level >= 0 else None,
+            "correct": correct if level >= 0 else None,
             "loss": float(self.loss[clip]),
             "surprise": float(self.surprise[clip]),
             "correlation": {pair: value if value == value else None for pair, value in pairs},

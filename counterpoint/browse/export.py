@@ -47,7 +47,7 @@ def save(clips: Clips, chosen: Filter, path: Path) -> int:
 
 def _csv(clips: Clips, pieces: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
     pairs = clips.survey.pairs
-    names = ["id", "link", "shard", "record", "truth", "predictions", "correct", "loss", "surprise"]
+    names = ["id", "link", "shard", "record", "truth", "predictions", "level", "correct", "loss", "surprise"]
     yield _line([*names, *(f"correlation of {pair}" for pair in pairs)])
     for piece in pieces:
         rows = ""

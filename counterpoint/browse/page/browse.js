@@ -1,7 +1,7 @@
 // The list of clips: what is asked for stands in the address, so that it can be kept, sent and gone back to.
 
 import { byId, el, show } from "./dom.js";
-import { categories, figures, openClip } from "./clip.js";
+import { categories, figures, openClip, watched } from "./clip.js";
 
 const SIZE = 25;
 const FIELDS = ["role", "verdict", "level", "low", "high", "search"];
@@ -93,7 +93,7 @@ function line(clip, place) {
   to.set("clip", place);
   const link = el("a", { href: `?${to}`, on: { click: event => followed(event, { clip: place }) } }, clip.id);
   return el("li", {}, el("div", { class: "line" },
-    el("header", {}, link, ...figures(clip)),
+    el("header", {}, link, ...figures(clip), watched(clip)),
     el("div", { class: "said" }, el("h3", {}, "Labels"), categories(clip.truth, "truth")),
     el("div", { class: "said" }, el("h3", {}, "Model"), categories(clip.predictions, "model"))));
 }

@@ -27,9 +27,10 @@ export function categories(listed, by) {
 
 export function figures(clip) {
   const figure = (what, value) => el("span", { class: "figure" }, `${what} `, el("b", {}, value));
-  const told = { true: ["correct", "✓ right"], false: ["wrong", "✗ wrong"], null: ["", "no labels"] }[String(clip.correct)];
+    const [sort, told] = { true: ["right", "✓ right"], false: ["wrong", "✗ wrong"], null: ["", "no labels"] }[String(clip.correct)];
+  const at = clip.level === null ? "" : ` at level ${clip.level}`;
   return [
-    el("span", { class: `verdict ${told[0]}` }, told[1]),
+    el("span", { class: `verdict ${sort}` }, told + at),
     figure("loss", clip.loss.toFixed(4)),
     figure("surprise", clip.surprise.toFixed(2)),
     ...Object.entries(clip.correlation).map(([pair, value]) =>
@@ -37,13 +38,15 @@ export function figures(clip) {
   ];
 }
 
+// YouTube-8M's own ids are told apart from YouTube's, which the data set's site knows.
+export const watched = clip => clip.link && el("a", { class: "watch", href: clip.link, target: "_blank", rel: "noopener noreferrer" },
+  clip.link.includes("youtube.com") ? "YouTube" : "YouTube id", el("span", { class: "unseen" }, ` of ${clip.id}, another site`));
+
 export function openClip(host, clip, steps, ask) {
   const why = el("section", { id: "why" }, el("h2", {}, "Why"), el("p", { class: "dim" }, "Asking the model ..."));
-  const watched = clip.link && el("a", { href: clip.link, target: "_blank", rel: "noopener noreferrer" },
-    clip.link.includes("youtube.com") ? "Watch on YouTube" : "Its YouTube id (data.yt8m.org)");
   host.replaceChildren(steps,
     el("h1", { id: "clip-name", tabindex: "-1" }, clip.id),
-    el("p", { class: "facts" }, ...figures(clip), el("span", { class: "figure" }, `${clip.shard}, record ${clip.record}`), watched),
+    el("p", { class: "facts" }, ...figures(clip), el("span", { class: "figure" }, `${clip.shard}, record ${clip.record}`), watched(clip)),
     el("div", { class: "pair said" },
       el("div", {}, el("h2", {}, "Labels"), categories(clip.truth, "truth")),
       el("div", {}, el("h2", {}, "Model"), categories(clip.predictions, "model"))),
@@ -99,6 +102,8 @@ function heat(one) {
   }));
 }
 
+const digits = value => value.toFixed(3).replace("-", "−");
+
 // The same where there is one step: a bar for each, with a mark where it was before it heard the other.
 function units(one, modality) {
   const value = (part, i) => one.rows[part][i][0];
@@ -107,5 +112,5 @@ function units(one, modality) {
     el("span", { class: "dim number" }, number),
     el("span", { class: "bar", "aria-hidden": "true", style: { "--kept": Math.abs(value("after", i)) / largest, "--was": Math.abs(value("before", i)) / largest } },
       el("i", {}), el("b", {})),
-    el("span", { class: "number" }, `${value("before", i).toFixed(2)} → ${value("after", i).toFixed(2)}`))));
+    el("span", { class: "number" }, `${digits(value("before", i))} → ${digits(value("after", i))}`))));
 }
