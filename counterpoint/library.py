@@ -74,11 +74,11 @@ class Rows:
         hidden = self.survey.vectors[clips].astype(np.float32) - self.mean
         weighed = self.survey.probabilities(clips) * self.rarity
         parts = [(1 - self.categories) ** 0.5 * _unit(hidden), self.categories**0.5 * _unit(weighed)]
-        return np.concatenate(parts, axis=1).astype(np.float32)  # type: ignore[no-any-return]
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _unit(vectors: Float[np.ndarray, "clip feature"]) -> Float[np.ndarray, "clip feature"]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 def chunks(count: int) -> list[slice]:

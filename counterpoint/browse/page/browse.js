@@ -6,7 +6,7 @@ import { categories, figures, openClip, watched } from "./clip.js";
 const SIZE = 25;
 const FIELDS = ["role", "verdict", "level", "low", "high", "search"];
 const form = document.querySelector("#filters form");
-let about, asked = 0, timer;
+let about, asked = 0, timer, waiting = {};
 
 const state = () => new URLSearchParams(location.search);
 
@@ -140,7 +140,7 @@ function tree(words = "") {
   if (words) {
     const wanted = words.toLowerCase().split(/\s+/);
     const found = paths.map((_, i) => i).filter(i => wanted.every(word => paths[i].toLowerCase().includes(word)));
-    const rows = found.slice(0, 100).map(i => el("li", {}, choice(i, paths[i])));
+    const rows = found.slice(0, 100).map(i => el("li", { class: "found" }, choice(i, paths[i].replaceAll(":", " › "))));
     return byId("tree").replaceChildren(el("ul", {}, ...(rows.length ? rows : [el("li", { class: "dim" }, "no category of that name")])));
   }
   const children = new Map();
@@ -160,10 +160,14 @@ function tree(words = "") {
 // --- what happens ----------------------------------------------------------------------------------------------------
 
 function changed(event) {
-  clearTimeout(timer);
   const { name, value } = event.target;
   if (!FIELDS.includes(name)) return;
-  timer = setTimeout(() => go({ [name]: name === "role" && value === "truth" ? "" : value, page: null, clip: null }), event.type === "input" ? 250 : 0);
+  waiting[name] = name === "role" && value === "truth" ? "" : value;
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    go({ ...waiting, page: null, clip: null });
+    waiting = {};
+  }, event.type === "input" ? 250 : 0);
 }
 
 async function start() {

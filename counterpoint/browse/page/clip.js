@@ -60,7 +60,10 @@ function explain(why, told) {
   if (!why.isConnected) return;
   const timeline = el("div", { id: "timeline", role: "slider", tabindex: "0", "aria-label": "Second of the clip", "aria-valuemin": "0" });
   const readout = el("p", { id: "readout", class: "number" });
-  const weights = el("section", { id: "weights" }, el("h2", {}, "Weights in the last layer"));
+  const row = Object.values(told.timelines)[0]?.row ?? "row", seconds = Object.values(told.timelines).some(one => one.present.length > 1);
+  const weights = el("section", { id: "weights" }, el("h2", {}, "Weights in the last layer"), el("p", { class: "dim" }, seconds
+    ? `Each line is one ${row}, from left to right by second; the stronger its colour, the larger its weight, and red is negative.`
+    : `Each bar is one ${row}'s weight; the mark is where it was before it heard another modality.`));
   why.replaceChildren(el("h2", {}, "What would change the answer"), changes(told), el("section", {}, el("h2", {}, "Over time"), timeline, readout), weights);
   const line = new Timeline(timeline, readout, at => line.place(at));
   if (!line.load(told)) timeline.parentElement.replaceChildren(el("h2", {}, "Over time"),
@@ -98,7 +101,7 @@ function heat(one) {
       paper.fillStyle = value < 0 ? less : ink;
       paper.fillRect(x, y, 1, 1);
     }));
-    return el("figure", {}, canvas, el("figcaption", {}, `${text} (${one.row}s ${one.numbers[0]} to ${one.numbers.at(-1)}, by second)`));
+    return el("figure", {}, canvas, el("figcaption", {}, text));
   }));
 }
 
