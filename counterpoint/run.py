@@ -11,6 +11,7 @@
 ``epochs.csv``           loss and metrics of each epoch; the same for TensorBoard in ``tensorboard/``
 ``checkpoints/``         where an interrupted training goes on
 ``evaluation/``          what `counterpoint evaluate` and `counterpoint tower` found
+``survey/``              what the model says of clips that were browsed, by data set
 =======================  ==============================================================
 """
 

@@ -242,7 +242,7 @@ def test_command_errors(world: Path, capsys: pytest.CaptureFixture[str], history
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_tower_recommends_nothing(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_library_of_one_clip(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "mute.tfrecord", clip("mute", [10], video=codes(2, SIZES["video"])))
     assert command(world, "--history", "mute", "--library", tmp_path / "mute.tfrecord") == 0
-    assert "mute" in capsys.readouterr().out  # alone in its library: nothing is left to recommend
+    assert "mute" in capsys.readouterr().out  # nothing is left to recommend

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -52,6 +53,14 @@ class Filter:
     search: str = ""
     sort: Sort = "loss"
     reverse: bool = False
+
+    @property
+    def query(self) -> str:
+        """The part of the page's address that asks for this; empty where nothing is asked for."""
+        asked = {name: value for name, value in vars(self).items() if value != getattr(Filter, name)}
+        if asked.pop("reverse", False):
+            asked["sort"] = f"{self.sort}-"
+        return f"?{urlencode(asked)}" if asked else ""
 
 
 class Clips:

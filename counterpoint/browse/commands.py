@@ -34,13 +34,14 @@ def browse(args: Namespace) -> int:
     with cli._progress("looking at the clips", len(dataset)) as advance:
         answers = survey(run, dataset, folder, workers=args.workers, progress=advance)
     clips = Clips(run, dataset, answers)
+    clips.choose(chosen)  # which says what cannot be asked for
     if args.export:
         from counterpoint.browse.export import save
 
         count = save(clips, chosen, Path(args.export))
         cli._say(f"{args.export}: {count:,} of {len(clips):,} clips")
         return 0
-    server(clips, args.host, args.port, cli._say)
+    server(clips, args.host, args.port, chosen.query, cli._say)
     return 0
 
 
@@ -109,7 +110,7 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
     sub.add_argument("--port", type=int, default=PORT, help="0: any that is free")
     sub.add_argument("--export", default=None, metavar="FILE", help="write the list as .csv or .json instead")
     sub.add_argument(
-        "--category", default=None, metavar="PATH", help="such as Food:Recipe; only for --export, as below"
+        "--category", default=None, metavar="PATH", help="such as Food:Recipe; this and what follows the page begins with, and --export writes"
     )
     told = "what the category is: true, named by the model, true and not named (missed), named and not true (false)"
     sub.add_argument("--role", choices=["truth", "named", "missed", "false", "either"], default="truth", help=told)

@@ -11,8 +11,12 @@ from counterpoint.serve.commands import LOCAL, _is_loopback
 from counterpoint.serve.server import bind
 
 
-def serve(clips: Clips, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(clips: Clips, host: str, port: int, query: str, say: Callable[[str], None]) -> None:
     """Serve until interrupted.
+
+    Args:
+        query: what the page that is named begins with.
+        say: is told where the page is.
 
     Raises:
         CounterpointError: the address cannot be listened at.
@@ -30,6 +34,6 @@ def serve(clips: Clips, host: str, port: int, say: Callable[[str], None]) -> Non
             server_header=False,
             timeout_graceful_shutdown=5,
         )
-        say(f"{len(clips):,} clips at http://{where}:{number}/ (Ctrl-C ends it)")
+        say(f"{len(clips):,} clips at http://{where}:{number}/{query} (Ctrl-C ends it)")
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[socket])

@@ -92,7 +92,7 @@ def server(world: World) -> Iterator[str]:
     said = []
     for line in process.stderr:
         said.append(line)
-        if address := re.search(r"60 clips at (http://127\.0\.0\.1:\d+/)", line):
+        if address := re.search(r"60 clips at (http://127\.0\.0\.1:\d+/) ", line):
             break
     else:
         pytest.fail(f"the server did not start: {said}")

@@ -45,6 +45,13 @@ def test_filters_and_orders(known: Clips, chosen: dict[str, object], expected: s
     assert names(known, **chosen) == expected
 
 
+def test_the_address_of_a_filter() -> None:
+    assert Filter().query == ""
+    asked = Filter(category="Food:Ice & cream", verdict="wrong", low=0.5, sort="surprise", reverse=True)
+    assert asked.query == "?category=Food%3AIce+%26+cream&verdict=wrong&low=0.5&sort=surprise-"
+    assert Filter(level=0, reverse=True).query == "?level=0&sort=loss-"
+
+
 def test_what_cannot_be_asked_for(known: Clips) -> None:
     with pytest.raises(CounterpointError, match="no category 'Foot'"):
         known.choose(Filter(category="Foot"))
