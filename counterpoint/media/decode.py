@@ -33,6 +33,7 @@ FORMATS = (
 )
 UNSPECIFIED = (0, 2)  # colour spaces that say nothing
 HIGH_DEFINITION = 720  # lines, from which on a picture that says nothing about its colours has BT.709's
+NO_MEMORY = "get_buffer() failed"
 
 Frame = UInt8[np.ndarray, "height width 3"]
 Size = Callable[[float, float], tuple[int, int]]
@@ -165,7 +166,9 @@ class Video:
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             try:
                 frames = packet.decode()
-            except av.FFmpegError:
+            except av.FFmpegError as error:
+                if any(NO_MEMORY in message for _, _, message in self._log[-8:]):  # FFmpeg calls the packet damaged
+                    raise CounterpointError(f"{self.path}: its pictures take more memory than is allowed") from error
                 self._damaged += 1
                 continue
             for frame in frames:

@@ -5,7 +5,6 @@ Who may ask, how much may be sent and how many may wait is decided before (`coun
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile
@@ -18,12 +17,10 @@ from counterpoint import __version__
 from counterpoint.errors import CounterpointError
 from counterpoint.serve import answers
 from counterpoint.serve.answers import problems
-from counterpoint.serve.gate import Gate, problem
+from counterpoint.serve.gate import PAGE, Gate, problem
 from counterpoint.serve.service import Service
 from counterpoint.serve.settings import RefusedError
 
-PAGE = Path(__file__).with_name("page")
-"""index.html, page.css and page.js, which are all that is served of files beside the examples."""
 LONGEST_WAIT = 60.0  # seconds
 
 Wait = Annotated[

@@ -41,6 +41,9 @@ CLIP = "clip.tfrecord"
 PROGRESS = "progress"
 THUMBNAIL = (160, 160)  # pixels at most
 
+NO_MEMORY = ("allocate memory", "could not create a primitive")  # as PyTorch and oneDNN say it
+STARTING = 60.0  # seconds that a new child may take before it begins with a file
+
 T = TypeVar("T")
 
 
@@ -130,10 +133,11 @@ class _Child:
         await self.do(None, _ready)
 
     async def do(self, seconds: float | None, function: Callable[..., T], *args: Any) -> T:
+        longest = None if seconds is None else seconds + STARTING
         for patience in (True, False):
             try:
-                future = self.pool.schedule(function, args, timeout=seconds)
-                return await asyncio.wrap_future(future)
+                async with asyncio.timeout(longest):
+                    return await asyncio.wrap_future(self.pool.schedule(function, args, timeout=seconds))
             except TimeoutError:
                 raise CrashedError(422, f"took more than {seconds:g} s") from None
             except ProcessExpired as error:
@@ -220,7 +224,7 @@ def _encode(task: Task, seconds: int, pixels: int) -> list[str] | _No:
     except CounterpointError as error:
         return _No(422, str(error).removeprefix(f"{task.path}: "))
     except Exception as error:
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        if isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY):
             return _No(422, "decoding it takes more memory than is allowed")
         return _No(422, f"{type(error).__name__}: {error}")
 

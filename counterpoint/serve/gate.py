@@ -7,6 +7,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
@@ -17,7 +18,9 @@ from counterpoint.serve.service import Service
 from counterpoint.serve.settings import MEGABYTE, RefusedError
 
 UPLOADS = ("/v1/categorize", "/v1/categorize/batch")
-OPEN = ("/healthz", "/openapi.json", "/", "/index.html", "/page.css", "/page.js")
+PAGE = Path(__file__).with_name("page")
+"""The page's files, which are all that is served of files beside the examples."""
+OPEN = frozenset({"/healthz", "/openapi.json", "/"} | {f"/{path.name}" for path in PAGE.iterdir()})
 """What needs no key: the page asks for it, and whoever watches over the server has none."""
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 PATIENCE = 30.0  # seconds without a byte of an upload

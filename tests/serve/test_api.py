@@ -358,7 +358,7 @@ def test_survives_its_children(server: Served, films: Path, tmp_path: Path, stag
 def children(process: int) -> list[int]:
     """The processes that decode."""
     found = subprocess.run(
-        ["ps", "-o", "pid=", "-o", "args=", "--ppid", str(process)], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-o", "pid=", "-o", "args=", "--ppid", str(process)], capture_output=True, text=True, check=True
     )
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
 

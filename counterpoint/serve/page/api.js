@@ -18,8 +18,9 @@ export function inWords(problem) {
     404: ["The server no longer knows this clip", "It keeps answers for a while only. Choose the file again."],
     408: ["The upload took too long", "Try again on a faster connection, or with a smaller file."],
     413: ["That is more than this server takes", "Cut the video, or save it smaller, and try again."],
-    422: ["The file could not be used", "See whether it plays on your computer; if so, save it again as MP4. For feature "
-      + "records, add the features.json that lies beside them."],
+    422: ["The file could not be used", problem.message.includes(".tfrecord")
+      ? "Choose it again, together with the features.json that lies beside it."
+      : "See whether it plays on your computer; if so, save it again as MP4."],
     429: ["The server has its hands full", problem.after
       ? `Try again in ${problem.after} ${problem.after === 1 ? "second" : "seconds"}.` : "Try again in a little while."],
     503: ["The server is about to stop", "Try again in a minute."],

@@ -8,7 +8,7 @@ function fill(element, attributes, children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.filter(child => child !== null && child !== undefined));
+  element.append(...children.filter(child => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -26,10 +26,14 @@ export function show(element, shown = true) {
 }
 
 const NAMES = { video: "picture", audio: "sound", text: "words", joined: "picture and sound" };
-export const ORDER = Object.keys(NAMES);
+const ORDER = Object.keys(NAMES);
+const place = name => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
 export const called = modality => NAMES[modality] ?? modality;
 export const coloured = modality => (ORDER.includes(modality) ? modality : "joined");
+export const spaced = path => path.replaceAll(":", " › ");
 export const capital = text => text[0].toUpperCase() + text.slice(1);
+
+export const inOrder = names => [...names].sort((a, b) => place(a) - place(b));
 
 export const signed = change => `${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(2)}`;
 

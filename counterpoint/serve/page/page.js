@@ -1,10 +1,11 @@
 // The page: from a file, an example or an address (#clip/JOB) to an answer and why it was given.
 
+import { attended, headline, outcome } from "./answer.js";
 import * as api from "./api.js";
-import { byId, called, capital, clock, coloured, duration, el, show, signed, size } from "./dom.js";
+import { byId, called, coloured, duration, el, show, size } from "./dom.js";
 import { Player } from "./player.js";
 import { Timeline } from "./timeline.js";
-import { Tree, alsoIn, best, changed, code, sure } from "./tree.js";
+import { Tree } from "./tree.js";
 
 const POLL = 0.5; // seconds
 const PATIENCE = 4; // polls that may go unanswered
@@ -126,7 +127,7 @@ async function open(job) {
 async function result(clip) {
   const signal = scene("result"), { answer } = clip;
   [current, explanation] = [clip, null];
-  headline(answer);
+  headline(answer, about.tower);
   tree = new Tree(byId("tree"), answer.categories);
   choose(null);
   for (const id of ["timeline", "readout", "legend", "no-timeline"]) show(byId(id), false);
@@ -136,7 +137,11 @@ async function result(clip) {
   say(`${answer.name}: ${byId("best").textContent}. ${byId("verdict").textContent}`);
   made(answer.made_by);
   others();
-  player.load({ url: await source(clip, signal), seconds: answer.seconds, pictured: answer.modalities.includes("video"), stills: [] });
+  const url = await source(clip, signal).catch(problem => {
+    if (problem.name === "AbortError") throw problem;
+    return null; // the answer stands without its film
+  });
+  player.load({ url, seconds: answer.seconds, pictured: answer.modalities.includes("video"), stills: [] });
   try {
     const told = await api.explanation(clip.job, null, signal);
     explanation = told;
@@ -156,42 +161,6 @@ async function source(clip, signal) {
   return clip.url ?? null;
 }
 
-function headline(answer) {
-  const path = best(answer.categories), leaf = path.at(-1);
-  const { name, seconds, modalities } = answer;
-  byId("name").textContent = [name, duration(seconds), modalities.length ? modalities.map(called).join(" and ") : "nothing"].join(" · ");
-  document.title = leaf ? `${leaf.name} · ${name} · Counterpoint` : "Counterpoint";
-  byId("best").replaceChildren(...headed(path));
-  const also = alsoIn(answer.categories, path).slice(0, 4);
-  show(byId("also"), also.length > 0);
-  byId("also").textContent = `Also ${also.map(each => `${each.path.replaceAll(":", " › ")} ${each.probability.toFixed(2)}`).join(", ")}`;
-  byId("verdict").replaceChildren(...verdict(answer));
-  show(byId("notes"), answer.notes.length > 0);
-  byId("notes").replaceChildren(...answer.notes.map(note => el("li", {}, note)));
-}
-
-function headed(path) {
-  const leaf = path.at(-1);
-  if (!leaf) return ["Nothing"];
-  const above = path.slice(0, -1).map(category => `${category.name} › `).join("");
-  return [
-    el("span", { class: "above" }, sure(path) ? above : `Not sure; perhaps ${above}`),
-    el("span", { class: "leaf" }, leaf.name), " ",
-    el("span", { class: "told" }, el("span", { class: "number" }, leaf.probability.toFixed(2)), " ", code(leaf)),
-  ];
-}
-
-function verdict({ correlation, modalities }) {
-  const told = correlation["audio and video"];
-  if (about && !about.tower) return [el("span", { class: "dim" }, "Whether sound and picture belong together, this model cannot tell: it has no correlation tower.")];
-  const missing = ["audio", "video"].find(modality => !modalities.includes(modality));
-  if (missing) return [el("span", { class: "dim" }, `There is no ${called(missing)}, so nothing to belong together.`)];
-  if (told === undefined) return [];
-  const words = told >= 0.6 ? "Sound and picture belong together" : told > 0.4 ? "Sound and picture may or may not belong together"
-    : "Sound and picture do not belong together";
-  return [`${words}: `, el("b", { class: "number" }, told.toFixed(2))];
-}
-
 function why(clip, told) {
   const { answer } = clip;
   const drawn = timeline.load(told);
@@ -204,23 +173,10 @@ function why(clip, told) {
   show(document.querySelector("#legend .whether"), timeline.heard);
   byId("no-timeline").textContent = drawn ? "In this model, nothing that one hears changes the other's weights."
     : "No timeline: this clip is one step long.";
-  byId("attended").replaceChildren(...Object.keys(told.timelines).sort().reverse().map(modality => attended(told, modality)).filter(Boolean));
+  byId("attended").replaceChildren(...attended(told, second => player.seek(second)));
   offer();
   player.told();
   if (!answer.modalities.includes("video")) byId("screen").hidden = true;
-}
-
-function attended(told, modality) {
-  const seconds = told.attended.filter(each => each.modality === modality);
-  if (!seconds.length || told.timelines[modality].present.length < 2) return null;
-  const item = each => el("li", {}, el("button", {
-    type: "button", "aria-label": `Go to ${clock(each.second)}, ${Math.round(100 * each.share)} % of the strongest weight`,
-    on: { click: () => player.seek(each.second) },
-  }, each.thumbnail ? el("img", { src: each.thumbnail, alt: "" }) : el("span", { class: "blank" }),
-  el("span", { class: "number" }, clock(each.second)),
-  el("i", { class: coloured(modality), style: { "--share": each.share }, "aria-hidden": "true" })));
-  return el("section", {}, el("h3", { class: coloured(modality) }, `Where the ${called(modality)} counts most`),
-    el("ol", {}, ...seconds.map(item)));
 }
 
 // --- what if ---------------------------------------------------------------------------------------------------------
@@ -268,23 +224,12 @@ async function choose(chosen) {
     const changes = new Map(told.categories.map((category, i) => [category.id, change.changes[i]]));
     player.effect({ what, modality, url });
     tree.what(changes);
-    became.replaceChildren(...outcome(what, modality, other, changes));
+    became.replaceChildren(...outcome(current.answer.categories, modality, other, changes));
   } catch (problem) {
     if (problem.name === "AbortError") return;
     choose(null);
     became.textContent = `${api.inWords(problem).title}: ${problem.message}`;
   }
-}
-
-function outcome(what, modality, other, changes) {
-  const { categories } = current.answer, was = best(categories).at(-1), now = best(changed(categories, changes)).at(-1);
-  const how = other ? `With the ${called(modality)} of ${other.name}` : `Without its ${called(modality)}`;
-  const change = changes.get(was.id);
-  const kept = was.id === now.id;
-  return [
-    `${how} it would ${kept ? "still " : ""}be `, el("b", {}, now.path.replaceAll(":", " › ")), ` ${now.probability.toFixed(2)}`,
-    kept ? ` (${signed(change)}).` : `; ${was.name} ${was.probability.toFixed(2)} becomes ${(was.probability + change).toFixed(2)}.`,
-  ];
 }
 
 // --- around it -------------------------------------------------------------------------------------------------------
@@ -294,13 +239,15 @@ function others() {
   const started = !byId("start").hidden;
   show(byId("others"), rest.length > 0);
   byId("others").querySelector("h2").textContent = started ? "Or try one of these" : "Other clips";
+  const seen = rest.some(clip => clip.thumbnail);
+  byId("others").classList.toggle("plain", !seen);
   byId("others").querySelector("ul").replaceChildren(...rest.map(clip => el("li", {}, el("a", { href: `#clip/${encodeURIComponent(clip.job)}` },
-    clip.thumbnail ? el("img", { src: clip.thumbnail, alt: "" }) : el("span", { class: "blank" }),
+    clip.thumbnail ? el("img", { src: clip.thumbnail, alt: "" }) : seen && el("span", { class: "blank" }),
     el("span", {}, clip.name ?? "a clip")))));
 }
 
 function made(by) {
-  byId("made").textContent = `Model ${by.model} · taxonomy ${by.taxonomy} · features ${by.features.encoder || by.features.fingerprint}`;
+  byId("made").textContent = `${by.run} (${by.recipe}) · model ${by.model} · taxonomy ${by.taxonomy} · features ${by.features.encoder || by.features.fingerprint}`;
 }
 
 function route() {
@@ -319,6 +266,7 @@ async function begin() {
     const limits = `up to ${duration(about.max_seconds)} and ${size(about.max_bytes)}`;
     byId("limits").textContent = about.videos ? `Any usual format, ${limits}; or a feature record with its features.json`
       : `This run reads feature records alone: .tfrecord files, with the features.json beside them, up to ${size(about.max_bytes)}`;
+    byId("kind").textContent = about.videos ? "video" : "feature record";
     made(about.made_by);
     for (const example of await api.examples()) clips.set(example.job, { ...clips.get(example.job), ...example });
     await route();

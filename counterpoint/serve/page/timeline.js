@@ -1,6 +1,6 @@
 // The weights of each modality before and after influence, and the correlation, by second; a slider over time.
 
-import { ORDER, called, capital, clock, coloured, el, show, svg } from "./dom.js";
+import { called, capital, clock, coloured, el, inOrder, show, svg } from "./dom.js";
 
 const TALL = 46, LABEL = 20, GAP = 12, AXIS = 22; // px
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
@@ -24,9 +24,7 @@ function steps(values, x, y, floor = null) {
 }
 
 function lanesOf(explanation) {
-  const place = name => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
-  const names = Object.keys(explanation.timelines).sort((a, b) => place(a) - place(b));
-  const lanes = names.map(name => {
+  const lanes = inOrder(Object.keys(explanation.timelines)).map(name => {
     const { present, before, after } = explanation.timelines[name];
     const there = values => values.map((value, second) => (present[second] ? value : null));
     const lane = { name: called(name), colour: coloured(name), before: there(before), after: there(after) };
@@ -103,8 +101,8 @@ export class Timeline {
     if (lane.colour === "together") {
       parts.push(svg("line", { class: "half", x1: 0, x2: width, y1: y(0.5), y2: y(0.5) }));
     } else parts.push(svg("path", { class: `area ${lane.colour}`, d: steps(lane.after, x, y, floor) }));
-    parts.push(svg("path", { class: `after ${lane.colour}`, d: steps(lane.after, x, y) }));
     if (lane.heard) parts.push(svg("path", { class: "before", d: steps(lane.before, x, y) }));
+    parts.push(svg("path", { class: `after ${lane.colour}`, d: steps(lane.after, x, y) }));
     return parts;
   }
 

@@ -94,7 +94,7 @@ export class Tree {
       row.bar.style.setProperty("--kept", Math.min(was, now));
       row.bar.style.setProperty("--moved", Math.abs(change));
       row.bar.classList.toggle("lost", change < 0);
-      show(row.item, list.all || place < 2 || Math.max(was, now) >= FAINT);
+      show(row.item, list.all || place < 1 || Math.max(was, now) >= FAINT);
     });
     const hidden = list.rows.filter(row => row.item.hidden).length;
     list.more.textContent = `${hidden} more below ${FAINT}`;

@@ -1,0 +1,203 @@
+"""A load test of `counterpoint serve` on loopback, against calling the library directly, in one run.
+
+    python benchmarks/serving.py [--films 48] [--records 600] [--workers N] [--clients 16]
+
+* Films: short video files, sent by many clients at once, and the same files given to the library's own extraction and
+  prediction with as many workers (which are warm in both cases).
+* Records: feature records of a minute, one a request, and the same predicted by the library: one at a time, as requests
+  come, and in batches of 32.
+* Every answer is compared with what the library says of its clip, so that none is lost or mixed up.
+* Memory: the server's and its children's resident set after a third of each kind of requests, and at the end.
+
+The model is `nv-cm` in full size over the shipped 640 categories; its weights are random, which costs what trained ones
+cost. Server, children and clients share the machine's cores.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from counterpoint.data.clip import Clip
+from counterpoint.data.features import FEATURES_FILE
+from counterpoint.data.tfrecord import Writer
+from counterpoint.data.youtube8m import encode, parse
+from counterpoint.media import encoders, render
+from counterpoint.media.decode import DEFAULT
+from counterpoint.media.encoders import Encoded
+from counterpoint.media.extract import Source, encode_all
+from counterpoint.recipes import RECIPES
+from counterpoint.run import Run
+from counterpoint.serve.predicting import BATCH, Predictor, WarmRun
+from counterpoint.taxonomy.mapping import youtube8m
+
+DIFFERENT = 12  # films; more are copies of them
+SECONDS = 4  # of a film
+STEPS = 60  # of a record
+TOLERANCE = 1e-4
+
+
+class Server:
+    """The real server, in a process of its own."""
+
+    def __init__(self, run: Path, workers: int) -> None:
+        command = [sys.executable, "-m", "counterpoint.cli", "serve", str(run), "--port", "0"]
+        command += ["--workers", str(workers), "--capacity", "100000", "--keep-jobs", "100"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr
+        line = self.process.stderr.readline()
+        address = re.search(r"http://\S+", line)
+        assert address, line
+        self.client = httpx.Client(base_url=address[0], timeout=600, limits=httpx.Limits(max_connections=None))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def megabytes(self) -> float:
+        """Resident memory of the server and its children."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        processes = [str(self.process.pid), *children]
+        pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in processes)
+        return pages * os.sysconf("SC_PAGESIZE") / 1e6
+
+    def ask(self, path: Path, features: str) -> dict[str, float]:
+        """The probabilities by path."""
+        with path.open("rb") as file:
+            data = {"features": features} if features else {}
+            answer = self.client.post("/v1/categorize?wait=60&top=1000", files={"file": (path.name, file)}, data=data)
+        answer.raise_for_status()
+        assert answer.status_code == 200, "not done within a minute"
+        return {category["path"]: category["probability"] for category in answer.json()["categories"]}
+
+
+def sent(server: Server, paths: Sequence[Path], features: str, clients: int) -> tuple[float, list[dict[str, float]]]:
+    """Clips a second, and the answers."""
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(lambda path: server.ask(path, features), paths))
+    return len(paths) / (time.perf_counter() - begun), answers
+
+
+def extracted(paths: Sequence[Path], workers: int) -> tuple[float, dict[str, Clip]]:
+    """Clips a second from when all workers are warm, and the clips."""
+    clips: dict[str, Clip] = {}
+    warm = 2 * workers
+    begun = 0.0
+    sources = [Source(f"{number}/{path.name}", path) for number, path in enumerate([paths[0]] * warm + list(paths))]
+    for number, (source, encoded) in enumerate(encode_all(sources, encoders.LITE, workers, DEFAULT, 600), 1):
+        assert isinstance(encoded, Encoded)
+        clips[source.path.name] = encoded.clip
+        begun = time.perf_counter() if number == warm else begun
+    return len(paths) / (time.perf_counter() - begun), clips
+
+
+def predicted(predictor: Predictor, paths: Sequence[Path], batch: int) -> float:
+    """Clips a second, from the record's bytes."""
+    begun = time.perf_counter()
+    for first in range(0, len(paths), batch):
+        predictor.predict_all([parse(path.read_bytes()[12:-4]) for path in paths[first : first + batch]])
+    return len(paths) / (time.perf_counter() - begun)
+
+
+def check(run: Run, predictor: Predictor, clips: Sequence[Clip], answers: Sequence[dict[str, float]]) -> None:
+    for clip, answer in zip(clips, answers, strict=True):
+        (said,) = predictor.predict_all([clip])
+        for path, expected in zip(run.labelling.taxonomy.paths, said.probabilities, strict=True):
+            assert abs(answer[path] - expected) < TOLERANCE, f"{clip.id}: {path} {answer[path]}, not {expected}"
+
+
+def timed(table: Table, name: str, ways: dict[str, Callable[[], float]], repeats: int) -> None:
+    """Each way in turn, some times; the best of each, and the server's share of the others."""
+    rates = {way: max(measured) for way, measured in _in_turn(ways, repeats).items()}
+    served = rates["HTTP"]
+    for way, rate in rates.items():
+        table.add_row(name, way, f"{rate:.1f}", "" if way == "HTTP" else f"{served / rate:.2f}")
+
+
+def _in_turn(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    measured: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, measure in ways.items():
+            measured[way].append(measure())
+    return measured
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--films", type=int, default=48)
+    parser.add_argument("--records", type=int, default=600)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=2)
+    args = parser.parse_args()
+    console = Console()
+    table = Table("what", "way", "clips a second", "HTTP / way")
+    memory: dict[str, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        lite = encoders.build(encoders.LITE)
+        torch.manual_seed(0)
+        plain = Run(folder / "run", RECIPES["nv-cm"], youtube8m(), lite.features)
+        plain.save()
+        plain.save_weights(plain.build())
+        run = WarmRun.load(folder / "run")
+        predictor = Predictor(run)
+        server = Server(folder / "run", args.workers)
+        console.print(f"rendering {DIFFERENT} films of {SECONDS} s", highlight=False)
+        films = [folder / f"{number}.mp4" for number in range(DIFFERENT)]
+        for number, path in enumerate(films):
+            render.film(path, render.CATEGORIES[number % len(render.CATEGORIES)], number, SECONDS)
+        films = [films[number % DIFFERENT] for number in range(args.films)]
+        lite.features.save(folder)
+        features = (folder / FEATURES_FILE).read_text(encoding="utf-8")
+        random = np.random.default_rng(0)
+        records, clips = [], []
+        for number in range(args.records):
+            codes = {
+                name: random.integers(0, 256, (STEPS, size), np.uint8) for name, size in run.features.sizes.items()
+            }
+            clips.append(Clip(f"clip {number}", np.zeros(0, np.int64), codes))
+            records.append(folder / f"{number}.tfrecord")
+            with Writer(records[-1]) as writer:
+                writer.write(encode(clips[-1]))
+        try:
+            for name, paths, told in (("films", films, ""), ("records", records, features)):
+                third = len(paths) // 3
+                _, first = sent(server, paths[:third], told, args.clients)
+                before = server.megabytes()
+                _, rest = sent(server, paths[third:], told, args.clients)
+                memory[name] = before, server.megabytes()
+                by_name = extracted(films[:DIFFERENT], args.workers)[1] if name == "films" else {}
+                expected = [by_name[path.name] for path in films] if by_name else clips
+                check(run, predictor, expected, first + rest)
+            console.print(f"{len(films)} films, {len(records)} records: none lost, none mixed up", highlight=False)
+            served = {"HTTP": lambda: sent(server, films, "", args.clients)[0]}
+            timed(table, "films", served | {"library": lambda: extracted(films, args.workers)[0]}, args.repeats)
+            served = {"HTTP": lambda: sent(server, records, features, args.clients)[0]}
+            single, batches = (lambda: predicted(predictor, records, 1)), (lambda: predicted(predictor, records, BATCH))
+            library = {"library, one at a time": single, f"library, batches of {BATCH}": batches}
+            timed(table, "records", served | library, args.repeats)
+        finally:
+            server.stop()
+    console.print(table)
+    for name, (before, after) in memory.items():
+        told = f"memory after a third of the {name} {before:.0f} MB, after all {after:.0f} MB"
+        console.print(told, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

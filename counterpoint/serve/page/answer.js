@@ -1,0 +1,74 @@
+// What is said of a clip, in words.
+
+import { byId, called, clock, coloured, el, inOrder, show, signed, spaced } from "./dom.js";
+import { alsoIn, best, changed, code, sure } from "./tree.js";
+
+// The answer itself; `tower`: whether the model has one.
+export function headline(answer, tower) {
+  const path = best(answer.categories), leaf = path.at(-1);
+  const { name, seconds, modalities } = answer;
+  byId("name").textContent = [name, clock(seconds), inOrder(modalities).map(called).join(" and ")].join(" · ");
+  document.title = leaf ? `${leaf.name} · ${name} · Counterpoint` : "Counterpoint";
+  byId("best").replaceChildren(...headed(path));
+  const also = alsoIn(answer.categories, path).slice(0, 4);
+  show(byId("also"), also.length > 0);
+  byId("also").textContent = `Also ${also.map(each => `${spaced(each.path)} ${each.probability.toFixed(2)}`).join(", ")}`;
+  byId("verdict").replaceChildren(...verdict(answer, tower));
+  show(byId("notes"), answer.notes.length > 0);
+  byId("notes").replaceChildren(...answer.notes.map(note => el("li", {}, note)));
+}
+
+function headed(path) {
+  const leaf = path.at(-1);
+  if (!leaf) return ["Nothing"];
+  const above = path.slice(0, -1).map(category => `${category.name} › `).join("");
+  return [
+    el("span", { class: "above" }, sure(path) ? above : `Not sure; perhaps ${above}`),
+    el("span", { class: "leaf" }, leaf.name), " ",
+    el("span", { class: "told" }, el("span", { class: "number" }, leaf.probability.toFixed(2)), " ", code(leaf)),
+  ];
+}
+
+// Whether sound and picture belong together.
+function verdict({ correlation, modalities }, tower) {
+  const told = correlation["audio and video"];
+  const unknown = reason => [el("span", { class: "dim" }, reason)];
+  if (!tower) return unknown("Whether sound and picture belong together, this model cannot tell: it has no correlation tower.");
+  const missing = ["audio", "video"].find(modality => !modalities.includes(modality));
+  if (missing) return unknown(`There is no ${called(missing)}, so nothing to belong together.`);
+  if (told === undefined) return [];
+  const words = told >= 0.6 ? "Sound and picture belong together" : told > 0.4 ? "Sound and picture may or may not belong together"
+    : "Sound and picture do not belong together";
+  return [`${words}: `, el("b", { class: "number" }, told.toFixed(2))];
+}
+
+// The most attended seconds of each modality; `seek` goes to one.
+export function attended(told, seek) {
+  return inOrder(Object.keys(told.timelines)).map(modality => ofOne(told, modality, seek)).filter(Boolean);
+}
+
+function ofOne(told, modality, seek) {
+  const seconds = told.attended.filter(each => each.modality === modality);
+  if (!seconds.length || told.timelines[modality].present.length < 2) return null;
+  const item = each => el("li", {}, el("button", {
+    type: "button", "aria-label": `Go to ${clock(each.second)}, ${Math.round(100 * each.share)} % of the strongest weight`,
+    on: { click: () => seek(each.second) },
+  }, each.thumbnail && el("img", { src: each.thumbnail, alt: "" }),
+  el("span", { class: "number" }, clock(each.second)),
+  el("i", { class: coloured(modality), style: { "--share": each.share }, "aria-hidden": "true" })));
+  return el("section", {}, el("h3", { class: coloured(modality) }, `Where the ${called(modality)} counts most`),
+    el("ol", {}, ...seconds.map(item)));
+}
+
+// What the clip would be without a modality, or with that of another clip.
+export function outcome(categories, modality, other, changes) {
+  const was = best(categories).at(-1), path = best(changed(categories, changes));
+  const now = path.at(-1), unsure = sure(path) ? "" : "hard to say, at best ";
+  const how = other ? `With the ${called(modality)} of ${other.name}` : `Without its ${called(modality)}`;
+  const change = changes.get(was.id);
+  const kept = was.id === now.id;
+  return [
+    `${how} it would ${kept ? "still " : ""}be ${unsure}`, el("b", {}, spaced(now.path)), ` ${now.probability.toFixed(2)}`,
+    kept ? ` (${signed(change)}).` : `; ${was.name} ${was.probability.toFixed(2)} becomes ${(was.probability + change).toFixed(2)}.`,
+  ];
+}

@@ -1,0 +1,84 @@
+import asyncio
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from counterpoint.data.clip import Clip
+from counterpoint.run import Run
+from counterpoint.serve.predicting import BATCH, Predictor, Said, WarmRun
+from serve.conftest import SIZES
+
+
+def clips(count: int) -> list[Clip]:
+    """Of codes and of floats, of different lengths, some without sound."""
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(count):
+        steps = number % 5 + 1
+        tracks = {name: random.integers(1, 256, (steps, size), np.uint8) for name, size in SIZES.items()}
+        if number % 3 == 1:
+            tracks["video"] = random.normal(size=(steps, SIZES["video"])).astype(np.float32)
+        if number % 4 == 3:
+            del tracks["audio"]
+        made.append(Clip(str(number), np.zeros(0, np.int64), tracks))
+    return made
+
+
+def test_reads_its_weights_once(record_run: Run) -> None:
+    run = WarmRun.load(record_run.folder)
+    assert run.categorizer() is run.categorizer()
+
+
+def test_whatever_waits_is_a_batch(record_run: Run) -> None:
+    """Those that come while the model works are read at once, and each gets its own answer."""
+    run = WarmRun.load(record_run.folder)
+    waiting = clips(BATCH + 8)
+    sizes: list[int] = []
+    go_on = threading.Event()
+
+    async def ask() -> list[Said]:
+        async with Predictor(run, sizes.append) as predictor:
+            alone = predictor.predict_all
+
+            def slow(batch: list[Clip]) -> list[Said]:
+                assert go_on.wait(30)
+                return alone(batch)
+
+            predictor.predict_all = slow  # type: ignore[method-assign,assignment]
+            asked = [asyncio.create_task(predictor.predict(clip)) for clip in waiting]
+            while not sizes:
+                await asyncio.sleep(0.001)
+            late = asyncio.create_task(predictor.predict(waiting[0]))
+            await asyncio.sleep(0.01)
+            go_on.set()
+            answers = await asyncio.gather(*asked)
+            np.testing.assert_allclose((await late).probabilities, answers[0].probabilities, atol=1e-6)
+            return answers
+
+    answers = asyncio.run(ask())
+    assert sizes == [BATCH, 9]
+    single = Predictor(run)
+    for clip, said in zip(waiting, answers, strict=True):
+        (expected,) = single.predict_all([clip])
+        np.testing.assert_allclose(said.probabilities, expected.probabilities, atol=1e-6)
+        assert said.correlation == pytest.approx(expected.correlation, abs=1e-6)
+
+
+def test_a_fault_is_told_to_those_who_asked_and_the_next_are_answered(record_run: Run) -> None:
+    faulty = Clip("faulty", np.zeros(0, np.int64), {"video": np.ones((2, 3), np.uint8)})
+    (fine,) = clips(1)
+
+    async def ask() -> Said:
+        async with Predictor(WarmRun.load(record_run.folder)) as predictor:
+            with pytest.raises(Exception, match="features of 3 uint8, not 16 uint8"):
+                await predictor.predict(faulty)
+            return await predictor.predict(fine)
+
+    assert asyncio.run(ask()).probabilities.shape == (5,)
+
+
+def test_a_run_that_categorizes_nothing(record_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="names no categories"):
+        Predictor(WarmRun.load(record_run.folder / "tower"))
