@@ -110,7 +110,10 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
     sub.add_argument("--port", type=int, default=PORT, help="0: any that is free")
     sub.add_argument("--export", default=None, metavar="FILE", help="write the list as .csv or .json instead")
     sub.add_argument(
-        "--category", default=None, metavar="PATH", help="such as Food:Recipe; this and what follows the page begins with, and --export writes"
+        "--category",
+        default=None,
+        metavar="PATH",
+        help="such as Food:Recipe; this and what follows the page begins with, and --export writes",
     )
     told = "what the category is: true, named by the model, true and not named (missed), named and not true (false)"
     sub.add_argument("--role", choices=["truth", "named", "missed", "false", "either"], default="truth", help=told)
