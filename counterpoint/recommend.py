@@ -105,54 +105,34 @@ def recommend(library: Library, history: Sequence[str], top: int = 10) -> Recomm
     """
     if not history:
         raise CounterpointError("no clips in the history")
-    watched = library.find(history)
-    rows = library.rows[np.array(watched)]
-    names = [library.rows.survey.name(clip) for clip in watched]
+    watched = np.array(library.find(history))
+    rows = library.rows[watched]
+    name = library.rows.survey.name
+    names = [name(clip) for clip in watched.tolist()]
     groups = interests(rows)
     order = places([len(group) for group in groups], top)
     queues = [library.neighbours(rows[group].mean(0), top, set(names)) for group in groups[: len(set(order))]]
-    taken: set[int] = set()
+    taken: set[str] = set()
     clips: list[Recommendation] = []
     given = [0] * len(groups)
-    for interest in _turns(order, len(queues), top):
-        while queues[interest] and queues[interest][0][1] in taken:
-            queues[interest].pop(0)
-        if not queues[interest] or len(clips) == top:
-            continue  # its place goes to the next
-        score, clip = queues[interest].pop(0)
-        taken.add(clip)
+    for interest in order + list(range(len(queues))) * top:  # after the places, turns for what was left empty
+        queue = queues[interest]
+        while queue and name(queue[0][1]) in taken:
+            queue.pop(0)
+        if not queue or len(clips) == top:
+            continue
+        score, clip = queue.pop(0)
+        taken.add(name(clip))
         given[interest] += 1
-        clips.append(_because(library, clip, score, interest, watched, rows, groups[interest]))
-    told = [
-        Interest(tuple(names[i] for i in group), number, _common(library, [watched[i] for i in group]))
+        group = groups[interest]
+        like = group[int(np.argmax(rows[group] @ library.rows[np.array([clip])][0]))]
+        category = _shared(library, np.array([clip, watched[like]]))
+        clips.append(Recommendation(name(clip), score, interest, category, names[like]))
+    told = (
+        Interest(tuple(names[i] for i in group), number, _shared(library, watched[group]))
         for group, number in zip(groups, given, strict=True)
-    ]
+    )
     return Recommendations(tuple(told), tuple(clips))
-
-
-def _turns(order: list[int], count: int, top: int) -> list[int]:
-    """The places, and after them a turn for each as long as there are empty ones."""
-    return order + list(range(count)) * top
-
-
-def _because(
-    library: Library,
-    clip: int,
-    score: float,
-    interest: int,
-    watched: list[int],
-    rows: Float[np.ndarray, "clip row"],
-    group: list[int],
-) -> Recommendation:
-    row = library.rows[np.array([clip])][0]
-    nearest = group[int(np.argmax(rows[group] @ row))]
-    category = _shared(library, np.array([clip, watched[nearest]]))
-    survey = library.rows.survey
-    return Recommendation(survey.name(clip), score, interest, category, survey.name(watched[nearest]))
-
-
-def _common(library: Library, clips: list[int]) -> str | None:
-    return _shared(library, np.array(clips))
 
 
 def _shared(library: Library, clips: Int[np.ndarray, "chosen"]) -> str | None:

@@ -137,6 +137,9 @@ def test_the_history_is_never_recommended() -> None:
 def test_no_id_twice() -> None:
     told = recommend(library(["soup"] * 4, ["a", "b", "b", "c"]), ["a"], 10)
     assert sorted(ids(told)) == ["b", "c"]
+    # a clip that is there as two unlike ones is not recommended for two interests
+    told = recommend(library(["soup", "ball", "soup", "ball"], ["a", "b", "c", "c"]), ["a", "b"], 10)
+    assert ids(told) == ["c"]
 
 
 def test_without_a_sure_category_the_reason_says_so() -> None:

@@ -1,11 +1,19 @@
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from training.world import recipe
 
 from counterpoint.browse.clips import Clips, Filter
+from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
 from counterpoint.errors import CounterpointError
+from counterpoint.evaluation.survey import survey
+from counterpoint.run import Run
+from counterpoint.taxonomy.mapping import youtube8m
 
 
 def names(clips: Clips, **chosen: object) -> str:
@@ -110,8 +118,6 @@ def test_links_of_youtube8m(known: Clips, name: str, link: str | None) -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_clips_are_quick(known: Clips) -> None:
-    import time
-
     many = 100_000
     random = np.random.default_rng(0)
     tiled = replace(
@@ -126,3 +132,17 @@ def test_a_hundred_thousand_clips_are_quick(known: Clips) -> None:
     for asked in (Filter(), Filter(category="Food", role="missed", verdict="wrong", low=0.2), Filter(search="99")):
         clips.choose(asked)
     assert time.process_time() - begun < 1.0
+
+
+def test_real_records(real_data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = Run(tmp_path / "run", recipe(), youtube8m(), FeatureSet(YOUTUBE8M_SIZES))
+    made.save()
+    made.save_weights(made.build())
+    data = ClipDataset([real_data / "yt8m" / "video" / "validate0000.tfrecord"], made.labelling)
+    clips = Clips(made, data, survey(made, data, tmp_path / "kept"))
+    told = clips.told(clips.choose(Filter(category="Transport:Land:Car")))
+    assert len(told) == clips.counts[clips.category("Transport:Land:Car")] > 5
+    for one in told:
+        assert any(category["path"].startswith("Transport:Land:Car") for category in one["truth"])
+        assert one["link"] == f"https://data.yt8m.org/2/j/i/{one['id'][:2]}/{one['id']}.js"
