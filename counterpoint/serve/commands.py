@@ -10,9 +10,11 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from counterpoint.errors import CounterpointError
+from counterpoint.serve.settings import MEGABYTE, Settings
 
 KEY = "COUNTERPOINT_API_KEY"
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+DEFAULT = Settings()
 
 
 def add(verbs: Any, verb: Callable[..., ArgumentParser]) -> None:
@@ -29,17 +31,35 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser]) -> None:
     told = "names that it is reached by, against pages that rebind theirs (on this machine: localhost; else any)"
     sub.add_argument("--hosts", nargs="*", default=[], metavar="NAME", help=told)
     sub.add_argument("--workers", type=PositiveInt, default=cores, help="video files decoded at a time")
-    sub.add_argument("--capacity", type=PositiveInt, default=64, help="clips that may wait; more are refused with 429")
-    sub.add_argument("--max-megabytes", type=PositiveFloat, default=200.0, help="larger uploads are refused with 413")
-    sub.add_argument("--max-seconds", type=PositiveInt, default=300, help="longer videos are refused with 413")
-    sub.add_argument("--max-pixels", type=PositiveInt, default=8192 * 4320, help="larger pictures are refused")
-    sub.add_argument("--max-clips", type=PositiveInt, default=64, help="clips of a batch; more are refused with 413")
-    sub.add_argument("--time-limit", type=PositiveFloat, default=600.0, help="seconds that one video file may take")
     sub.add_argument(
-        "--memory-megabytes", type=PositiveFloat, default=2000.0, help="memory that decoding one file may take"
+        "--capacity", type=PositiveInt, default=DEFAULT.capacity, help="clips that may wait; more are refused with 429"
     )
-    sub.add_argument("--keep-minutes", type=PositiveFloat, default=60.0, help="how long answers can be had for")
-    sub.add_argument("--keep-jobs", type=PositiveInt, default=1000, help="how many at most")
+    sub.add_argument(
+        "--max-megabytes",
+        type=PositiveFloat,
+        default=DEFAULT.max_bytes / MEGABYTE,
+        help="larger uploads are refused with 413",
+    )
+    sub.add_argument(
+        "--max-seconds", type=PositiveInt, default=DEFAULT.max_seconds, help="longer videos are refused with 413"
+    )
+    sub.add_argument("--max-pixels", type=PositiveInt, default=DEFAULT.max_pixels, help="larger pictures are refused")
+    sub.add_argument(
+        "--max-clips", type=PositiveInt, default=DEFAULT.max_clips, help="clips of a batch; more are refused with 413"
+    )
+    sub.add_argument(
+        "--time-limit", type=PositiveFloat, default=DEFAULT.time_limit, help="seconds that one video file may take"
+    )
+    sub.add_argument(
+        "--memory-megabytes",
+        type=PositiveFloat,
+        default=DEFAULT.memory / MEGABYTE,
+        help="memory that decoding one file may take",
+    )
+    sub.add_argument(
+        "--keep-minutes", type=PositiveFloat, default=DEFAULT.keep_seconds / 60, help="how long answers can be had for"
+    )
+    sub.add_argument("--keep-jobs", type=PositiveInt, default=DEFAULT.keep_jobs, help="how many at most")
     sub.add_argument("--stop-seconds", type=PositiveFloat, default=60.0, help="time to finish in, when told to stop")
 
 
@@ -50,7 +70,6 @@ def serve(args: Namespace) -> int:
     try:
         from counterpoint.serve.server import Server, bind
         from counterpoint.serve.service import Service
-        from counterpoint.serve.settings import MEGABYTE, Settings
     except ModuleNotFoundError as error:
         raise CounterpointError(f"{error.name} is missing: pip install 'counterpoint[serve]'") from error
 

@@ -214,11 +214,11 @@ def _encode(task: Task, seconds: int, pixels: int) -> list[str] | _No:
         with Video(task.path, limits) as video:
             duration = video.duration
         if duration and duration > longest:
-            return _too_long(duration, seconds)
+            return _No(413, f"lasts {duration:.0f} s; {seconds} s at most")
         watched = replace(_encoders, picture=_Watched(_encoders.picture, task.folder, duration or longest))
         clip, notes = watched.encode(task.path, task.name, limits)
         if clip.steps > longest:
-            return _too_long(clip.steps, seconds)
+            return _No(413, f"lasts {clip.steps} s or more; {seconds} s at most")
         save(task.folder, clip, _encoders.features)
         return notes
     except CounterpointError as error:
@@ -227,10 +227,6 @@ def _encode(task: Task, seconds: int, pixels: int) -> list[str] | _No:
         if isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY):
             return _No(422, "decoding it takes more memory than is allowed")
         return _No(422, f"{type(error).__name__}: {error}")
-
-
-def _too_long(duration: float, seconds: int) -> _No:
-    return _No(413, f"lasts {duration:.0f} s or more; {seconds} s at most")
 
 
 class _Watched:

@@ -6,7 +6,8 @@ All of it is decided from a request's head, before its body is read; the body is
 import asyncio
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from fastapi import HTTPException
@@ -72,7 +73,8 @@ class Gate:
         try:
             await self._pass(scope, receive, sent)
         finally:
-            endpoint = getattr(scope.get("route"), "path", None) or "other"
+            refused = scope["path"] if scope["path"] in UPLOADS else "other"  # before there is a route
+            endpoint = getattr(scope.get("route"), "path", None) or refused
             metrics = self.service.metrics
             method = scope["method"] if scope["method"] in METHODS else "other"
             metrics.requests.labels(method, endpoint, status).inc()
@@ -93,11 +95,13 @@ class Gate:
         if not uploads:
             await self.app(scope, receive, send)
             return
-        self.service.uploads += 1
+        upload = object()
+        over = partial(self.service.uploads.discard, upload)
+        self.service.uploads.add(upload)
         try:
-            await self.app(scope, self._counted(receive), send)
+            await self.app(scope, self._counted(receive, over), send)
         finally:
-            self.service.uploads -= 1
+            over()
 
     def _check(self, path: str, headers: Headers) -> None:
         settings = self.service.settings
@@ -109,7 +113,7 @@ class Gate:
             raise RefusedError(403, "asked for by another site's page")
         if settings.key is not None:
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            same = hmac.compare_digest(key.strip().encode(), settings.key.encode())
+            same = hmac.compare_digest(key.strip().encode("latin-1"), settings.key.encode())
             if scheme.lower() != "bearer" or not same:
                 told = {"WWW-Authenticate": "Bearer"}
                 raise RefusedError(401, "this server wants its key: `Authorization: Bearer KEY`", told)
@@ -117,7 +121,7 @@ class Gate:
     def _check_upload(self, headers: Headers) -> None:
         if self.service.stopping:
             raise RefusedError(503, "the server is stopping", {"Retry-After": "10"})
-        self.service.admit(self.service.uploads + 1)
+        self.service.admit(len(self.service.uploads) + 1)
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self.service.settings.max_bytes:
             raise RefusedError(413, self._too_large)
@@ -126,8 +130,8 @@ class Gate:
     def _too_large(self) -> str:
         return f"an upload of more than {self.service.settings.max_bytes / MEGABYTE:g} MB"
 
-    def _counted(self, receive: Receive) -> Receive:
-        """The body, up to what is allowed and as long as it keeps coming."""
+    def _counted(self, receive: Receive, over: Callable[[], None]) -> Receive:
+        """The body, up to what is allowed and as long as it keeps coming; ``over`` is called at its end."""
         seen = 0
 
         async def counted() -> Message:
@@ -140,6 +144,8 @@ class Gate:
             seen += len(message.get("body", b""))
             if seen > self.service.settings.max_bytes:
                 raise HTTPException(413, self._too_large)
+            if not message.get("more_body"):
+                over()
             return message
 
         return counted

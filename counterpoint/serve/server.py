@@ -1,5 +1,6 @@
 """Uvicorn that finishes what it holds before it goes."""
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -70,4 +71,5 @@ def bind(host: str, port: int) -> socket.socket:
         (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        raise CounterpointError(f"{host}:{port}: {error.strerror or error}; --host and --port name another") from error
+        told = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise CounterpointError(f"{host}:{port}: {told}; --host and --port name another address") from error

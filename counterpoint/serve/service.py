@@ -51,8 +51,8 @@ class Service:
         self.run = WarmRun.load(folder)
         self.settings = settings
         self.stopping = False
-        self.uploads = 0
-        """Requests that are sending clips."""
+        self.uploads: set[object] = set()
+        """Requests whose clips are still being sent."""
         self.metrics = Metrics()
         self._typical = TYPICAL
         self._explaining = 0
@@ -96,7 +96,7 @@ class Service:
             self.jobs = Jobs(folder, self.settings)
             stack.push_async_callback(self.jobs.abandon)
             self.metrics.watch("counterpoint_clips_held", "Clips that wait or are worked on", lambda: self.jobs.held)
-            self.metrics.watch("counterpoint_uploads", "Requests that are sending clips", lambda: self.uploads)
+            self.metrics.watch("counterpoint_uploads", "Requests that are sending clips", lambda: len(self.uploads))
             self.metrics.watch("counterpoint_jobs_kept", "Jobs that can be asked for", lambda: len(self.jobs.all))
             for job in await asyncio.to_thread(lambda: list(self._examples())):
                 self._begin(job)

@@ -100,6 +100,8 @@ def test_upload_without_the_key_is_refused_unread(server: Served, shards: list[P
     answer = server.ask("POST", "/v1/categorize", files={"file": ("a.tfrecord", bytes(3_000_000))})
     assert answer.status_code == 401
     assert len(list(server.temporary.glob("counterpoint-serve-*/*/upload"))) == 0
+    metrics = server.ask("GET", "/metrics", headers=HEADERS).text
+    assert 'counterpoint_requests_total{endpoint="/v1/categorize",method="POST",status="401"} 1.0' in metrics
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ function verdict({ correlation, modalities }, tower) {
   if (told === undefined) return [];
   const words = told >= 0.6 ? "Sound and picture belong together" : told > 0.4 ? "Sound and picture may or may not belong together"
     : "Sound and picture do not belong together";
-  return [`${words}: `, el("b", { class: "number" }, told.toFixed(2))];
+  return [`${words}:\u00a0`, el("b", { class: "number" }, told.toFixed(2))];
 }
 
 // The most attended seconds of each modality; `seek` goes to one.

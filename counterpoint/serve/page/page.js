@@ -262,7 +262,7 @@ function route() {
 async function begin() {
   try {
     about = await api.about();
-    byId("run").textContent = `${about.made_by.run} · ${about.made_by.recipe}`;
+    byId("run").textContent = [...new Set([about.made_by.run, about.made_by.recipe])].join(" · ");
     const limits = `up to ${duration(about.max_seconds)} and ${size(about.max_bytes)}`;
     byId("limits").textContent = about.videos ? `Any usual format, ${limits}; or a feature record with its features.json`
       : `This run reads feature records alone: .tfrecord files, with the features.json beside them, up to ${size(about.max_bytes)}`;

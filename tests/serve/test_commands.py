@@ -1,0 +1,30 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from counterpoint.cli import main
+from counterpoint.run import Run
+
+
+def test_says_in_a_line_why_it_does_not_start(
+    record_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(record_run.folder)
+    (tmp_path / "empty").write_text("\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for arguments, told in (
+            ([str(tmp_path)], f"{tmp_path}: not a run folder"),
+            ([f"{run}/tower"], "a correlation tower, which names no categories"),
+            ([run, "--port", str(port)], f"127.0.0.1:{port}: Address already in use; --host and --port"),
+            ([run, "--host", "no.such.host.example"], "no.such.host.example:0: "),
+            ([run, "--key-file", str(tmp_path / "empty")], "empty: no key in it"),
+            ([run, "--examples", str(tmp_path / "nothing")], "nothing: no folder of examples"),
+        ):
+            port_option = [] if "--port" in arguments else ["--port", "0"]
+            assert main(["serve", *arguments, *port_option]) == 1
+            said = capsys.readouterr().err
+            assert said.startswith("counterpoint: ")
+            assert told in said
+            assert said.count("\n") == 1
