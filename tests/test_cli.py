@@ -39,6 +39,7 @@ VERBS = [
     "categorize",
     "tower",
     "explain",
+    "serve",
     "ensemble",
     "reproduce",
     "browse",
