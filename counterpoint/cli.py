@@ -17,6 +17,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rich.console import Console
 
 from counterpoint import __version__
+from counterpoint.browse import commands as browse_commands
 from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments import commands as experiment_commands
@@ -44,7 +45,7 @@ RUN_HELP = f"a run folder; or `{SHIPPED_NAME}`, the model that comes with the pa
 WORKERS_HELP = "processes that read ahead"
 DEVICES_HELP = "processes, one a GPU (torchrun starts them on several machines)"
 UNFOLDED = 10_000  # columns
-RESUMABLE = ("train", "extract", "ensemble", "reproduce")
+RESUMABLE = ("train", "extract", "ensemble", "reproduce", "browse", "recommend")
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
 
 
@@ -425,6 +426,8 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "serve": serve_commands.serve,
     "ensemble": experiment_commands.ensemble,
     "reproduce": experiment_commands.reproduce,
+    "browse": browse_commands.browse,
+    "recommend": browse_commands.recommend,
     "taxonomy import": taxonomy_import,
     "taxonomy show": taxonomy_show,
     "taxonomy check": taxonomy_check,
@@ -512,6 +515,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
 
     serve_commands.add(verbs, _verb)
     experiment_commands.add(verbs, _verb, arguments)
+    browse_commands.add(verbs, _verb, arguments)
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
     media.add_weights(_group(verbs, "weights", "The weights of encoders."), _verb)
     verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")

@@ -12,6 +12,7 @@
 ``checkpoints/``         where an interrupted training goes on
 ``evaluation/``          what `counterpoint evaluate` and `counterpoint tower` found
 ``.lock``                locked while a process trains there
+``survey/``              what the model says of clips that were browsed, by data set
 =======================  ==============================================================
 """
 
@@ -109,6 +110,17 @@ class Run:
     def trained(self) -> bool:
         """Whether the training has ended."""
         return (self.folder / WEIGHTS_FILE).exists()
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this trained model from others: its recipe, categories, features and weights, a tower's too."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.recipe), sort_keys=True).encode())
+        digest.update(f"{self.labelling.taxonomy.fingerprint} {self.features.fingerprint}".encode())
+        for folder in (self.folder, self.folder / TOWER_FOLDER):
+            if (folder / WEIGHTS_FILE).exists():
+                with (folder / WEIGHTS_FILE).open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
 
     def build(self) -> Categorizer | Tower:
         """The model with fresh weights; the tower that it listens to has its trained ones."""

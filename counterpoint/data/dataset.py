@@ -110,6 +110,14 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         """What tells these clips from others, wherever they lie: how many, and names and sizes of their shards."""
         return {"clips": len(self), "shards": [f"{shard.path.name} ({shard.size} bytes)" for shard in self.shards]}
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells these clips from others, wherever they lie, by the stored checksums of all of their records."""
+        checksums = [shard.checksums for shard in self.shards]
+        first = np.cumsum([0, *map(len, checksums)])
+        ordered = np.concatenate(checksums)[first[self.where[:, 0]] + self.where[:, 1]]
+        return hashlib.sha256(ordered.astype("<u4").tobytes()).hexdigest()[:16]
+
     def clip(self, index: int) -> Clip:
         """The clip as stored."""
         shard, record = self.where[index]

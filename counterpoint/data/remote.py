@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from counterpoint.data import tfrecord
 from counterpoint.data.cache import block_cache
@@ -145,6 +146,15 @@ class RemoteShard(Shard):
         self.size = self.file.size
         self._check = True
         self._take(_cached_index(self.file), skip_bad)
+
+    @property
+    def checksums(self) -> NDArray[np.uint32]:
+        """Not to be had without a request for each record.
+
+        Raises:
+            CounterpointError: always.
+        """
+        raise CounterpointError(f"{self.path}: telling clips apart takes every record's checksum; copy the shard here")
 
     def extent(self, record: int) -> tuple[int, int]:
         """Where a record begins and ends."""

@@ -109,6 +109,13 @@ class Shard:
             raise self._error(record, "payload checksum does not match")
         return data[start + _HEAD : start + _HEAD + length]
 
+    @property
+    def checksums(self) -> NDArray[np.uint32]:
+        """(record,) the CRC that the file stores of each payload: two records with the same are the same."""
+        data = _mapped(*self._file)
+        ends = self.offsets + self.lengths + _HEAD
+        return np.asarray(data[ends[:, None] + np.arange(_FOOT)].view("<u4")[:, 0], np.uint32)
+
     def number(self, record: int) -> int:
         """The record's number in the file, where damaged ones count too."""
         record = range(len(self))[record]

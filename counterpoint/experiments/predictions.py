@@ -50,14 +50,23 @@ def save_scores(predictions: Iterable[Predictions], clips: int, categories: int,
     path.parent.mkdir(parents=True, exist_ok=True)
     with appending(path, (clips, categories)) as add:
         for part in predictions:
-            probability = np.clip(part.probabilities.astype(np.float64), LEAST, 1 - LEAST)
-            add(np.log(probability / (1 - probability)))
+            add(log_odds(part.probabilities))
 
 
 def probabilities(path: Path) -> Float[np.ndarray, "clip category"]:
     """The probabilities behind the scores, float32."""
-    scores = np.load(path).astype(np.float32)
-    return np.asarray(1 / (1 + np.exp(-scores)), np.float32)
+    return from_log_odds(np.load(path))
+
+
+def log_odds(probabilities: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:
+    """The scores that are kept, float16."""
+    probability = np.clip(probabilities.astype(np.float64), LEAST, 1 - LEAST)
+    return np.asarray(np.log(probability / (1 - probability)), np.float16)
+
+
+def from_log_odds(scores: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:
+    """The probabilities behind kept scores, float32."""
+    return np.asarray(1 / (1 + np.exp(-scores.astype(np.float32))), np.float32)
 
 
 def draw_runs(clips: int, runs: int, sample: int, seed: int = 0) -> tuple[list[Int[np.ndarray, "sampled"]], bool]:

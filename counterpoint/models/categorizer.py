@@ -24,6 +24,8 @@ class Output(NamedTuple):
     weights: list[dict[str, Shown]]
     """By layer and modality; empty unless asked for."""
     correlation: Correlation | None
+    hidden: Float[Tensor, "batch hidden"]
+    """The head's last hidden layer: what the categories are read from."""
 
 
 class Read(nn.Module):
@@ -131,8 +133,10 @@ class Head(nn.Module):
         # Begin by expecting one category of all: starting at a half each would take epochs to unlearn.
         nn.init.constant_(last.bias, -math.log(max(outputs - 1, 1)))
 
-    def forward(self, vectors: Mapping[str, Tensor]) -> Float[Tensor, "batch output"]:
-        return self.network(torch.cat([vectors[name] for name in sorted(vectors)], -1))  # type: ignore[no-any-return]
+    def forward(self, vectors: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch output"], Tensor]:
+        """The outputs, and the hidden layer that they are read from."""
+        hidden = self.network[:-1](torch.cat([vectors[name] for name in sorted(vectors)], -1))
+        return self.network[-1](hidden), hidden
 
 
 class Categorizer(nn.Module):
@@ -159,7 +163,8 @@ class Categorizer(nn.Module):
             with torch.no_grad():
                 correlation = self.tower(tracks)
         vectors, weights = self.trunk(tracks, correlation, show)
-        return Output(self.head(vectors), weights, correlation)
+        logits, hidden = self.head(vectors)
+        return Output(logits, weights, correlation, hidden)
 
     def train(self, mode: bool = True) -> "Categorizer":
         super().train(mode)

@@ -67,6 +67,13 @@ def test_reads_what_was_written_in_any_order(path: Path) -> None:
         shard[5]
 
 
+def test_checksums_of_good_records(path: Path) -> None:
+    damage(path, start(3) + 20)
+    crcs = [tfrecord._masked(google_crc32c.value(payload)) for payload in PAYLOADS]
+    assert Shard(path, skip_bad=True).checksums.tolist() == [*crcs[:3], crcs[4]]
+    assert Shard(write(path.with_name("empty"), [])).checksums.tolist() == []
+
+
 def test_records_are_read_only_views_that_outlive_the_shard(path: Path) -> None:
     record = Shard(path)[3]
     assert not record.flags.writeable

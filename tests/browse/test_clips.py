@@ -1,0 +1,148 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training.world import recipe
+
+from counterpoint.browse.clips import Clips, Filter
+from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
+from counterpoint.errors import CounterpointError
+from counterpoint.evaluation.survey import survey
+from counterpoint.run import Run
+from counterpoint.taxonomy.mapping import youtube8m
+
+
+def names(clips: Clips, **chosen: object) -> str:
+    """The ids' first letters, in order."""
+    return "".join(clips.survey.name(i)[0] for i in clips.choose(Filter(**chosen)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, "cbdaé"),  # by loss
+        ({"reverse": True}, "éadbc"),
+        ({"sort": "order"}, "abcdé"),
+        # c: Ball denied by 0.8, as Dessert is in b, which comes first; d: Soup denied by 0.6
+        ({"sort": "surprise"}, "bcdéa"),
+        ({"sort": "correlation"}, "béda"),  # c has none
+        ({"category": "Food"}, "bda"),
+        ({"category": "Food:Dessert"}, "ba"),
+        ({"category": "Food:Dessert", "role": "named"}, "ca"),
+        ({"category": "Food:Dessert", "role": "missed"}, "b"),
+        ({"category": "Food:Dessert", "role": "false"}, "c"),
+        ({"category": "Food:Dessert", "role": "either"}, "cba"),
+        ({"verdict": "correct"}, "da"),
+        ({"verdict": "wrong"}, "cb"),
+        ({"verdict": "correct", "level": 0}, "bda"),
+        ({"verdict": "wrong", "level": 0}, "c"),
+        ({"level": 1}, "cbda"),
+        ({"low": 0.4}, "daé"),
+        ({"low": 0.3, "high": 0.6}, "dé"),
+        ({"high": 1.0}, "bdaé"),
+        ({"search": "<b"}, "é"),
+        ({"search": "z"}, ""),
+        ({"category": "Food", "verdict": "wrong", "high": 0.3}, "b"),
+    ],
+)
+def test_filters_and_orders(known: Clips, chosen: dict[str, object], expected: str) -> None:
+    assert names(known, **chosen) == expected
+
+
+def test_the_address_of_a_filter() -> None:
+    assert Filter().query == ""
+    asked = Filter(category="Food:Ice & cream", verdict="wrong", low=0.5, sort="surprise", reverse=True)
+    assert asked.query == "?category=Food%3AIce+%26+cream&verdict=wrong&low=0.5&sort=surprise-"
+    assert Filter(level=0, reverse=True).query == "?level=0&sort=loss-"
+
+
+def test_what_cannot_be_asked_for(known: Clips) -> None:
+    with pytest.raises(CounterpointError, match="no category 'Foot'"):
+        known.choose(Filter(category="Foot"))
+    with pytest.raises(CounterpointError, match="no level 2: they are 0 to 1"):
+        known.choose(Filter(level=2))
+    without = replace(known.survey, about={"pairs": []}, figures=known.survey.figures[:, :1])
+    for asked in (Filter(low=0.5), Filter(sort="correlation")):
+        with pytest.raises(CounterpointError, match="without a correlation tower"):
+            Clips(known.run, known.dataset, without).choose(asked)
+
+
+def test_what_is_told(known: Clips) -> None:
+    told = known.told([1, 4])
+    assert told[0]["id"] == "b"
+    assert (told[0]["shard"], told[0]["record"], told[0]["link"]) == ("known.tfrecord", 1, None)
+    assert [(c["path"], c["true"]) for c in told[0]["truth"]] == [("Food:Dessert", True)]
+    said = [(c["path"], round(c["probability"], 2), c["true"]) for c in told[0]["predictions"]]
+    # Food is named too, but Soup says more
+    assert said == [
+        ("Food:Soup", 0.7, False),
+        ("Food:Dessert", 0.2, True),
+        ("Sport", 0.1, False),
+        ("Sport:Ball", 0.1, False),
+    ]
+    assert told[0]["correct"] is False
+    assert told[0]["loss"] == pytest.approx(0.5)
+    assert told[0]["surprise"] == pytest.approx(0.8, abs=1e-3)
+    assert told[0]["correlation"] == {"audio and video": pytest.approx(0.2)}
+    assert (told[1]["correct"], told[1]["truth"]) == (None, [])
+    assert known.told([1], level=0)[0]["correct"] is True
+    assert known.told([2])[0]["correlation"] == {"audio and video": None}
+
+
+def test_counts(known: Clips) -> None:
+    assert known.counts.tolist() == [3, 2, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [
+        ("VSa8", "https://data.yt8m.org/2/j/i/VS/VSa8.js"),
+        ("dQw4w9WgXcQ", "https://www.youtube.com/watch?v=dQw4w9WgXcQ"),
+        ("-_abcdefghi", "https://www.youtube.com/watch?v=-_abcdefghi"),
+        ("film.mp4", None),
+        ("a/b?", None),
+        ("../x", None),
+        ("", None),
+        ("éééé", None),
+    ],
+)
+def test_links_of_youtube8m(known: Clips, name: str, link: str | None) -> None:
+    assert known.link(name) is None
+    known.run = replace(known.run, features=FeatureSet(YOUTUBE8M_SIZES))
+    assert known.link(name) == link
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_clips_are_quick(known: Clips) -> None:
+    many = 100_000
+    random = np.random.default_rng(0)
+    tiled = replace(
+        known.survey,
+        ids=np.array([f"clip{i}".encode() for i in range(many)]),
+        scores=random.normal(-4, 2, (many, len(known.taxonomy))).astype(np.float16),
+        figures=random.random((many, 2), np.float32),
+        bits=np.packbits(random.random((many, len(known.taxonomy))) < 0.3, axis=1),
+    )
+    clips = Clips(known.run, known.dataset, tiled)
+    begun = time.process_time()
+    for asked in (Filter(), Filter(category="Food", role="missed", verdict="wrong", low=0.2), Filter(search="99")):
+        clips.choose(asked)
+    assert time.process_time() - begun < 1.0
+
+
+def test_real_records(real_data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = Run(tmp_path / "run", recipe(), youtube8m(), FeatureSet(YOUTUBE8M_SIZES))
+    made.save()
+    made.save_weights(made.build())
+    data = ClipDataset([real_data / "yt8m" / "video" / "validate0000.tfrecord"], made.labelling)
+    clips = Clips(made, data, survey(made, data, tmp_path / "kept"))
+    told = clips.told(clips.choose(Filter(category="Transport:Land:Car")))
+    assert len(told) == clips.counts[clips.category("Transport:Land:Car")] > 5
+    for one in told:
+        assert any(category["path"].startswith("Transport:Land:Car") for category in one["truth"])
+        assert one["link"] == f"https://data.yt8m.org/2/j/i/{one['id'][:2]}/{one['id']}.js"
