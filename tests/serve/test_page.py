@@ -319,6 +319,11 @@ def test_says_what_is_wrong_and_goes_on(server: Served, visit: Open, film: Path,
     assert page.locator("#content img[src=x]").count() == 0
     upload(page, film)
     expect(page.locator("#name")).to_contain_text("storm.mp4")
+    page.set_input_files("#another", broken)
+    expect(page.locator("#problem")).to_be_visible()
+    page.click("#others a:has-text('storm.mp4')")  # which the address still names
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator("#timeline svg")).to_be_visible()
     page.reload()  # the address brings the answer back, but not the film
     expect(page.locator("#name")).to_contain_text("storm.mp4")
     expect(page.locator("#still")).to_be_visible()

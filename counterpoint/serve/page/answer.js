@@ -10,9 +10,11 @@ export function headline(answer, tower) {
   byId("name").textContent = [name, clock(seconds), inOrder(modalities).map(called).join(" and ")].join(" · ");
   document.title = leaf ? `${leaf.name} · ${name} · Counterpoint` : "Counterpoint";
   byId("best").replaceChildren(...headed(path));
+  byId("best").classList.toggle("unsure", !sure(path));
   const also = alsoIn(answer.categories, path).slice(0, 4);
   show(byId("also"), also.length > 0);
-  byId("also").textContent = `Also ${also.map(each => `${spaced(each.path)} ${each.probability.toFixed(2)}`).join(", ")}`;
+  const named = also.map(each => `${spaced(each.path)} ${each.probability.toFixed(2)}`);
+  byId("also").textContent = `Also ${named.join(", ")}`;
   byId("verdict").replaceChildren(...verdict(answer, tower));
   show(byId("notes"), answer.notes.length > 0);
   byId("notes").replaceChildren(...answer.notes.map(note => el("li", {}, note)));
@@ -33,13 +35,14 @@ function headed(path) {
 function verdict({ correlation, modalities }, tower) {
   const told = correlation["audio and video"];
   const unknown = reason => [el("span", { class: "dim" }, reason)];
-  if (!tower) return unknown("Whether sound and picture belong together, this model cannot tell: it has no correlation tower.");
+  if (!tower) {
+    return unknown("Whether sound and picture belong together, this model cannot tell: it has no correlation tower.");
+  }
   const missing = ["audio", "video"].find(modality => !modalities.includes(modality));
   if (missing) return unknown(`There is no ${called(missing)}, so nothing to belong together.`);
   if (told === undefined) return [];
-  const words = told >= 0.6 ? "Sound and picture belong together" : told > 0.4 ? "Sound and picture may or may not belong together"
-    : "Sound and picture do not belong together";
-  return [`${words}:\u00a0`, el("b", { class: "number" }, told.toFixed(2))];
+  const words = told >= 0.6 ? "belong together" : told > 0.4 ? "may or may not belong together" : "do not belong together";
+  return [`Sound and picture ${words}:\u00a0`, el("b", { class: "number" }, told.toFixed(2))];
 }
 
 // The most attended seconds of each modality; `seek` goes to one.
@@ -51,7 +54,8 @@ function ofOne(told, modality, seek) {
   const seconds = told.attended.filter(each => each.modality === modality);
   if (!seconds.length || told.timelines[modality].present.length < 2) return null;
   const item = each => el("li", {}, el("button", {
-    type: "button", "aria-label": `Go to ${clock(each.second)}, ${Math.round(100 * each.share)} % of the strongest weight`,
+    type: "button",
+    "aria-label": `Go to ${clock(each.second)}, ${Math.round(100 * each.share)} % of the strongest weight`,
     on: { click: () => seek(each.second) },
   }, each.thumbnail && el("img", { src: each.thumbnail, alt: "" }),
   el("span", { class: "number" }, clock(each.second)),
@@ -63,12 +67,14 @@ function ofOne(told, modality, seek) {
 // What the clip would be without a modality, or with that of another clip.
 export function outcome(categories, modality, other, changes) {
   const was = best(categories).at(-1), path = best(changed(categories, changes));
-  const now = path.at(-1), unsure = sure(path) ? "" : "hard to say, at best ";
+  const now = path.at(-1);
   const how = other ? `With the ${called(modality)} of ${other.name}` : `Without its ${called(modality)}`;
   const change = changes.get(was.id);
   const kept = was.id === now.id;
+  const fate = `${was.name} ${was.probability.toFixed(2)} becomes ${(was.probability + change).toFixed(2)}`;
+  const told = sure(path) ? `it would ${kept ? "still " : ""}be` : "it is hard to say what it is, at best";
   return [
-    `${how} it would ${kept ? "still " : ""}be ${unsure}`, el("b", {}, spaced(now.path)), ` ${now.probability.toFixed(2)}`,
-    kept ? ` (${signed(change)}).` : `; ${was.name} ${was.probability.toFixed(2)} becomes ${(was.probability + change).toFixed(2)}.`,
+    `${how} ${told} `, el("b", {}, spaced(now.path)),
+    ` ${now.probability.toFixed(2)}${kept ? ` (${signed(change)})` : `; ${fate}`}.`,
   ];
 }

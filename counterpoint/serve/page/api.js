@@ -17,6 +17,7 @@ export function inWords(problem) {
     401: ["The key is missing or wrong", "Ask whoever runs this server for its key, then try again."],
     404: ["The server no longer knows this clip", "It keeps answers for a while only. Choose the file again."],
     408: ["The upload took too long", "Try again on a faster connection, or with a smaller file."],
+    409: ["That clip is not ready yet", "Give it a moment, then try again."],
     413: ["That is more than this server takes", "Cut the video, or save it smaller, and try again."],
     422: ["The file could not be used", problem.message.includes(".tfrecord")
       ? "Choose it again, together with the features.json that lies beside it."

@@ -9,8 +9,9 @@ import { Tree } from "./tree.js";
 
 const POLL = 0.5; // seconds
 const PATIENCE = 4; // polls that may go unanswered
-const STAGES = { waiting: "Waiting for its turn", decoding: "Watching and listening", categorizing: "Making up its mind",
-  finished: "Done" };
+const STAGES = {
+  waiting: "Waiting for its turn", decoding: "Watching and listening", categorizing: "Making up its mind", finished: "Done",
+};
 
 const clips = new Map(); // by job: what the page knows of each clip
 let about = null, current = null, tree = null, explanation = null;
@@ -49,22 +50,22 @@ function fail(problem, again) {
   others();
 }
 
-// --- sending and waiting ----------------------------------------------------------------------------------------------
+// --- sending and waiting ---------------------------------------------------------------------------------------------
 
 async function take(files) {
   const features = [...files].find(file => file.name.toLowerCase().endsWith(".json"));
   const sent = [...files].filter(file => file !== features);
   if (!sent.length) return;
   const signal = scene("progress");
-  const again = () => take(files);
+  const names = sent.length === 1 ? sent[0].name : `${sent.length} files`;
   try {
     const bytes = sent.reduce((sum, file) => sum + file.size, 0);
     if (about && bytes > about.max_bytes) {
-      throw new api.Problem(413, `${sent.map(file => file.name).join(", ")}: ${size(bytes)}, and ${size(about.max_bytes)} at most`);
+      throw new api.Problem(413, `${names}: ${size(bytes)}, and ${size(about.max_bytes)} at most`);
     }
-    const names = sent.length === 1 ? sent[0].name : `${sent.length} files`;
     wait(names, "Sending", 0, signal, () => {});
-    const jobs = await api.upload(sent, features && await features.text(), fraction => wait(names, "Sending", fraction, signal), signal);
+    const told = fraction => wait(names, "Sending", fraction, signal);
+    const jobs = await api.upload(sent, features && await features.text(), told, signal);
     for (const job of jobs) {
       const file = jobs.length === sent.length ? sent[jobs.indexOf(job)] : null;
       const video = file && !file.name.toLowerCase().endsWith(".tfrecord");
@@ -72,7 +73,7 @@ async function take(files) {
     }
     location.hash = `clip/${jobs[0].id}`;
   } catch (problem) {
-    fail(problem, again);
+    fail(problem, () => take(files));
   }
 }
 
@@ -84,7 +85,12 @@ function wait(name, stage, fraction, signal, cancel = null) {
   if (byId("stage").dataset.stage !== stage) say(`${name}: ${stage}`);
   byId("stage").dataset.stage = stage;
   byId("stage").textContent = told;
-  if (cancel) byId("cancel").onclick = () => { cancel(); scene("start"); location.hash = ""; };
+  if (!cancel) return;
+  byId("cancel").onclick = () => {
+    cancel();
+    history.replaceState(null, "", location.pathname);
+    route();
+  };
 }
 
 // A job's answer, as soon as there is one.
@@ -194,7 +200,8 @@ function offer() {
     const possible = explanation !== null && (what === "swapped" ? rest.length > 0 && "audio" in explanation.timelines
       : explanation.changes.some(change => change.what === what && change.modality === modality));
     each.setAttribute("aria-disabled", !possible);
-    each.title = possible || explanation === null ? "" : what === "swapped" ? "There is no other clip yet" : `The clip has no ${called(modality)}`;
+    const reason = what === "swapped" && !rest.length ? "There is no other clip yet" : `The clip has no ${called(modality)}`;
+    each.title = possible || explanation === null ? "" : reason;
   }
   other.disabled = rest.length === 0;
 }
@@ -236,18 +243,21 @@ async function choose(chosen) {
 
 function others() {
   const rest = [...clips.values()].filter(clip => clip !== current || byId("result").hidden);
-  const started = !byId("start").hidden;
-  show(byId("others"), rest.length > 0);
-  byId("others").querySelector("h2").textContent = started ? "Or try one of these" : "Other clips";
-  const seen = rest.some(clip => clip.thumbnail);
-  byId("others").classList.toggle("plain", !seen);
-  byId("others").querySelector("ul").replaceChildren(...rest.map(clip => el("li", {}, el("a", { href: `#clip/${encodeURIComponent(clip.job)}` },
+  const seen = rest.some(clip => clip.thumbnail), focused = document.activeElement.getAttribute("href");
+  const link = clip => el("a", { href: `#clip/${encodeURIComponent(clip.job)}` },
     clip.thumbnail ? el("img", { src: clip.thumbnail, alt: "" }) : seen && el("span", { class: "blank" }),
-    el("span", {}, clip.name ?? "a clip")))));
+    el("span", {}, clip.name));
+  const links = rest.map(link);
+  show(byId("others"), rest.length > 0);
+  byId("others").classList.toggle("plain", !seen);
+  byId("others").querySelector("h2").textContent = byId("start").hidden ? "Other clips" : "Or try one of these";
+  byId("others").querySelector("ul").replaceChildren(...links.map(each => el("li", {}, each)));
+  links.find(each => each.getAttribute("href") === focused)?.focus();
 }
 
 function made(by) {
-  byId("made").textContent = `${by.run} (${by.recipe}) · model ${by.model} · taxonomy ${by.taxonomy} · features ${by.features.encoder || by.features.fingerprint}`;
+  byId("made").textContent = [`${by.run} (${by.recipe})`, `model ${by.model}`, `taxonomy ${by.taxonomy}`,
+    `features ${by.features.encoder || by.features.fingerprint}`].join(" · ");
 }
 
 function route() {
@@ -265,14 +275,23 @@ async function begin() {
     byId("run").textContent = [...new Set([about.made_by.run, about.made_by.recipe])].join(" · ");
     const limits = `up to ${duration(about.max_seconds)} and ${size(about.max_bytes)}`;
     byId("limits").textContent = about.videos ? `Any usual format, ${limits}; or a feature record with its features.json`
-      : `This run reads feature records alone: .tfrecord files, with the features.json beside them, up to ${size(about.max_bytes)}`;
+      : `This run reads .tfrecord files alone, with the features.json beside them, up to ${size(about.max_bytes)}`;
     byId("kind").textContent = about.videos ? "video" : "feature record";
     made(about.made_by);
-    for (const example of await api.examples()) clips.set(example.job, { ...clips.get(example.job), ...example });
+    await examples();
     await route();
   } catch (problem) {
     fail(problem, begin);
   }
+}
+
+// The server may still be at work on its examples when the page comes: their thumbnails are asked for again.
+async function examples(tries = 40) {
+  const given = await api.examples();
+  for (const example of given) clips.set(example.job, { ...clips.get(example.job), ...example });
+  if (tries === 0 || given.every(example => example.thumbnail || example.kind !== "video")) return;
+  const again = () => byId("others").hidden || others();
+  setTimeout(() => examples(tries - 1).then(again).catch(() => {}), 3000); // without them, the page is as good
 }
 
 for (const input of document.querySelectorAll("input[type=file]")) {
@@ -307,4 +326,8 @@ window.addEventListener("drop", event => {
   take([...event.dataTransfer.files]);
 });
 window.addEventListener("hashchange", route);
+document.addEventListener("click", event => { // on what is at the same address, after a file that failed
+  const link = event.target.closest("a[href^='#']:not(.skip)");
+  if (link?.getAttribute("href") === (location.hash || "#")) route();
+});
 begin();

@@ -92,7 +92,8 @@ export class Player {
 
   told() {
     if (this.playable && !this.video.seeking) this.at = this.video.currentTime;
-    if (this.swapped && !this.video.paused && Math.abs(this.other.currentTime - this.at) > DRIFT) this.other.currentTime = this.at;
+    const drifted = Math.abs(this.other.currentTime - this.at) > DRIFT;
+    if (this.swapped && !this.video.paused && drifted) this.other.currentTime = this.at;
     byId("time").textContent = `${clock(this.at)} / ${clock(this.seconds)}`;
     if (!this.playable) this.picture();
     this.moved(this.at);

@@ -76,7 +76,8 @@ export class Timeline {
     const height = lanes.length * (LABEL + TALL + GAP) - GAP + AXIS;
     const place = number => number * (LABEL + TALL + GAP);
     const parts = lanes.flatMap((lane, number) => this.lane(lane, place(number), x, width));
-    const labels = lanes.map((lane, number) => svg("text", { class: `label ${lane.colour}`, y: place(number) + 13 }, capital(lane.name)));
+    const labels = lanes.map((lane, number) =>
+      svg("text", { class: `label ${lane.colour}`, y: place(number) + 13 }, capital(lane.name)));
     const step = STEPS.find(step => (step / seconds) * width > 52) ?? STEPS.at(-1);
     for (let second = 0; second < seconds; second += step) {
       const left = x(second);
@@ -92,7 +93,8 @@ export class Timeline {
   }
 
   lane(lane, top, x, width) {
-    const floor = top + LABEL + TALL, y = value => Math.round((floor - (value / lane.highest) * (TALL - 2)) * 100) / 100;
+    const floor = top + LABEL + TALL;
+    const y = value => Math.round((floor - (value / lane.highest) * (TALL - 2)) * 100) / 100;
     const missing = lane.after.map(value => (value === null ? 1 : null));
     const parts = [
       svg("path", { class: "missing", d: steps(missing, x, () => floor - TALL, floor) }),
