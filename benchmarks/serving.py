@@ -10,7 +10,8 @@
 * Memory: the server's and its children's resident set after a third of each kind of requests, and at the end.
 
 The model is `nv-cm` in full size over the shipped 640 categories; its weights are random, which costs what trained ones
-cost. Server, children and clients share the machine's cores.
+cost. Server, children and clients share the machine's cores; processor time (of server and children, and of one thread
+of the library) does not depend on what else there is to do, and is best taken with OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import numpy as np
@@ -36,7 +38,7 @@ from counterpoint.data.tfrecord import Writer
 from counterpoint.data.youtube8m import encode, parse
 from counterpoint.media import encoders, render
 from counterpoint.media.decode import DEFAULT
-from counterpoint.media.encoders import Encoded
+from counterpoint.media.encoders import Encoded, Encoders
 from counterpoint.media.extract import Source, encode_all
 from counterpoint.recipes import RECIPES
 from counterpoint.run import Run
@@ -47,6 +49,14 @@ DIFFERENT = 12  # films; more are copies of them
 SECONDS = 4  # of a film
 STEPS = 60  # of a record
 TOLERANCE = 1e-4
+HTTP = "HTTP"
+
+
+class Cost(NamedTuple):
+    """Clips a second, and processor milliseconds a clip."""
+
+    rate: float
+    processor: float
 
 
 class Server:
@@ -66,12 +76,21 @@ class Server:
         self.process.terminate()
         self.process.wait()
 
+    @property
+    def processes(self) -> list[str]:
+        """The server and its children."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [str(self.process.pid), *children]
+
     def megabytes(self) -> float:
         """Resident memory of the server and its children."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        processes = [str(self.process.pid), *children]
-        pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in processes)
+        pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in self.processes)
         return pages * os.sysconf("SC_PAGESIZE") / 1e6
+
+    def processor_seconds(self) -> float:
+        """What the server and its children have computed."""
+        stats = [Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split() for process in self.processes]
+        return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
     def ask(self, path: Path, features: str) -> dict[str, float]:
         """The best categories' probabilities by path."""
@@ -104,12 +123,17 @@ def extracted(paths: Sequence[Path], workers: int) -> tuple[float, dict[str, Cli
     return len(paths) / (time.perf_counter() - begun), clips
 
 
-def predicted(predictor: Predictor, paths: Sequence[Path], batch: int) -> float:
-    """Clips a second, from the record's bytes."""
-    begun = time.perf_counter()
+def predicted(predictor: Predictor, paths: Sequence[Path], batch: int) -> None:
+    """What records hold, from their bytes."""
     for first in range(0, len(paths), batch):
         predictor.predict_all([parse(path.read_bytes()[12:-4]) for path in paths[first : first + batch]])
-    return len(paths) / (time.perf_counter() - begun)
+
+
+def encoded(lite: Encoders, predictor: Predictor, paths: Sequence[Path]) -> float:
+    """Processor milliseconds a film takes the library, in this process."""
+    begun = time.process_time()
+    predictor.predict_all([lite.encode(path, path.name).clip for path in paths])
+    return 1000 * (time.process_time() - begun) / len(paths)
 
 
 def check(run: Run, predictor: Predictor, clips: Sequence[Clip], answers: Sequence[dict[str, float]]) -> None:
@@ -122,20 +146,17 @@ def check(run: Run, predictor: Predictor, clips: Sequence[Clip], answers: Sequen
             )
 
 
-def timed(table: Table, name: str, ways: dict[str, Callable[[], float]], repeats: int) -> None:
-    """Each way in turn, some times; the best of each, and the server's share of the others."""
-    rates = {way: max(measured) for way, measured in _in_turn(ways, repeats).items()}
-    served = rates["HTTP"]
-    for way, rate in rates.items():
-        table.add_row(name, way, f"{rate:.1f}", "" if way == "HTTP" else f"{served / rate:.2f}")
-
-
-def _in_turn(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    measured: dict[str, list[float]] = {way: [] for way in ways}
+def timed(table: Table, name: str, ways: dict[str, Callable[[], Cost]], repeats: int) -> None:
+    """Each way in turn, some times; the best of each, and how the server compares with the others."""
+    costs: dict[str, list[Cost]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, measure in ways.items():
-            measured[way].append(measure())
-    return measured
+            costs[way].append(measure())
+    best = {way: Cost(max(c.rate for c in all_), min(c.processor for c in all_)) for way, all_ in costs.items()}
+    served = best[HTTP]
+    for way, cost in best.items():
+        ratios = (f"{served.rate / cost.rate:.2f}", f"{cost.processor / served.processor:.2f}")
+        table.add_row(name, way, f"{cost.rate:.1f}", f"{cost.processor:.1f}", *(("", "") if way == HTTP else ratios))
 
 
 def main() -> None:
@@ -148,7 +169,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     console = Console()
-    table = Table("what", "way", "clips a second", "HTTP / way")
+    table = Table("what", "way", "clips a second", "processor ms a clip", "HTTP / way", "by processor")
     memory: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -188,12 +209,27 @@ def main() -> None:
                 expected = [by_name[path.name] for path in films] if by_name else clips
                 check(run, predictor, expected, first + rest)
             console.print(f"{len(films)} films, {len(records)} records: none lost, none mixed up", highlight=False)
-            served = {"HTTP": lambda: sent(server, films, "", args.clients)[0]}
-            timed(table, "films", served | {"library": lambda: extracted(films, args.workers)[0]}, args.repeats)
-            served = {"HTTP": lambda: sent(server, records, features, args.clients)[0]}
-            single, batches = (lambda: predicted(predictor, records, 1)), (lambda: predicted(predictor, records, BATCH))
-            library = {"library, one at a time": single, f"library, batches of {BATCH}": batches}
-            timed(table, "records", served | library, args.repeats)
+
+            def served(paths: Sequence[Path], told: str) -> Cost:
+                before = server.processor_seconds()
+                rate, _ = sent(server, paths, told, args.clients)
+                return Cost(rate, 1000 * (server.processor_seconds() - before) / len(paths))
+
+            def from_films() -> Cost:
+                return Cost(extracted(films, args.workers)[0], encoded(lite, predictor, films[:DIFFERENT]))
+
+            def from_records(batch: int) -> Cost:
+                begun, worked = time.perf_counter(), time.process_time()
+                predicted(predictor, records, batch)
+                spent = time.process_time() - worked
+                return Cost(len(records) / (time.perf_counter() - begun), 1000 * spent / len(records))
+
+            timed(table, "films", {HTTP: lambda: served(films, ""), "library": from_films}, args.repeats)
+            library = {
+                "library, one at a time": lambda: from_records(1),
+                f"library, batches of {BATCH}": lambda: from_records(BATCH),
+            }
+            timed(table, "records", {HTTP: lambda: served(records, features), **library}, args.repeats)
         finally:
             server.stop()
     console.print(table)

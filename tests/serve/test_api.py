@@ -367,6 +367,7 @@ def children(process: int) -> list[int]:
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
 
 
+@pytest.mark.slow
 def test_stops_when_all_is_done(film_run: Run, films: Path, tmp_path: Path) -> None:
     render.film(tmp_path / "film.mp4", "Rain:Wind", 0, seconds=8, size=(640, 360), fps=5)
     with serving(film_run.folder, "--workers", 1) as server, ThreadPoolExecutor(1) as pool:

@@ -17,6 +17,7 @@ from counterpoint.serve.encoding import Children, Task
 from counterpoint.serve.settings import MEGABYTE, RefusedError, Settings
 
 
+@pytest.mark.slow
 def test_hangs_and_takes_too_much(films: Path, tmp_path: Path) -> None:
     """Both cost their file and nothing else, and what comes after is encoded as ever."""
     (tmp_path / "large").mkdir()
