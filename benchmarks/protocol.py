@@ -16,6 +16,7 @@ A step takes as long as the slowest of what goes on at once:
 computing   operations / (peak x share), then Adam's passes over memory and, on several GPUs, the gradients' exchange
 reading     the cores check, parse and pad the clips: 87 microseconds each (docs/results.md, "What a clip costs")
 storing     the disks give the clips' bytes
+starting    Lightning's loop and the start of each kernel from Python: 5 ms, a tiny model's step on a CPU
 
 Cores and disks are in proportion to a machine's GPUs. On a CPU the share of the peak was 0.52 to 0.60 in mixed
 precision (docs/results.md, "Speed of the models"). GPUs get less out of matrices this small: 0.3 is a guess, and the
@@ -74,10 +75,12 @@ def training(work: float, parameters: int, args: argparse.Namespace, gpus: int) 
     """A training on so many GPUs of a machine."""
     speed = args.peak * 1e12 * args.share
     exchange = 2 * 4 * parameters * (gpus - 1) / gpus / (args.link * 1e9)
+    starting = args.starting / 1000 / BATCH
     step = BATCH / gpus * work / speed + ADAM * parameters / (args.memory * 1e12) + exchange
     # Both by the clip; evaluation is the forward third of a step, and has no optimizer.
     rates = {
         "computing": (step / BATCH, work / 3 / speed / gpus),
+        "starting": (starting, starting / gpus),
         "reading": (READ / (args.cores * gpus),) * 2,
         "storing": (CLIP / (args.storage * 1e9 * gpus),) * 2,
     }
@@ -95,6 +98,7 @@ def main() -> None:
         ("link", 300.0, "GB/s between the GPUs of a machine that an exchange gets"),
         ("storage", 5.0, "GB/s that the disks beside each GPU give"),
         ("cores", 16.0, "cores beside each GPU"),
+        ("starting", 5.0, "ms a step that Python takes"),
         ("price", 3.0, "dollars for a GPU and an hour"),
     ):
         parser.add_argument(f"--{name}", type=float, default=default, help=f"{told} [{default:g}]")

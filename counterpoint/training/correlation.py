@@ -38,7 +38,7 @@ class CorrelationLearner(Learner):
         return self.model
 
     def compile_model(self) -> None:
-        self.tower.trunk.compile()
+        self.tower.trunk.compile(dynamic=True)
 
     def loss(self, batch: Batch, part: Part = ALONE) -> Tensor:
         """The mean over pairs of modalities, of the contrastive or the joined loss.

@@ -48,7 +48,7 @@ class Learner(lightning.LightningModule):
 
     def compile_model(self) -> None:
         """Let `torch.compile` make the kernels of what the loss calls; weights and their names stay."""
-        self.model.compile()
+        self.model.compile(dynamic=True)  # batches are as long as their longest clip
 
     def on_train_epoch_start(self) -> None:
         self._before = (0.0, 0)
@@ -56,7 +56,7 @@ class Learner(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._draw_from(batch_idx)
 
-    def on_validation_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._draw_from(batch_idx * self.part.world + self.part.rank, VALIDATION)
 
     def _draw_from(self, *number: int) -> None:

@@ -5,11 +5,13 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import torch
 from rich.console import Console
 
 from counterpoint.data.features import FeatureSet
@@ -76,11 +78,14 @@ def all_of(shards: tuple[Path, Path], folder: Path) -> None:
         train(run(folder, name), dataset(shards[0]), dataset(shards[1]), console=QUIET)
 
 
-def compiled(shards: tuple[Path, Path], folder: Path) -> None:
-    for name, made in COMPILED.items():
-        for compile in (False, True):
-            subject = replace(made, training=replace(TRAINING, compile=compile))
-            to = Run(folder / f"{name}-{compile}", subject, LABELLING, FeatureSet(SIZES))
+def compiled(shards: tuple[Path, Path], folder: Path, backend: str, names: list[str]) -> None:
+    """Train with and without `torch.compile`. ``aot_eager`` does all but generate code, which takes minutes."""
+    plain = torch.nn.Module.compile
+    torch.nn.Module.compile = partialmethod(plain, backend=backend)  # type: ignore[assignment,method-assign]
+    for name, made in ((name, COMPILED[name]) for name in names):
+        for compiling in (False, True):
+            subject = replace(made, training=replace(TRAINING, compile=compiling))
+            to = Run(folder / f"{name}-{compiling}", subject, LABELLING, FeatureSet(SIZES))
             train(to, dataset(shards[0]), dataset(shards[1]), console=QUIET)
 
 
@@ -118,6 +123,6 @@ if __name__ == "__main__":
         if distributed.rank() == 0:
             (folder / "figures.json").write_text(json.dumps(found))
     elif what == "compiled":
-        compiled(given, folder)
+        compiled(given, folder, sys.argv[3], sys.argv[4:])
     else:
         killed(given, run(folder / "killed", "nv-l"), folder / "steps.jsonl", (int(sys.argv[3]), int(sys.argv[4])))
