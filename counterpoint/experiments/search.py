@@ -7,7 +7,8 @@ in a random order that depends on the grid alone, so the trials are known before
 import csv
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
+STORAGE = "trials.db"
 Grid = Mapping[str, list[Any]]
 
 
@@ -48,6 +50,10 @@ class Search:
 
     def trials(self) -> list[Trial]:
         """All trials, the first time drawn. Call it in one process at a time."""
+        with self._kept():
+            return self._trials()
+
+    def _trials(self) -> list[Trial]:
         study = self._study()
         # Drawn in memory, where all of them come again in the same order, and each kept at once or not at all.
         points = self._study(kept=False)
@@ -67,7 +73,8 @@ class Search:
 
     def tell(self, trial: Trial, value: float) -> None:
         """Keep a trial's validation figure."""
-        self._study().tell(trial.number, value, skip_if_finished=True)
+        with self._kept():
+            self._study().tell(trial.number, value, skip_if_finished=True)
         write_json(self.told(trial.number), {"settings": trial.settings, "validation_gap": value})
 
     def told(self, number: int) -> Path:
@@ -82,6 +89,19 @@ class Search:
         """The settings with the highest figure; the first of equals."""
         results = self.results()
         return dict(max(results, key=lambda result: result["validation_gap"])["settings"]) if results else {}
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Says in a line what is wrong with Optuna's storage, such as a full disk."""
+        try:
+            yield
+        except Exception as error:
+            # Its storage's errors, and SQLite's below them, whose packages are not there without Optuna.
+            cause = error.__cause__ if type(error).__name__ == "StorageInternalError" else error
+            if type(cause).__name__ not in ("OperationalError", "DatabaseError"):
+                raise
+            told = getattr(cause, "orig", cause)
+            raise CounterpointError(f"{self.folder / STORAGE}: {told}; the same command goes on from there") from error
 
     def _study(self, kept: bool = True) -> "Study":
         try:
@@ -101,7 +121,7 @@ class Search:
 
         return optuna.create_study(
             study_name=self.folder.name,
-            storage=f"sqlite:///{(self.folder / 'trials.db').resolve()}" if kept else None,
+            storage=f"sqlite:///{(self.folder / STORAGE).resolve()}" if kept else None,
             sampler=Points(space, seed=0),
             direction="maximize",
             load_if_exists=True,

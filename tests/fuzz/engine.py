@@ -72,7 +72,9 @@ class Worker:
         if number != self.last:
             self.last, self.since = number, time.monotonic()
         alive = self.process.is_alive()
-        if alive and time.monotonic() - self.since < (BEGIN if number < 0 else self.target.seconds):
+        if alive and time.monotonic() - self.since < (
+            self.target.seconds if 0 <= number < self.numbers.stop else BEGIN
+        ):
             return True
         if alive:
             self.process.kill()
