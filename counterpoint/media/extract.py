@@ -146,7 +146,7 @@ def _extract(
     limits: Limits,
     time_limit: float,
     progress: Callable[[int, int], None],
-    engine: Engine | None,
+    engine: "Engine | None",
 ) -> Report:
     if labels:
         labels.labelling.save(out / "taxonomy")
