@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(new)):  # a full disk names no file
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(new)):  # full disks name no file
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
 

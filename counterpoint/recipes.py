@@ -11,6 +11,7 @@ A recipe is plain data: print it, change a field with `dataclasses.replace`, or 
     model = recipe.build({"video": 1024, "audio": 128}, categories=640)
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
@@ -263,9 +264,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
 def check(recipe: Recipe | TowerRecipe) -> None:
     """Raise CounterpointError, which names the field, for a number that makes no model or no training."""
     for path, name, value in _numbers(recipe):
-        low, high = BOUNDS.get(name, (isinstance(value, int), MANY))
+        low, high = BOUNDS.get(name, (1, MANY) if isinstance(value, int) else (0, sys.float_info.max))
         if not low <= value <= high:
-            bound = f"at most {high:,}" if value > high else f"at least {low:g}"
+            bound = f"at most {high:g}" if value > high else f"at least {low:g}"
             allowed = f"from {low:g} to {high:g}" if high == 1 else bound
             raise CounterpointError(f"{recipe.name}: {path} must be {allowed}, not {value}")
 

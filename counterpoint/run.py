@@ -275,6 +275,9 @@ def _rebuilt(base: T, stored: Any) -> T:
         if wrong := [name for name, value in values.items() if not is_bearable(value, hints[name])]:
             raise ValueError(f"{wrong[0]} cannot be {values[wrong[0]]!r:.40}")
         return dataclasses.replace(base, **values)
+    parts = stored.values() if isinstance(stored, dict) else stored if isinstance(stored, list) else [stored]
+    if not isinstance(base, bool) and any(isinstance(part, bool) for part in parts):
+        raise ValueError("a truth value stands for a number")  # which Python would take for 0 or 1
     if isinstance(base, float) and type(stored) is int:
         return float(stored)  # type: ignore[return-value]
     return tuple(stored) if isinstance(base, tuple) and isinstance(stored, list) else stored  # type: ignore[return-value]

@@ -85,7 +85,9 @@ def _changed(part: object) -> object:
         value = getattr(part, field.name)
         if isinstance(value, bool):
             values[field.name] = not value
-        elif isinstance(value, int | float):
+        elif isinstance(value, float):
+            values[field.name] = (value + 1) / 4  # which shares may be, too
+        elif isinstance(value, int):
             values[field.name] = value + 1
         elif isinstance(value, tuple):
             values[field.name] = (*value, 7)

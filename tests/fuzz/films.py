@@ -155,7 +155,11 @@ def check_subtitles(content: bytes) -> bool:
 
 
 def _plain(content: bytes) -> list[str] | None:
-    """The words of each second, where the file is as it was drawn; None for others."""
+    """The words of each second, where the file has the form of those that are drawn; None for others.
+
+    FFmpeg ends a WebVTT file at a time with a comma, which is none there, and shows cues by their times.
+    """
+    mark, last = (b"," if content[:1] == b"s" else b"."), 0.0
     said: list[list[str]] = []
     blocks = content[1:].removeprefix(b"WEBVTT\n\n").split(b"\n\n")
     for number, block in enumerate(blocks, 1):
@@ -171,12 +175,13 @@ def _plain(content: bytes) -> list[str] | None:
                 len(stamp) != 12
                 or stamp[:6] != b"00:00:"
                 or not (stamp[6:8] + stamp[9:]).isdigit()
-                or stamp[8:9] not in b",."
+                or stamp[8:9] != mark
             ):
                 return None
             times.append(int(stamp[6:8] + stamp[9:]) / 1000)
-        if times[1] <= times[0]:
+        if not last <= times[0] < times[1]:
             return None
+        last = times[0]
         for second in range(int(times[0]), min(LIMITS.seconds, math.ceil(times[1]))):
             said += [[] for _ in range(second + 1 - len(said))]
             said[second].append(lines[2].decode())
