@@ -29,7 +29,7 @@ class EpochBar(Callback):
     ) -> None:
         what = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         total = trainer.num_training_batches
-        self.progress.update(self.task, description=what, total=total, completed=batch_idx)
+        self.progress.update(self.task, description=what, total=total, completed=batch_idx, refresh=not batch_idx)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.progress.reset(self.task, description="validation", total=sum(trainer.num_val_batches))

@@ -4,7 +4,6 @@ import pickle
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -15,7 +14,7 @@ from training.world import LABELLING, clips, dataset, write
 
 from counterpoint.cli import main
 from counterpoint.data import remote, store
-from counterpoint.data.dataset import ClipDataset, ClipLoader, collate
+from counterpoint.data.dataset import ClipDataset, ClipLoader, Turns
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
 from counterpoint.data.remote import RemoteShard
@@ -324,7 +323,7 @@ def test_loader_processes(server: Objects, tmp_path: Path) -> None:
     data = ClipDataset([url(server, "b.tfrecord")], LABELLING)
     data.shards[0].file.forget(0, data.shards[0].size)  # type: ignore[attr-defined]
     features = FeatureSet.of(data.paths)
-    loader = ClipLoader(data, batch_size=4, num_workers=2, collate_fn=partial(collate, features=features, max_steps=9))
+    loader = ClipLoader(data, Turns(len(data), 4), features, max_steps=9, workers=2)
     assert [name for batch in loader for name in batch.ids] == [one.id for one in made]
     data.shards[0].file.forget(0, data.shards[0].size)  # type: ignore[attr-defined]
     server.faults = ["403"] * 50

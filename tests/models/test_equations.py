@@ -464,7 +464,7 @@ def test_head_begins_by_expecting_one_category():
     head = Head(3, 4, 11, dropout=0.0).eval()
     with torch.no_grad():
         head.network[-1].weight.zero_()
-    assert_close(head({"video": torch.randn(2, 3)}).sigmoid(), torch.full((2, 11), 1 / 11))
+    assert_close(head({"video": torch.randn(2, 3)})[0].sigmoid(), torch.full((2, 11), 1 / 11))
 
 
 def test_told():
