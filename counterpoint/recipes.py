@@ -271,6 +271,12 @@ def check(recipe: Recipe | TowerRecipe) -> None:
             raise CounterpointError(f"{recipe.name}: {path} must be {allowed}, not {value}")
 
 
+def largest(recipe: Recipe | TowerRecipe) -> float:
+    """The largest number that sizes a part of the model: a trained one has at least so many weights."""
+    parts = (getattr(recipe, name) for name in ("family", "fusion", "head", "comparison") if hasattr(recipe, name))
+    return max((value for part in parts for _, _, value in _numbers(part)), default=0)
+
+
 def _numbers(part: Any, path: str = "", name: str = "") -> Iterator[tuple[str, str, float]]:
     """The path of each number in a recipe, its field's name and the number itself."""
     if isinstance(part, int | float) and not isinstance(part, bool):

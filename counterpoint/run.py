@@ -24,7 +24,7 @@ import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from counterpoint.files import replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.models.track import Track, Tracks
-from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check, largest
 from counterpoint.taxonomy import Labelling, load
 
 RECIPE_FILE = "recipe.json"
@@ -169,6 +169,8 @@ class Run:
             stored, digest = load_file(path), _digest_of(path)
             if digest and digest != _digest(stored):
                 raise ValueError("their checksum does not match: the file is damaged")
+            if largest(self.recipe) > sum(tensor.numel() for tensor in stored.values()):
+                raise ValueError("its model would be larger")  # and building it could take all memory
             model = self.build()
             missing, unexpected = model.load_state_dict(stored, strict=False)
             if strangers := [name for name in (*missing, *unexpected) if not name.startswith(TOWER_PREFIX)]:
@@ -272,7 +274,7 @@ def _rebuilt(base: T, stored: Any) -> T:
             raise ValueError(f"fields {sorted(differ)} differ")
         values = {name: _rebuilt(getattr(base, name), value) for name, value in stored.items()}
         hints = get_type_hints(type(base))
-        if wrong := [name for name, value in values.items() if not is_bearable(value, hints[name])]:
+        if wrong := [name for name, value in values.items() if not _is(value, hints[name])]:
             raise ValueError(f"{wrong[0]} cannot be {values[wrong[0]]!r:.40}")
         return dataclasses.replace(base, **values)
     parts = stored.values() if isinstance(stored, dict) else stored if isinstance(stored, list) else [stored]
@@ -281,6 +283,16 @@ def _rebuilt(base: T, stored: Any) -> T:
     if isinstance(base, float) and type(stored) is int:
         return float(stored)  # type: ignore[return-value]
     return tuple(stored) if isinstance(base, tuple) and isinstance(stored, list) else stored  # type: ignore[return-value]
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, with all that is in it; beartype looks at one of many."""
+    inner = get_args(hint)
+    if isinstance(value, dict):
+        return is_bearable(value, hint) and all(is_bearable(each, inner[1]) for each in value.values())
+    if isinstance(value, tuple):
+        return is_bearable(value, hint) and all(is_bearable(each, inner[0]) for each in value)
+    return is_bearable(value, hint)
 
 
 def environment() -> dict[str, Any]:
