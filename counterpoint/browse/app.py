@@ -15,8 +15,8 @@ from counterpoint.browse.clips import Clips, Filter
 from counterpoint.browse.export import Format, export
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation import explain as explaining
-from counterpoint.serve.gate import SECURITY, _host
-from counterpoint.serve.telling import _timeline
+from counterpoint.serve.gate import SECURITY, asked_host
+from counterpoint.serve.telling import told_timeline
 
 PAGE = Path(__file__).with_name("page")
 SHARED = Path(serve.__file__).with_name("page")  # the style, and what draws, is that of `counterpoint serve`
@@ -83,7 +83,7 @@ def build(clips: Clips, hosts: tuple[str, ...] = ()) -> FastAPI:
         with explaining_one:
             told = explaining.explain(clips.run, clips.dataset, one(number), top=FOLLOWED)
         plain = told.to_dict()
-        plain["timelines"] = {name: _timeline(timeline).model_dump() for name, timeline in told.timelines.items()}
+        plain["timelines"] = {name: told_timeline(timeline).model_dump() for name, timeline in told.timelines.items()}
         return plain
 
     @app.get("/v1/export.{kind}")
@@ -132,7 +132,7 @@ class _Guard:
             await send(message)
 
         headers = Headers(scope=scope)
-        if self.hosts and _host(headers) not in self.hosts:
+        if self.hosts and asked_host(headers) not in self.hosts:
             await JSONResponse({"detail": "this server does not go by that name"}, 421)(scope, receive, sent)
         elif headers.get("sec-fetch-site") == "cross-site" and scope["path"].startswith("/v1/"):
             await JSONResponse({"detail": "asked for by another site's page"}, 403)(scope, receive, sent)

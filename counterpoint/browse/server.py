@@ -7,7 +7,7 @@ import uvicorn
 
 from counterpoint.browse.app import build
 from counterpoint.browse.clips import Clips
-from counterpoint.serve.commands import LOCAL, _is_loopback
+from counterpoint.serve.commands import LOCAL, is_loopback
 from counterpoint.serve.server import bind
 
 
@@ -21,7 +21,7 @@ def serve(clips: Clips, host: str, port: int, query: str, say: Callable[[str], N
     Raises:
         CounterpointError: the address cannot be listened at.
     """
-    local = host in LOCAL or _is_loopback(host)
+    local = host in LOCAL or is_loopback(host)
     if not local:
         say(f"open to everybody who can reach {host}")
     with bind(host, port) as socket:

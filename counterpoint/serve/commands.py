@@ -73,7 +73,7 @@ def serve(args: Namespace) -> int:
     except ModuleNotFoundError as error:
         raise CounterpointError(f"{error.name} is missing: pip install 'counterpoint[serve]'") from error
 
-    local = args.host in LOCAL or _is_loopback(args.host)
+    local = args.host in LOCAL or is_loopback(args.host)
     settings = Settings(
         workers=args.workers,
         max_bytes=round(args.max_megabytes * MEGABYTE),
@@ -86,7 +86,7 @@ def serve(args: Namespace) -> int:
         keep_seconds=60 * args.keep_minutes,
         keep_jobs=args.keep_jobs,
         key=_key(args.key_file),
-        hosts=tuple(host.lower() for host in (*args.hosts, *(LOCAL if local or args.hosts else ()))),
+        hosts=tuple(host.lower() for host in (*args.hosts, *((*LOCAL, args.host) if local or args.hosts else ()))),
         examples=Path(args.examples) if args.examples else None,
     )
     with bind(args.host, args.port) as socket:
@@ -102,7 +102,8 @@ def serve(args: Namespace) -> int:
     return 0
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is one of this machine's own, which no other reaches."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -105,7 +105,7 @@ class Gate:
 
     def _check(self, path: str, headers: Headers) -> None:
         settings = self.service.settings
-        if settings.hosts and _host(headers) not in settings.hosts:
+        if settings.hosts and asked_host(headers) not in settings.hosts:
             raise RefusedError(421, "this server does not go by that name; --hosts tells it others")
         if path in OPEN:
             return
@@ -151,7 +151,7 @@ class Gate:
         return counted
 
 
-def _host(headers: Headers) -> str:
+def asked_host(headers: Headers) -> str:
     host = headers.get("host", "")
     return (host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]).lower()
 

@@ -94,7 +94,7 @@ def explanation(run: Run, job: str, folder: Path, other: Path | None, top: int) 
         changes=changes,
         correlation=told.correlation,
         per_second=told.per_second,
-        timelines={name: _timeline(timeline) for name, timeline in told.timelines.items()},
+        timelines={name: told_timeline(timeline) for name, timeline in told.timelines.items()},
         attended=[one for name, timeline in told.timelines.items() for one in _attended(folder, name, timeline)],
     )
 
@@ -104,7 +104,7 @@ def _interventions(modality: str, other: str | None) -> list[tuple[Literal["with
     return [("without", None, f"without {modality}"), ("swapped", other, f"{modality} of {other}")]
 
 
-def _timeline(timeline: explaining.Timeline) -> answers.Timeline:
+def told_timeline(timeline: explaining.Timeline) -> answers.Timeline:
     numbers = timeline.strongest
     before, heard, after = (
         np.where(timeline.present, part, 0) for part in (timeline.before, timeline.heard, timeline.after)
