@@ -17,10 +17,10 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from fuzz import films, folders, records, tables
+from fuzz import films, folders, payloads, shards, tables
 from fuzz.target import Target, clear
 
-TARGETS = {target.name: target for part in (records, tables, folders, films) for target in part.TARGETS}
+TARGETS = {target.name: target for part in (payloads, shards, tables, folders, films) for target in part.TARGETS}
 BEGIN = 600.0  # seconds that a child may take before its first input
 MEMORY = 12 << 30  # bytes of address space; what asks for more has believed a number in its input
 

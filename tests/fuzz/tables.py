@@ -15,7 +15,7 @@ from rich.console import Console
 
 from counterpoint.errors import CounterpointError
 from counterpoint.media import labels as own_labels
-from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, importers, load, mapping, merge, tree
+from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, importers, load, mapping, merge
 from counterpoint.taxonomy.diff import diff
 from counterpoint.taxonomy.figure import svg
 from counterpoint.taxonomy.lint import EXCEPTIONS_COLUMNS, EXCEPTIONS_FILE, check, exceptions
@@ -344,7 +344,6 @@ def check_own_labels(content: bytes) -> None:
     assert again.labelling == found.labelling
 
 
-assert tree.COLUMNS == ("id", "parent", "name")
 TARGETS = [
     Target("taxonomy", draw_taxonomy, _refusing(check_taxonomy)),
     Target("mapping", draw_mapping, _refusing(check_mapping)),
