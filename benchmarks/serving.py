@@ -41,8 +41,8 @@ from counterpoint.media.decode import DEFAULT
 from counterpoint.media.encoders import Encoded, Encoders
 from counterpoint.media.extract import Source, encode_all
 from counterpoint.recipes import RECIPES
-from counterpoint.run import Run
-from counterpoint.serve.predicting import BATCH, Predictor, WarmRun
+from counterpoint.run import Run, WarmRun
+from counterpoint.serve.predicting import BATCH, Predictor
 from counterpoint.taxonomy.mapping import youtube8m
 
 DIFFERENT = 12  # films; more are copies of them

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from counterpoint.data.tfrecord import replacing
 from counterpoint.errors import CounterpointError
-from counterpoint.run import WEIGHTS_FILE, Predictions, Run
+from counterpoint.files import replacing
+from counterpoint.run import Predictions, Run, WarmRun
 
 if TYPE_CHECKING:
     from counterpoint.data.store import RemotePath
@@ -71,9 +71,9 @@ def categorize(
         CounterpointError: a shard cannot be read, or the table's name ends otherwise than .csv or .jsonl.
     """
     check(out)
+    run = WarmRun(run.folder, run.recipe, run.labelling, run.features)
     run.categorizer()  # rather now than on a cluster
-    weights = (run.folder / WEIGHTS_FILE).read_bytes()
-    about = repr((hashlib.sha256(weights).hexdigest(), [str(shard) for shard in shards], sorted(options.items())))
+    about = repr((run.fingerprint, [str(shard) for shard in shards], sorted(options.items())))
     folder = out.with_name(f".{out.name}.{hashlib.sha256(about.encode()).hexdigest()[:12]}")
     folder.mkdir(parents=True, exist_ok=True)
     parts = [folder / f"{number:06}.json" for number in range(len(shards))]

@@ -10,6 +10,7 @@ import logging
 import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from counterpoint.media.decode import Limits
     from counterpoint.media.encoders import Encoded
     from counterpoint.media.extract import Engine, Failure, Source
+    from counterpoint.run import WarmRun
 
 BLOCKS = 10_000  # of rows, at most: what an actor takes at a time
 
@@ -147,14 +149,19 @@ class _Categorizing:
     """Says of shards what a run says; see `counterpoint.batch.answers`. A fault is an answer, and not tried again."""
 
     def __init__(self, run: str, options: dict[str, Any]) -> None:
-        self.run, self.options = Path(run), options
+        self.folder, self.options = run, options
+
+    @cached_property
+    def run(self) -> "WarmRun":
+        from counterpoint.run import WarmRun
+
+        return WarmRun.load(self.folder)
 
     def __call__(self, row: tuple[int, Any]) -> tuple[int, Any]:
         from counterpoint.batch import answers
-        from counterpoint.run import Run
 
         number, shard = row
         try:
-            return number, answers(Run.load(self.run), shard, **self.options)
+            return number, answers(self.run, shard, **self.options)
         except CounterpointError as error:
             return number, str(error)

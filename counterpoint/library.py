@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from counterpoint.data.dataset import ClipDataset
-from counterpoint.data.tfrecord import cache_folder, replacing
+from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.survey import Survey, folder_name, survey
+from counterpoint.files import replacing
 from counterpoint.run import Run
 from counterpoint.taxonomy import Taxonomy
 

@@ -23,8 +23,9 @@ import platform
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ class Run:
         self.features.save(self.folder)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Run":
+    def load(cls, folder: str | Path) -> Self:
         """Read a run folder, or one that comes with the package by its name; a folder of that name comes first.
 
         Raises:
@@ -229,6 +230,17 @@ class Run:
     def probabilities(self, logits: Float[Tensor, "clip category"]) -> Float[np.ndarray, "clip category"]:
         """What the model's logits say: no category is more probable than its parent."""
         return self.labelling.taxonomy.consistent(logits.float().sigmoid().cpu().numpy())
+
+
+class WarmRun(Run):
+    """A run that reads its weights once, for those who ask it often."""
+
+    @cached_property
+    def _model(self) -> Categorizer | Tower:
+        return super().model()
+
+    def model(self) -> Categorizer | Tower:
+        return self._model
 
 
 def accelerator() -> torch.device:

@@ -48,6 +48,18 @@ def test_tables_say_what_the_terminal_says(run: Run, shards: list[Path], capsys:
     assert not list(folder.glob(".table*"))
 
 
+def test_weights_are_read_once(run: Run, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, built = Run.build, []
+
+    def counted(self: Run) -> Any:
+        built.append(self)
+        return build(self)
+
+    monkeypatch.setattr(Run, "build", counted)
+    assert batch.categorize(run, shards, tmp_path / "a.jsonl", **OPTIONS)["clips"] == 15
+    assert len(built) == 1
+
+
 def test_goes_on_where_it_stopped(run: Run, shards: list[Path], tmp_path: Path) -> None:
     asked: list[int] = []
 

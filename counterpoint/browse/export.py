@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from counterpoint.browse.clips import Clips, Filter
-from counterpoint.data.tfrecord import replacing
 from counterpoint.errors import CounterpointError
+from counterpoint.files import replacing
 
 Format = Literal["csv", "json"]
 PIECE = 500  # clips

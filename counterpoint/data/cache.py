@@ -11,8 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from counterpoint.data.tfrecord import cache_folder, replacing
+from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import CounterpointError
+from counterpoint.files import replacing
 
 LIMIT = 20.0  # gigabytes
 KEPT = 0.9  # of the limit, when room is made

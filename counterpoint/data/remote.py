@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from counterpoint.data import tfrecord
 from counterpoint.data.cache import block_cache
 from counterpoint.data.store import RemotePath, ask, file_system, is_remote
-from counterpoint.data.tfrecord import _FOOT, _HEAD, INDEX_SUFFIX, Bytes, Shard, _Index, cache_folder, replacing
+from counterpoint.data.tfrecord import _FOOT, _HEAD, INDEX_SUFFIX, Bytes, Shard, _Index, cache_folder
 from counterpoint.errors import CounterpointError, NotThereError
+from counterpoint.files import replacing
 
 BLOCK = 1 << 20  # bytes kept as one file
 PIECE = 8 * BLOCK  # asked for in one request at most

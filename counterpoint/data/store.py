@@ -16,8 +16,9 @@ from os import getpid
 from pathlib import Path
 from typing import Any
 
-from counterpoint.data.tfrecord import cache_folder, replacing
+from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import CounterpointError, NotThereError
+from counterpoint.files import replacing
 
 ATTEMPTS = 7
 PAUSE = 0.5  # seconds before the second attempt, doubled before each that follows

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterpoint.errors import CounterpointError, RecordError
-from counterpoint.files import replacing as replacing
+from counterpoint.files import replacing
 
 if TYPE_CHECKING:
     from counterpoint.data.store import RemotePath

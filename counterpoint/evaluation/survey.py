@@ -16,6 +16,7 @@ A million clips with 640 categories and 1024 hidden features take 3.3 GB there, 
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,7 +213,14 @@ def _parts(run: Run, batch: Batch, output: Output, about: dict[str, Any]) -> dic
 def _array(path: Path, shape: tuple[int, ...], dtype: Any, done: int) -> Any:
     if done:
         return np.load(path, mmap_mode="r+")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a full disk tells so here, where through the map it would end the process
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+    return array
 
 
 def _load(folder: Path, about: dict[str, Any]) -> Survey:

@@ -5,7 +5,6 @@ import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,22 +13,9 @@ from jaxtyping import Float
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import collate
-from counterpoint.models.categorizer import Categorizer
-from counterpoint.models.correlation import Tower
 from counterpoint.run import Run, accelerator, moved
 
 BATCH = 32  # clips
-
-
-class WarmRun(Run):
-    """A run that reads its weights once. Its model stays on the CPU, where explanations are made."""
-
-    @cached_property
-    def _model(self) -> Categorizer | Tower:
-        return super().model()
-
-    def model(self) -> Categorizer | Tower:
-        return self._model
 
 
 class Said(NamedTuple):

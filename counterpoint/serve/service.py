@@ -24,11 +24,12 @@ from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import CounterpointError
 from counterpoint.media import encoders
 from counterpoint.media.extract import SUFFIXES
+from counterpoint.run import WarmRun
 from counterpoint.serve import answers, encoding, telling
 from counterpoint.serve.encoding import CLIP, Children, Task
 from counterpoint.serve.jobs import Job, Jobs
 from counterpoint.serve.metrics import Metrics
-from counterpoint.serve.predicting import Predictor, WarmRun
+from counterpoint.serve.predicting import Predictor
 from counterpoint.serve.settings import RefusedError, Settings
 from counterpoint.serve.uploads import RECORDS, keep, name_of, records
 

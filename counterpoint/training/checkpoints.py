@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from torch import Tensor
 
-from counterpoint.data.tfrecord import replacing
 from counterpoint.errors import CounterpointError
+from counterpoint.files import replacing
 from counterpoint.training.learner import Learner
 
 CHECKPOINTS = "checkpoints"

@@ -73,7 +73,7 @@ def train(
             return _fit(run, data, validation, last, workers, minutes, console)
         except Exception:
             # Nothing to go on from: it would only be in the way.
-            if distributed.rank() == 0 and not (run.folder / CHECKPOINTS / checkpoints.LAST).exists():
+            if distributed.rank() == 0 and not any((run.folder / CHECKPOINTS).glob("*.ckpt")):
                 shutil.rmtree(run.folder, ignore_errors=True)
             raise
 
@@ -107,7 +107,6 @@ def _fit(
             callbacks=callbacks,
             plugins=[checkpoints.Files()],
             logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
-            enable_checkpointing=True,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,

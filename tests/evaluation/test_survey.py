@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,19 @@ def test_it_holds_what_the_model_says(made: Run, data: ClipDataset, tmp_path: Pa
     read = last(torch.from_numpy(told.vectors.astype(np.float32)))
     torch.testing.assert_close(read, output.logits, atol=1e-2, rtol=0)
     assert told.pairs == []
+
+
+def test_a_full_disk(made: Run, data: ClipDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before the map is written to, which would end the process; the same call goes on once there is room."""
+
+    def full(*of: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*kept/scores\.npy'"):
+            survey(made, data, tmp_path / "kept")
+    assert len(survey(made, data, tmp_path / "kept")) == 35
 
 
 def test_without_labels(made: Run, data: ClipDataset, tmp_path: Path) -> None:

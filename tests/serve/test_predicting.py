@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from counterpoint.data.clip import Clip
-from counterpoint.run import Run
-from counterpoint.serve.predicting import BATCH, Predictor, Said, WarmRun
+from counterpoint.run import Run, WarmRun
+from counterpoint.serve.predicting import BATCH, Predictor, Said
 from serve.conftest import SIZES
 
 

@@ -75,6 +75,24 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(world: World) -> None:
     assert_equal(uncut, cut)
 
 
+def test_an_error_after_damage_keeps_the_checkpoint_before(world: World) -> None:  # noqa: F811
+    """The damaged one is aside then, so that there is no last one to tell that the run has something to go on from."""
+
+    def fails() -> None:
+        raise OSError("no space left")
+
+    uncut, cut = world.new(max_epochs=4), world.new(max_epochs=4)
+    world.fit(uncut)
+    with stopped_before(3, 0), pytest.raises(KilledError):
+        world.fit(cut)
+    last = cut.folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    with stopped_before(2, 0, fails), pytest.raises(OSError, match="no space left"):
+        world.fit(cut)
+    world.fit(cut)
+    assert_equal(uncut, cut)
+
+
 def test_with_no_whole_checkpoint_it_stops(world: World) -> None:  # noqa: F811
     subject = world.new(max_epochs=4)
     with stopped_before(3, 0), pytest.raises(KilledError):
