@@ -332,7 +332,8 @@ def test_loader_processes(server: Objects, tmp_path: Path) -> None:
     assert str(raised.value) == f"{url(server, 'b.tfrecord')}: 403 Forbidden"
 
 
-def test_one_process_makes_the_index_and_others_wait(server: Objects) -> None:
+def test_one_process_makes_the_index_and_others_wait(server: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "TIMEOUT", 30.0)  # eight threads at once; nothing here is about time
     with ThreadPoolExecutor(8) as pool:
         shards = list(pool.map(lambda _: RemoteShard(url(server)), range(8)))
     assert all(read(shard) == PAYLOADS for shard in shards)
