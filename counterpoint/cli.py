@@ -156,7 +156,7 @@ def evaluate(args: Namespace) -> int:
     breakdown = measure(run, dataset, _console, args.workers, accumulator)
     if not leading():
         return 0
-    folder = Path(args.out) if args.out else run.folder / "evaluation"
+    folder = Path(args.out) if args.out else run.findings / "evaluation"
     breakdown.save(folder)
     figures = breakdown.to_dict()
     models = [(run.recipe.name, breakdown)]
@@ -376,12 +376,12 @@ def tower(args: Namespace) -> int:
     from counterpoint.run import Run
 
     results = []
-    for folder in args.runs:
-        run = Run.load(folder)
+    runs = [Run.load(folder) for folder in args.runs]
+    for run in runs:
         dataset = _dataset(args, args.data, run.labelling)
         _report(dataset)
         results.append(measure(run, dataset, _console, args.workers))
-    pictures = draw(results, Path(args.out) if args.out else Path(args.runs[0]) / "evaluation")
+    pictures = draw(results, Path(args.out) if args.out else runs[0].findings / "evaluation")
     _print(
         args.json,
         lambda: [result.to_dict() for result in results],

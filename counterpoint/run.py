@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, Turns
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import UNREADABLE, CounterpointError
 from counterpoint.files import replacing, write_text
 from counterpoint.models.categorizer import Categorizer
@@ -122,6 +123,12 @@ class Run:
                 with (folder / WEIGHTS_FILE).open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
+
+    @property
+    def findings(self) -> Path:
+        """Where what is found with the run is kept: in its folder; in the cache if it came with the package."""
+        shipped = self.folder.is_relative_to(SHIPPED)
+        return cache_folder() / "shipped" / self.folder.relative_to(SHIPPED) if shipped else self.folder
 
     def build(self) -> Categorizer | Tower:
         """The model with fresh weights; the tower that it listens to has its trained ones."""

@@ -12,6 +12,7 @@ from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.splits import write_splits
+from counterpoint.data.tfrecord import cache_folder
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.recipes import Recipe
 from counterpoint.run import SHIPPED, Run
@@ -63,6 +64,18 @@ def test_it_explains_a_clip(shards: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(["explain", NAME, f"{shard}#clip-0", "--out", str(tmp_path / "why.png")]) == 0
     assert "correlation of audio and video" in capsys.readouterr().out
     assert (tmp_path / "why.png").stat().st_size > 10_000
+
+
+def test_what_is_found_with_it_does_not_go_into_the_package(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(SHIPPED.rglob("*"))
+    assert main(["evaluate", NAME, "--data", str(shards), "--json"]) == 0
+    assert main(["tower", f"{NAME}/tower", "--data", str(shards)]) == 0
+    assert (cache_folder() / "shipped" / NAME / "evaluation" / "metrics.json").exists()
+    assert sorted(SHIPPED.rglob("*")) == before
+    assert not list(tmp_path.iterdir())  # a folder called so would come first from then on
 
 
 def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

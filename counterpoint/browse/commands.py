@@ -30,7 +30,7 @@ def browse(args: Namespace) -> int:
     chosen = Filter(args.category, args.role, args.level, args.verdict, low, high, args.search, args.sort, args.reverse)
     dataset = cli._dataset(args, args.data, run.labelling)
     cli._report(dataset)
-    folder = Path(args.out) if args.out else run.folder / KEPT / folder_name(run, dataset)
+    folder = Path(args.out) if args.out else run.findings / KEPT / folder_name(run, dataset)
     with cli._progress("looking at the clips", len(dataset)) as advance:
         answers = survey(run, dataset, folder, workers=args.workers, progress=advance)
     clips = Clips(run, dataset, answers)
@@ -103,7 +103,7 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
     from counterpoint import cli
 
     sub = verb(verbs, "browse", browse, records=True)
-    sub.add_argument("run", help="a run folder")
+    sub.add_argument("run", help=cli.RUN_HELP)
     sub.add_argument("--data", nargs="+", required=True, metavar="SHARDS", help=cli.DATA_HELP)
     sub.add_argument("--out", default=None, help=f"folder to keep what the run says of the clips in (RUN/{KEPT})")
     sub.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0: all of this machine's")
@@ -127,7 +127,7 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
     sub.add_argument("--workers", type=NonNegativeInt, default=0, help=cli.WORKERS_HELP)
 
     sub = verb(verbs, "recommend", recommend, json=True, records=True)
-    sub.add_argument("run", help="a run folder")
+    sub.add_argument("run", help=cli.RUN_HELP)
     sub.add_argument("--history", nargs="+", required=True, metavar="ID", help="clips of the library, or @FILE of ids")
     sub.add_argument("--library", nargs="+", required=True, metavar="SHARDS", help=cli.DATA_HELP)
     sub.add_argument("--top", type=PositiveInt, default=10, help="how many to recommend")

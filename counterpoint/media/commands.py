@@ -139,11 +139,11 @@ def categorize(args: Namespace) -> int:
     from counterpoint.evaluation import explain as explaining
     from counterpoint.media import encoders
     from counterpoint.media.extract import find
-    from counterpoint.run import Run
+    from counterpoint.run import WarmRun
 
     if args.out:
         batch.check(Path(args.out))
-    run = Run.load(args.run)
+    run = WarmRun.load(args.run)
     run.categorizer()
     taxonomy = run.labelling.taxonomy
     codes = dict(zip(taxonomy.paths, taxonomy.codes, strict=True)) if args.codes else {}
@@ -178,7 +178,7 @@ def categorize(args: Namespace) -> int:
     if args.out:
         batch.write(Path(args.out), answers)
         _say(f"written: {args.out}")
-    else:
+    elif args.json or answers:
         _cli()._print(args.json, lambda: answers, lambda: table)
     if args.explain and answers:
         _say(f"drawn in {args.explain}")

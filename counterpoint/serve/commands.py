@@ -19,9 +19,11 @@ DEFAULT = Settings()
 
 def add(verbs: Any, verb: Callable[..., ArgumentParser]) -> None:
     """Add the verb to the command line's parser; ``verb`` makes its parser."""
+    from counterpoint import cli
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sub = verb(verbs, "serve", serve)
-    sub.add_argument("run", help="a run folder")
+    sub.add_argument("run", help=cli.RUN_HELP)
     sub.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0: all of this machine's")
     sub.add_argument("--port", type=int, default=8000, help="0: any that is free")
     sub.add_argument("--examples", default=None, metavar="FOLDER", help="video files and shards that the page offers")

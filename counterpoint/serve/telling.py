@@ -1,6 +1,5 @@
 """Results -> answers: what the library finds, in the words of the API."""
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,7 @@ from jaxtyping import Float
 
 from counterpoint.data.dataset import ClipDataset
 from counterpoint.evaluation import explain as explaining
-from counterpoint.run import TOWER_FOLDER, WEIGHTS_FILE, Run
+from counterpoint.run import Run
 from counterpoint.serve import answers
 from counterpoint.serve.encoding import CLIP, thumbnail
 from counterpoint.taxonomy import Taxonomy
@@ -20,14 +19,11 @@ DIGITS = 5
 
 def identity(run: Run) -> answers.Identity:
     """What a run's answers are made by."""
-    weights = hashlib.sha256()
-    for path in (run.folder / WEIGHTS_FILE, run.folder / TOWER_FOLDER / WEIGHTS_FILE):
-        weights.update(path.read_bytes() if path.exists() else b"")
     features = run.features
     return answers.Identity(
         run=run.folder.resolve().name,
         recipe=run.recipe.name,
-        model=weights.hexdigest()[:16],
+        model=run.fingerprint,
         taxonomy=run.labelling.taxonomy.fingerprint[:16],
         features=answers.Features(encoder=features.encoder, sizes=features.sizes, fingerprint=features.fingerprint),
     )
