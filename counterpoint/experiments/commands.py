@@ -125,7 +125,7 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
 
     from counterpoint.experiments.entries import ENTRIES
     from counterpoint.experiments.suites import SUITES, Scale
-    from counterpoint.recipes import FAMILIES
+    from counterpoint.recipes import FAMILIES, Precision
 
     sub.usage = "counterpoint reproduce SUITE --data SHARDS ... --out DIR [options]"
     suite = SUITES.get("".join(arguments[1:2]))
@@ -162,7 +162,7 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
             kinds = {"clips": dict[str, NonNegativeInt], "grid": dict[str, dict[str, list[Any]]]}
             sub.add_argument(option, type=kinds[each.name], default=default, help=told)
         elif isinstance(default, str):
-            sub.add_argument(option, default=default, help=told)
+            sub.add_argument(option, type=Precision, default=default, help=told)
         else:
             least = PositiveInt if each.name in ("seeds", "test_runs", "test_sample", "resamples") else NonNegativeInt
             sub.add_argument(option, type=least, default=default, help=told)

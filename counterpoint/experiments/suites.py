@@ -19,6 +19,7 @@ from counterpoint.recipes import (
     ContrastiveConfig,
     Family,
     NetVLADFamily,
+    Precision,
     TransformerFamily,
 )
 
@@ -58,7 +59,7 @@ class Scale:
     control_seeds: int = 5
     epochs: int = 30
     tower_epochs: int = 30
-    precision: str = "32-true"
+    precision: Precision = "32-true"
     trials: int = 12
     influence_trials: int = 6
     grid: dict[str, dict[str, list[Any]]] = field(default_factory=dict)

@@ -102,7 +102,7 @@ def _fit(
         trainer = lightning.Trainer(
             **_processes(run),
             max_epochs=training.max_epochs,
-            precision=training.precision,  # type: ignore[arg-type]
+            precision=training.precision,
             accumulate_grad_batches=training.accumulate,
             callbacks=callbacks,
             plugins=[checkpoints.Files()],

@@ -102,6 +102,14 @@ def test_real_suites_ask_for_records(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_precision_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        reproduce(tmp_path / "out", "--precision", "foo")
+    assert stopped.value.code == 2
+    assert "bf16-mixed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_goes_on_after_being_killed(tmp_path: Path) -> None:
     """Killed in the middle of a training, twice."""
