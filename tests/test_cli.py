@@ -455,9 +455,15 @@ def test_train_on_an_unknown_label(command: Command, world: Path, tmp_path: Path
     assert f"{path}: record 20 (clip strange): the label mapping has no label with the index 99" in said
 
 
-def test_an_unforeseen_error_is_one_line(command: Command, world: Path, tmp_path: Path) -> None:
-    arguments = training(world, tmp_path / "run", "--training.precision", "many")
-    assert "ValueError: Precision 'many' is invalid" in refused(command, arguments)
+def test_an_unforeseen_error_is_one_line(
+    command: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*told: object, **settings: object) -> None:
+        raise ValueError("too\nmany")
+
+    monkeypatch.setattr("counterpoint.training.train.train", fails)
+    arguments = training(world, tmp_path / "run")
+    assert refused(command, arguments) == "counterpoint: ValueError: too many (--debug shows where)"
     with pytest.raises(ValueError, match="many"):
         main([*arguments, "--debug", "--out", str(tmp_path / "again")])
 

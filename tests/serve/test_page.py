@@ -154,6 +154,25 @@ def test_uploads_a_film_and_says_what_it_is_and_what_it_would_be_muted(server: S
 
 
 @pytest.mark.slow
+def test_a_file_may_be_chosen_before_the_examples_have_come(server: Served, visit: Open, film: Path) -> None:
+    page = visit(server)
+    examples: list[Route] = []
+    sent: list[Route] = []
+    page.route("**/v1/examples", lambda route: examples.append(route))
+    page.route("**/v1/categorize/**", lambda route: sent.append(route))
+    page.reload()
+    expect(page.locator("#limits:not(:empty)")).to_be_visible()
+    page.set_input_files("#file", film)
+    expect(page.locator("#progress")).to_be_visible()
+    with page.expect_response("**/v1/examples"):
+        examples[0].continue_()
+    page.wait_for_timeout(300)
+    expect(page.locator("#progress")).to_be_visible()
+    sent[0].continue_()
+    expect(page.locator("#timeline svg")).to_be_visible()
+
+
+@pytest.mark.slow
 def test_darkens_and_swaps_the_sound(server: Served, visit: Open, film: Path) -> None:
     page = visit(server)
     upload(page, film)

@@ -270,6 +270,7 @@ function route() {
 }
 
 async function begin() {
+  const before = visit; // whoever chooses a file meanwhile is not sent back to the start
   try {
     about = await api.about();
     byId("run").textContent = [...new Set([about.made_by.run, about.made_by.recipe])].join(" · ");
@@ -279,9 +280,9 @@ async function begin() {
     byId("kind").textContent = about.videos ? "video" : "feature record";
     made(about.made_by);
     await examples();
-    await route();
+    if (visit === before) await route();
   } catch (problem) {
-    fail(problem, begin);
+    if (visit === before) fail(problem, begin);
   }
 }
 
