@@ -59,7 +59,9 @@ class NetVLAD(Weigher):
         assert isinstance(weights, Tensor)
         # Masked again: what is heard does not know where this track ends.
         assigned = (heard.added_to(weights) * track.mask.unsqueeze(-1)).mT
-        residuals = assigned @ track.features - assigned.sum(-1, keepdim=True) * self.centres
+        described = assigned @ track.features
+        # In the product's precision: a descriptor is the largest tensor of the model, and promoting it costs the most.
+        residuals = described - assigned.sum(-1, keepdim=True).to(described) * self.centres.to(described)
         return Track(self.describe(residuals).unsqueeze(1), track.mask.any(1, keepdim=True))
 
     def show(self, track: Track, weights: Weights, heard: Heard) -> Shown:

@@ -20,8 +20,8 @@ class Track(NamedTuple):
 
     def zeroed(self) -> "Track":
         """The same track with zeros where nothing is."""
-        # Chosen, not multiplied: whatever stands in the padding, NaN included, goes.
-        return Track(torch.where(self.mask.unsqueeze(-1), self.features, 0), self.mask)
+        # Filled, not multiplied: whatever stands in the padding, NaN included, goes.
+        return Track(self.features.masked_fill(~self.mask.unsqueeze(-1), 0.0), self.mask)
 
 
 Tracks = dict[str, Track]
