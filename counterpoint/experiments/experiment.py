@@ -153,7 +153,7 @@ class Experiment:
         return ["joined", *(f"weight-{weight:g}" for weight in weights if weight != usual)] if weights else []
 
     def tower_folder(self, world: Source, family: str, kind: str, seed: int) -> Path:
-        return self.folder / "towers" / world.name / f"{family}-{kind}-seed-{seed}"
+        return self.folder / "towers" / world.name / f"{self.suite.tower_family(family)}-{kind}-seed-{seed}"
 
     def judged(self, world: Source, family: str, kind: str, seed: int) -> Path:
         """What `counterpoint.evaluation.tower.measure` found."""
@@ -205,6 +205,7 @@ class Experiment:
         """A tower's recipe: ``trained``, ``random``, ``constant``, ``joined``, or a weight of false pairs."""
         if kind == "constant":
             return with_settings(CONSTANT, {"training.seed": seed})
+        family = self.suite.tower_family(family)
         suffix = f"-{kind}" if kind in ("random", "joined") else ""
         recipe = TOWER_RECIPES[f"correlation-{family}{suffix}"]
         settings = {**self.suite.towers.get(family, {}), "training.seed": seed}

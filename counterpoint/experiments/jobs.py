@@ -135,7 +135,7 @@ class Jobs:
                 f"validation AUC {best_validation(folder, 'validation_auc'):.4f}" if recipe.training.max_epochs else ""
             )
 
-        what, like = f"tower {world.name} {folder.name}", f"tower {family}-{kind.partition('-')[0]}"
+        what, like = f"tower {world.name} {folder.name}", f"tower {recipe.name}"
         return Job(what, like, folder / WEIGHTS_FILE, work, (made,), self._guess(lambda: recipe))
 
     def _train(self, cell: Cell, needs: list[Job]) -> Job:

@@ -125,8 +125,9 @@ class Judged(NamedTuple):
 def judged(results: Results) -> list[Judged]:
     """The main world's towers that are measured."""
     experiment, found = results.experiment, []
-    for family in experiment.scale.families:
-        kinds = ["trained", *(experiment.further_towers() if family == experiment.scale.families[0] else [])]
+    families = list(dict.fromkeys(experiment.suite.tower_family(family) for family in experiment.scale.families))
+    for family in families:
+        kinds = ["trained", *(experiment.further_towers() if family == families[0] else [])]
         for kind in kinds:
             for seed in range(experiment.scale.seeds):
                 path = experiment.judged(experiment.main, family, kind, seed)

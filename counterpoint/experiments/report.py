@@ -63,7 +63,11 @@ def _document(results: Results, unfinished: int, jobs: int) -> Document:
     if len(experiment.worlds) > 1 and families:
         sections.append(Section("Worlds", [tables.across(results, family) for family in families]))
     if found := pages.judged(results):
-        pictures = [picture for family in families for picture in pages.tower_pictures(found, family)]
+        pictures = [
+            picture
+            for family in dict.fromkeys(one.family for one in found)
+            for picture in pages.tower_pictures(found, family)
+        ]
         sections.append(Section("Correlation towers", [pages.tower_table(found), *pictures]))
         first = [one for one in found if one.kind == "trained" and one.seed == 0]
         pairs = [table for one in first for table in pages.surprising(results, one)]

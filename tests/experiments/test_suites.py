@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments import paper
 from counterpoint.experiments.experiment import Experiment
@@ -9,6 +10,8 @@ from counterpoint.experiments.suites import ENTRIES, SUITES, Suite, with_setting
 from counterpoint.experiments.worlds import Inputs, Shape
 from counterpoint.matching import parameters
 from counterpoint.recipes import RECIPES, TOWER_RECIPES
+from counterpoint.run import Run
+from counterpoint.taxonomy import youtube8m
 
 YOUTUBE8M = Shape({"audio": 128, "video": 1024}, 40, 640, True, {"train": 100, "validation": 10, "test": 10})
 FAMILIES = [(suite, family) for suite in SUITES.values() for family in suite.scale.families]
@@ -68,3 +71,20 @@ def test_the_papers_numbers() -> None:
     assert paper.LEVELS["tm"]["hit_at_1", "3"] == (12.71, 11.89, 11.76, 11.59)
     assert paper.TOPS["nv"]["Travel"] == (16.60, 14.30)
     assert {len(table) for table in paper.LEVELS.values()} == {20}
+
+
+@pytest.mark.parametrize(("suite", "family"), FAMILIES, ids=[f"{suite.name}-{family}" for suite, family in FAMILIES])
+def test_what_is_saved_of_every_recipe_can_be_read(suite: Suite, family: str, tmp_path: Path) -> None:
+    of = experiment(suite, tmp_path)
+    recipes = [of.recipe(family, suite.entry(name), 0) for name in ("cm-c", "tm-mbt")]
+    for number, recipe in enumerate([*recipes, *(of.tower_recipe(family, kind, 0) for kind in ("trained", "random"))]):
+        run = Run(tmp_path / str(number), recipe, youtube8m(), FeatureSet(YOUTUBE8M_SIZES))
+        run.save()
+        assert Run.load(run.folder).recipe == recipe
+
+
+def test_families_with_one_judge_share_its_towers(tmp_path: Path) -> None:
+    of = experiment(SUITES["mosaic"], tmp_path)
+    assert len({of.tower_folder(of.main, family, "trained", 0) for family in of.scale.families}) == 1
+    own = experiment(SUITES["synthetic"], tmp_path)
+    assert len({own.tower_folder(own.main, family, "trained", 0) for family in own.scale.families}) == 3
