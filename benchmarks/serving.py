@@ -4,8 +4,8 @@
 
 * Films: short video files, sent by many clients at once, and the same files given to the library's own extraction and
   prediction with as many workers (which are warm in both cases).
-* Records: feature records of a minute, one a request, and the same predicted by the library: one at a time, as requests
-  come, and in batches of 32.
+* Records: feature records of a minute, one a request and in shards of 32, and the same predicted by the library: one at
+  a time, and in batches of 32.
 * Every answer is compared with what the library says of its clip, so that none is lost or mixed up.
 * Memory: the server's and its children's resident set after a third of each kind of requests, and at the end.
 
@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -92,22 +92,39 @@ class Server:
         stats = [Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split() for process in self.processes]
         return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
-    def ask(self, path: Path, features: str) -> dict[str, float]:
-        """The best categories' probabilities by path."""
+    def ask(self, path: Path, features: str) -> list[dict[str, float]]:
+        """The best categories' probabilities by path, of the one clip of a file."""
         with path.open("rb") as file:
             data = {"features": features} if features else {}
             answer = self.client.post("/v1/categorize?wait=60", files={"file": (path.name, file)}, data=data)
-        answer.raise_for_status()
-        assert answer.status_code == 200, "not done within a minute"
-        return {category["path"]: category["probability"] for category in answer.json()["categories"]}
+        return [_told(_done(answer))]
+
+    def ask_all(self, path: Path, features: str) -> list[dict[str, float]]:
+        """The same of all clips of a shard."""
+        with path.open("rb") as file:
+            data = {"features": features}
+            answer = self.client.post("/v1/categorize/batch?wait=60", files={"files": (path.name, file)}, data=data)
+        return [_told(job["answer"]) for job in _done(answer)["jobs"]]
 
 
-def sent(server: Server, paths: Sequence[Path], features: str, clients: int) -> tuple[float, list[dict[str, float]]]:
+def _done(answer: httpx.Response) -> dict[str, Any]:
+    answer.raise_for_status()
+    assert answer.status_code == 200, "not done within a minute"
+    return dict(answer.json())
+
+
+def _told(answer: dict[str, Any]) -> dict[str, float]:
+    return {category["path"]: category["probability"] for category in answer["categories"]}
+
+
+def sent(
+    ask: Callable[[Path, str], list[dict[str, float]]], paths: Sequence[Path], features: str, clients: int
+) -> tuple[float, list[dict[str, float]]]:
     """Clips a second, and the answers."""
     begun = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        answers = list(pool.map(lambda path: server.ask(path, features), paths))
-    return len(paths) / (time.perf_counter() - begun), answers
+        answers = [answer for answers in pool.map(lambda path: ask(path, features), paths) for answer in answers]
+    return len(answers) / (time.perf_counter() - begun), answers
 
 
 def extracted(paths: Sequence[Path], workers: int) -> tuple[float, dict[str, Clip]]:
@@ -198,22 +215,31 @@ def main() -> None:
             records.append(folder / f"{number}.tfrecord")
             with Writer(records[-1]) as writer:
                 writer.write(encode(clips[-1]))
+        shards = []
+        for start in range(0, len(clips), BATCH):
+            shards.append(folder / f"shard-{start}.tfrecord")
+            with Writer(shards[-1]) as writer:
+                for clip in clips[start : start + BATCH]:
+                    writer.write(encode(clip))
         try:
             for name, paths, told in (("films", films, ""), ("records", records, features)):
                 third = len(paths) // 3
-                _, first = sent(server, paths[:third], told, args.clients)
+                _, first = sent(server.ask, paths[:third], told, args.clients)
                 before = server.megabytes()
-                _, rest = sent(server, paths[third:], told, args.clients)
+                _, rest = sent(server.ask, paths[third:], told, args.clients)
                 memory[name] = before, server.megabytes()
                 by_name = extracted(films[:DIFFERENT], args.workers)[1] if name == "films" else {}
                 expected = [by_name[path.name] for path in films] if by_name else clips
                 check(run, predictor, expected, first + rest)
+            check(run, predictor, clips, sent(server.ask_all, shards, features, args.clients)[1])
             console.print(f"{len(films)} films, {len(records)} records: none lost, none mixed up", highlight=False)
 
-            def served(paths: Sequence[Path], told: str) -> Cost:
+            def served(
+                paths: Sequence[Path], told: str, ask: Callable[[Path, str], list[dict[str, float]]] = server.ask
+            ) -> Cost:
                 before = server.processor_seconds()
-                rate, _ = sent(server, paths, told, args.clients)
-                return Cost(rate, 1000 * (server.processor_seconds() - before) / len(paths))
+                rate, answers = sent(ask, paths, told, args.clients)
+                return Cost(rate, 1000 * (server.processor_seconds() - before) / len(answers))
 
             def from_films() -> Cost:
                 return Cost(extracted(films, args.workers)[0], encoded(lite, predictor, films[:DIFFERENT]))
@@ -229,7 +255,9 @@ def main() -> None:
                 "library, one at a time": lambda: from_records(1),
                 f"library, batches of {BATCH}": lambda: from_records(BATCH),
             }
-            timed(table, "records", {HTTP: lambda: served(records, features), **library}, args.repeats)
+            timed(table, "records, one a request", {HTTP: lambda: served(records, features), **library}, args.repeats)
+            batched = {HTTP: lambda: served(shards, features, server.ask_all), **library}
+            timed(table, f"records, {BATCH} a request", batched, args.repeats)
         finally:
             server.stop()
     console.print(table)

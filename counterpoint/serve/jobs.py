@@ -27,6 +27,9 @@ class Job:
     name: str
     kind: Literal["video", "features"]
     folder: Path
+    """Where the clip's features are, and what else is kept of it."""
+    record: int = 0
+    """Which of the clips there it is."""
     source: Path | None = None
     """The video file."""
     clip: Clip | None = None
@@ -70,19 +73,30 @@ class Job:
 
 
 class Jobs:
-    """All jobs, each with a folder of its own in ``folder``."""
+    """All jobs. Each has a folder in ``folder``, which the clips of one shard share."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self.settings = settings
         self.all: dict[str, Job] = {}
+        self._sharing: dict[Path, set[str]] = {}
 
-    def new(self, name: str, kind: Literal["video", "features"]) -> Job:
-        """A job that is not among the others yet."""
-        job = Job(secrets.token_hex(16), name, kind, self.folder)
-        job.folder = self.folder / job.id
-        job.folder.mkdir()
+    def new(self, name: str, kind: Literal["video", "features"], beside: Job | None = None) -> Job:
+        """A job that is not among the others yet; ``beside`` is one whose folder holds its clip too."""
+        number = secrets.token_hex(16)
+        job = Job(number, name, kind, beside.folder if beside else self.folder / number)
+        if beside is None:
+            job.folder.mkdir()
+        self._sharing.setdefault(job.folder, set()).add(job.id)
         return job
+
+    def clear(self, job: Job) -> None:
+        """Remove what is kept of a job's clip, once no other job's clip is kept there."""
+        sharing = self._sharing.get(job.folder, set())
+        sharing.discard(job.id)
+        if not sharing:
+            self._sharing.pop(job.folder, None)
+            shutil.rmtree(job.folder, ignore_errors=True)
 
     def find(self, job: str) -> Job:
         """The job of this id; RefusedError where there is none."""
@@ -110,7 +124,7 @@ class Jobs:
         del self.all[job.id]
         if job.work:
             job.work.cancel()
-        shutil.rmtree(job.folder, ignore_errors=True)
+        self.clear(job)
 
     async def sweep(self) -> None:
         """Forget what has expired, until cancelled."""

@@ -136,7 +136,7 @@ class Service:
             self.admit(len(jobs))
         except BaseException:
             for job in jobs:
-                shutil.rmtree(job.folder, ignore_errors=True)
+                self.jobs.clear(job)
             raise
         for job in jobs:
             self._begin(job)
@@ -150,16 +150,16 @@ class Service:
             job.source = job.folder / UPLOAD
             keep(file, job.source)
             return [job]
-        with tempfile.TemporaryDirectory() as folder:
-            shard = Path(folder) / UPLOAD
-            keep(file, shard)
-            found, clips = records(self.run, shard, name, features, self.settings.max_clips)
-        jobs = []
-        for clip in clips:
-            job = self.jobs.new(name_of(clip.id), "features")
-            job.clip = clip
-            encoding.save(job.folder, clip, found)
-            jobs.append(job)
+        first = self.jobs.new(name, "features")
+        try:
+            keep(file, first.folder / CLIP)
+            clips = records(self.run, first.folder / CLIP, name, features, self.settings.max_clips)
+        except BaseException:
+            self.jobs.clear(first)
+            raise
+        jobs = [first, *(self.jobs.new(name, "features", first) for _ in clips[1:])]
+        for number, (job, clip) in enumerate(zip(jobs, clips, strict=True)):
+            job.name, job.record, job.clip = name_of(clip.id), number, clip
         return jobs
 
     def _examples(self) -> Iterator[Job]:
@@ -226,7 +226,7 @@ class Service:
     def _fail(self, job: Job, status: int, detail: str) -> None:
         job.state, job.status, job.detail = "failed", status, detail
         log.warning("job %s failed: %s", job.id, detail)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        self.jobs.clear(job)
 
     def _end(self, job: Job) -> None:
         job.stage = "finished"
@@ -285,9 +285,8 @@ class Service:
                 self._thread,
                 telling.explanation,
                 self.run,
-                job.id,
-                job.folder,
-                other.folder if other else None,
+                job,
+                other,
                 top,
             )
         except (CounterpointError, OSError):

@@ -11,6 +11,7 @@ from counterpoint.evaluation import explain as explaining
 from counterpoint.run import Run
 from counterpoint.serve import answers
 from counterpoint.serve.encoding import CLIP, thumbnail
+from counterpoint.serve.jobs import Job
 from counterpoint.taxonomy import Taxonomy
 
 ATTENDED = 6  # seconds of each modality
@@ -52,7 +53,9 @@ def _node(taxonomy: Taxonomy, i: int) -> answers.Node:
 
 def best(taxonomy: Taxonomy, probabilities: Float[np.ndarray, "category"], top: int) -> list[answers.Category]:
     """The most probable categories; of equal ones the higher first, so that none stands before its parent."""
-    order = np.lexsort((taxonomy.levels, -probabilities))[:top]
+    least = np.partition(probabilities, -top)[-top] if top < len(probabilities) else -1.0
+    found = np.flatnonzero(probabilities >= least)
+    order = found[np.lexsort((taxonomy.levels[found], -probabilities[found]))[:top]]
     return [_category(taxonomy, i, float(probabilities[i])) for i in order.tolist()]
 
 
@@ -68,11 +71,11 @@ def _category(taxonomy: Taxonomy, i: int, probability: float) -> answers.Categor
     )
 
 
-def explanation(run: Run, job: str, folder: Path, other: Path | None, top: int) -> answers.Explanation:
-    """Explain the clip in a job's folder, and what would change with the tracks of another's."""
-    dataset = ClipDataset([path / CLIP for path in (folder, other) if path], run.labelling, labelled=False)
-    clip, swapped = (dataset.paths.index(path / CLIP) if path else None for path in (folder, other))  # it sorts them
-    assert clip is not None
+def explanation(run: Run, job: Job, other: Job | None, top: int) -> answers.Explanation:
+    """Explain a job's clip, and what would change with the tracks of another's."""
+    shards = {one.folder / CLIP for one in (job, other) if one}
+    dataset = ClipDataset(list(shards), run.labelling, labelled=False)
+    clip, swapped = _place(dataset, job), _place(dataset, other) if other else None
     told = explaining.explain(run, dataset, clip, swapped, top)
     whose = None if swapped is None else dataset.clip(swapped).id
     taxonomy = run.labelling.taxonomy
@@ -84,15 +87,21 @@ def explanation(run: Run, job: str, folder: Path, other: Path | None, top: int) 
         if label in told.changes
     ]
     return answers.Explanation(
-        job=job,
+        job=job.id,
         name=told.clip,
         categories=[_category(taxonomy, places[path], probability) for path, probability in told.categories],
         changes=changes,
         correlation=told.correlation,
         per_second=told.per_second,
         timelines={name: told_timeline(timeline) for name, timeline in told.timelines.items()},
-        attended=[one for name, timeline in told.timelines.items() for one in _attended(folder, name, timeline)],
+        attended=[one for name, timeline in told.timelines.items() for one in _attended(job.folder, name, timeline)],
     )
+
+
+def _place(dataset: ClipDataset, job: Job) -> int:
+    """Which clip of a data set is a job's."""
+    shard = dataset.paths.index(job.folder / CLIP)
+    return int(np.flatnonzero((dataset.where == (shard, job.record)).all(1))[0])
 
 
 def _interventions(modality: str, other: str | None) -> list[tuple[Literal["without", "swapped"], str | None, str]]:

@@ -34,11 +34,11 @@ def keep(file: UploadFile, path: Path) -> None:
         shutil.copyfileobj(file.file, kept, 1 << 20)
 
 
-def records(run: Run, path: Path, name: str, features: str | None, most: int) -> tuple[FeatureSet, list[Clip]]:
-    """The clips of a shard and what their features are.
+def records(run: Run, path: Path, name: str, features: str | None, most: int) -> list[Clip]:
+    """The clips of a shard, of which there is at least one.
 
     Args:
-        path: the shard, alone in its folder.
+        path: the shard, alone in its folder, which gets the `features.json`.
         name: what to call it.
         features: the text of a `features.json`; without, the shard is taken for YouTube-8M's.
         most: clips that it may hold.
@@ -54,9 +54,8 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int) ->
             raise shard.bad[0]
         if len(shard) > most:
             raise RefusedError(413, f"{name}: {len(shard)} clips; {most} at most in one request")
-        found = FeatureSet.of([path])
-        run.features.check(found, run.folder.resolve().name)
-        return found, [parse(bytes(shard[record])) for record in range(len(shard))]
+        run.features.check(FeatureSet.of([path]), run.folder.resolve().name)
+        return [parse(bytes(shard[record])) for record in range(len(shard))]
     except (CounterpointError, ValueError) as error:
         told = str(error).replace(str(path), name).replace(f"{path.parent}/", "")
         told = told if told.startswith(name) else f"{name}: {told}"

@@ -165,6 +165,33 @@ def test_several_clips(server: Served, shards: list[Path]) -> None:
     three.unlink()
 
 
+@pytest.fixture
+def lasting(record_run: Run) -> Iterator[Served]:
+    """A server that forgets nothing meanwhile."""
+    with serving(record_run.folder) as served:
+        yield served
+
+
+def test_clips_of_a_shard_are_kept_together_and_explained_apart(lasting: Served, tmp_path: Path) -> None:
+    FeatureSet(SIZES, "synthetic").save(tmp_path)
+    tracks = {name: np.full((3, size), 9, np.uint8) for name, size in SIZES.items()}
+    clips = [Clip(f"{steps}", np.zeros(0, np.int64), {n: t[:steps] for n, t in tracks.items()}) for steps in (1, 3, 2)]
+    answer = send(lasting, write(tmp_path / "three.tfrecord", *clips), where="/v1/categorize/batch")
+    jobs = [job["id"] for job in answer.json()["jobs"]]
+    (folder,) = lasting.temporary.glob("counterpoint-serve-*")
+    assert [(folder / job).exists() for job in jobs] == [True, False, False]
+    assert lasting.ask("DELETE", f"/v1/jobs/{jobs[0]}", headers=HEADERS).status_code == 204
+    for job, seconds in ((jobs[1], 3), (jobs[2], 2)):
+        told = lasting.ask("GET", f"/v1/jobs/{job}/explanation", headers=HEADERS).json()
+        assert (told["name"], len(told["timelines"]["video"]["present"])) == (str(seconds), seconds)
+    swapped = lasting.ask("GET", f"/v1/jobs/{jobs[1]}/explanation?swap={jobs[2]}", headers=HEADERS)
+    assert {change["other"] for change in swapped.json()["changes"]} == {None, "2"}
+    for job in jobs[1:]:
+        assert (folder / jobs[0]).exists()
+        assert lasting.ask("DELETE", f"/v1/jobs/{job}", headers=HEADERS).status_code == 204
+    assert not (folder / jobs[0]).exists()
+
+
 def test_faulty_requests(server: Served, shards: list[Path]) -> None:
     for where, options in (
         ("/v1/categorize", {"data": {"features": "x"}}),
