@@ -33,6 +33,7 @@ class Listener:
         self.written = 0
         self.resampler: soxr.ResampleStream | None = None
         self.rate = 0
+        self.waiting: list[NDArray[np.float32]] = []  # to be resampled a second at a time: a frame costs as much
 
     def add(self, time: float, frame: av.AudioFrame) -> bool:
         """Take in a frame that begins at ``time`` (NaN: where the last one ended); True when no more is needed."""
@@ -63,15 +64,20 @@ class Listener:
     def _resample(self, samples: NDArray[np.float32]) -> None:
         assert self.resampler is not None
         if len(samples):
-            self._write(self.resampler.resample_chunk(samples))
+            self.waiting.append(samples)
             self.position += len(samples) / self.rate
+            if sum(map(len, self.waiting)) >= self.rate:
+                self._flush(last=False)
 
     def _finish(self) -> None:
         if self.resampler is not None:
-            self._write(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self._flush(last=True)
             self.resampler = None
 
-    def _write(self, chunk: NDArray[np.float32]) -> None:
+    def _flush(self, last: bool) -> None:
+        assert self.resampler is not None
+        chunk = self.resampler.resample_chunk(np.concatenate([np.zeros(0, np.float32), *self.waiting]), last=last)
+        self.waiting = []
         place = self.samples[self.written : self.written + len(chunk)]
         place[:] = np.nan_to_num(chunk[: len(place)]).clip(-1, 1)
         self.written += len(chunk)
