@@ -143,15 +143,15 @@ class Service:
         return jobs
 
     def _taken(self, name: str, file: UploadFile, features: str | None) -> list[Job]:
-        if not name.lower().endswith(RECORDS):
-            if not self._children:
-                raise RefusedError(422, f"{name}: {self.no_videos}; send feature records ({RECORDS})")
-            job = self.jobs.new(name, "video")
-            job.source = job.folder / UPLOAD
-            keep(file, job.source)
-            return [job]
-        first = self.jobs.new(name, "features")
+        video = not name.lower().endswith(RECORDS)
+        if video and not self._children:
+            raise RefusedError(422, f"{name}: {self.no_videos}; send feature records ({RECORDS})")
+        first = self.jobs.new(name, "video" if video else "features")
         try:
+            if video:
+                first.source = first.folder / UPLOAD
+                keep(file, first.source)
+                return [first]
             keep(file, first.folder / CLIP)
             clips = records(self.run, first.folder / CLIP, name, features, self.settings.max_clips)
         except BaseException:

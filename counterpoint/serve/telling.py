@@ -53,9 +53,7 @@ def _node(taxonomy: Taxonomy, i: int) -> answers.Node:
 
 def best(taxonomy: Taxonomy, probabilities: Float[np.ndarray, "category"], top: int) -> list[answers.Category]:
     """The most probable categories; of equal ones the higher first, so that none stands before its parent."""
-    least = np.partition(probabilities, -top)[-top] if top < len(probabilities) else -1.0
-    found = np.flatnonzero(probabilities >= least)
-    order = found[np.lexsort((taxonomy.levels[found], -probabilities[found]))[:top]]
+    order = np.lexsort((taxonomy.levels, -probabilities))[:top]
     return [_category(taxonomy, i, float(probabilities[i])) for i in order.tolist()]
 
 

@@ -104,8 +104,7 @@ def test_dropout_is_that_of_one_process() -> None:
         assert shared.state_dict().keys() == model.state_dict().keys()
         part.whole = 7
         torch.manual_seed(3)
-        mine = shared(part.mine(features))
-        assert torch.equal(mine == 0, expected[rank::3] == 0)
-        torch.testing.assert_close(mine, expected[rank::3])  # a linear map of fewer clips may round otherwise
+        # The linear map is the whole batch's: of fewer clips it may round otherwise.
+        assert torch.equal(shared[1](part.mine(model[0](features))), expected[rank::3])
         assert torch.equal(shared.eval()(features), model.eval()(features))
         model.train()
