@@ -67,6 +67,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         CounterpointError: there is no such address, or somebody else has it.
     """
+    if not 0 <= port < 2**16:  # the system would take what is left of it
+        raise CounterpointError(f"{host}:{port}: ports go from 0 to {2**16 - 1}; --port names another")
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return socket.create_server(address[:2], family=family)

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from counterpoint.cli import main
+from counterpoint.errors import CounterpointError
 from counterpoint.run import Run
+from counterpoint.serve.server import bind
 
 
 def test_says_in_a_line_why_it_does_not_start(
@@ -28,3 +30,9 @@ def test_says_in_a_line_why_it_does_not_start(
             assert said.startswith("counterpoint: ")
             assert told in said
             assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_ports_there_are_none_of(port: int) -> None:
+    with pytest.raises(CounterpointError, match="ports go from 0 to 65535"):
+        bind("127.0.0.1", port)
