@@ -167,8 +167,10 @@ GRID: dict[str, dict[str, list[Any]]] = {
     },
 }
 OVER_TIME: dict[str, list[Any]] = {"fusion.hidden": [[], [1]], "fusion.reach": [10, 30]}  # hidden: only how many
-INFLUENCE: dict[str, dict[str, list[Any]]] = {
-    "nv": {"fusion.hidden": [[], [32], [64], [128]]},
+# With one step a clip there is nothing to either side.
+AT_ONCE: dict[str, dict[str, list[Any]]] = {"nv": {"fusion.hidden": [[], [32], [64], [128]]}}
+IN_TIME: dict[str, dict[str, list[Any]]] = {
+    "nv": {"fusion.hidden": [[64], [128]], "fusion.reach": [10, 30]},
     "tm": OVER_TIME,
     "rnn": OVER_TIME,
 }
@@ -205,7 +207,7 @@ SUITES: dict[str, Suite] = {
             towers=TOWERS,
             judge=JUDGE,
             grid=GRID,
-            influence=INFLUENCE,
+            influence=AT_ONCE,
         ),
         Suite(
             name="mosaic",
@@ -228,7 +230,7 @@ SUITES: dict[str, Suite] = {
             towers=TOWERS,
             judge=JUDGE,
             grid=GRID,
-            influence=INFLUENCE,
+            influence=IN_TIME,
         ),
         Suite(
             name="synthetic",

@@ -135,11 +135,33 @@ class RelativeMap(AxisMap):
         return outputs + 2 * self.reach
 
     def matrix(self, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
-        device = self.weight.device
-        distance = torch.arange(outputs, device=device) - torch.arange(inputs, device=device).unsqueeze(1)
-        distance -= (outputs - inputs) // 2
-        matrix = self.weight[..., distance.clamp(-self.reach, self.reach) + self.reach]
-        return matrix.masked_fill(distance.abs() > self.reach, 0.0), self.bias
+        return by_distance(self.weight, inputs, outputs), self.bias
+
+
+def by_distance(kernel: Float[Tensor, "... distance"], inputs: int, outputs: int) -> Tensor:
+    """``W[s, t] = kernel[t - s]`` (..., inputs, outputs), zero beyond the kernel, the axes' middles aligned."""
+    reach = kernel.shape[-1] // 2
+    distance = torch.arange(outputs, device=kernel.device) - torch.arange(inputs, device=kernel.device).unsqueeze(1)
+    distance -= (outputs - inputs) // 2
+    return kernel[..., distance.clamp(-reach, reach) + reach].masked_fill(distance.abs() > reach, 0.0)
+
+
+class Nearby(nn.Module):
+    """What F reads where weights compete at each step, as NetVLAD's clusters do: the other's steps around it, mixed.
+
+    One number for each distance in time, the same at every step and for every competitor. It begins as the step itself,
+    which is the paper's form (section 2.4).
+    """
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2 * reach + 1))
+        with torch.no_grad():
+            self.weight[reach] = 1.0
+
+    def forward(self, weights: Float[Tensor, "*batch step competitor"]) -> Float[Tensor, "*batch step competitor"]:
+        steps = weights.shape[-2]
+        return (weights.mT @ by_distance(self.weight, steps, steps)).mT
 
 
 class Influence(nn.Module):
@@ -153,12 +175,16 @@ class Influence(nn.Module):
         heads: as in ``maps``.
         context: how many numbers about the clip are concatenated with the weights (CM-C). A linear map of a
             concatenation is a sum of two maps, so they come in as a bias and the concatenation is never formed.
+        nearby: reads the weights first; without, as they are.
     """
 
-    def __init__(self, maps: Sequence[AxisMap], start: Start, heads: int = 1, context: int = 0) -> None:
+    def __init__(
+        self, maps: Sequence[AxisMap], start: Start, heads: int = 1, context: int = 0, nearby: Nearby | None = None
+    ) -> None:
         super().__init__()
         self.maps = nn.ModuleList(maps)
         self.heads = heads
+        self.nearby = nearby
         self.context = nn.Linear(context, heads * (maps[0].width or 1), bias=False) if context else None
         with torch.no_grad():
             for i, map_ in enumerate(maps):
@@ -184,6 +210,8 @@ class Influence(nn.Module):
     ) -> "Hearing":
         """The same, ready to be heard: not yet computed."""
         maps: Sequence[AxisMap] = self.maps  # type: ignore[assignment]
+        if self.nearby is not None:
+            weights = self.nearby(weights)
         widths = [outputs]
         for map_ in reversed(maps[1:]):
             widths.insert(0, map_.reads(widths[0]))
@@ -235,8 +263,10 @@ class Hearing:
 class GatedInfluence(Influence):
     """F, heard only in clips that the tower calls correlated (CM-G, section 2.5)."""
 
-    def __init__(self, maps: Sequence[AxisMap], start: Start, heads: int = 1, *, threshold: float) -> None:
-        super().__init__(maps, start, heads)
+    def __init__(
+        self, maps: Sequence[AxisMap], start: Start, heads: int = 1, *, threshold: float, nearby: Nearby | None = None
+    ) -> None:
+        super().__init__(maps, start, heads, nearby=nearby)
         self.threshold = threshold
 
     def hearing(
@@ -250,8 +280,17 @@ class GatedInfluence(Influence):
 class ConcatenatedInfluence(Influence):
     """F of the weights and of what the tower says, concatenated (CM-C, section 2.5)."""
 
-    def __init__(self, maps: Sequence[AxisMap], start: Start, heads: int = 1, *, told: "Told", context: int) -> None:
-        super().__init__(maps, start, heads, context)
+    def __init__(
+        self,
+        maps: Sequence[AxisMap],
+        start: Start,
+        heads: int = 1,
+        *,
+        told: Told,
+        context: int,
+        nearby: Nearby | None = None,
+    ) -> None:
+        super().__init__(maps, start, heads, context, nearby)
         self.told = told
 
     def hearing(
@@ -339,7 +378,8 @@ class CrossModal(Late):
     Args:
         hidden: widths of F's hidden layers; none: one ReLU-linear map. With ``reach`` only their number counts.
         start: see `Influence`.
-        reach: along steps, an F that is tied to no length and hears this many seconds to either side.
+        reach: hear this many seconds to either side. Along steps F then is tied to no length; where weights compete at
+            each step (NetVLAD), F without a reach hears the other's same step alone.
     """
 
     hidden: tuple[int, ...] = ()
@@ -352,8 +392,11 @@ class CrossModal(Late):
         widths = [source.size, *self.hidden, target.size]
         return [DenseMap(inputs, outputs, source.heads) for inputs, outputs in pairwise(widths)]
 
+    def nearby(self, source: Axis) -> Nearby | None:
+        return None if self.reach is None or source.steps else Nearby(self.reach)
+
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
-        return Influence(self.maps(source, target), self.start, source.heads)
+        return Influence(self.maps(source, target), self.start, source.heads, nearby=self.nearby(source))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,7 +407,8 @@ class Gated(CrossModal):
     threshold: float = 0.5
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
-        return GatedInfluence(self.maps(source, target), self.start, source.heads, threshold=self.threshold)
+        maps, nearby = self.maps(source, target), self.nearby(source)
+        return GatedInfluence(maps, self.start, source.heads, threshold=self.threshold, nearby=nearby)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,10 +420,10 @@ class Concatenated(CrossModal):
     into: Literal["influence", "input"] = "influence"
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
-        maps = self.maps(source, target)
+        maps, nearby = self.maps(source, target), self.nearby(source)
         if self.into == "input":
-            return Influence(maps, self.start, source.heads)
-        return ConcatenatedInfluence(maps, self.start, source.heads, told=self.told, context=context)
+            return Influence(maps, self.start, source.heads, nearby=nearby)
+        return ConcatenatedInfluence(maps, self.start, source.heads, told=self.told, context=context, nearby=nearby)
 
     def inlet(self, size: int, context: int) -> Inlet | None:
         return Inlet(size, self.told, context) if self.into == "input" else None

@@ -75,6 +75,9 @@ def small_tower(name: str) -> TowerRecipe:
 MODELS: dict[str, tuple[Recipe, dict[str, int]]] = {
     **{name: (small(name), TWO) for name in RECIPES},
     **{f"{name} deep": (small(name, hidden=(4,)), TWO) for name in ("nv-cm", "tm-cm", "rnn-cm", "tm-cm-c")},
+    "nv-cm reach deep": (small("nv-cm", reach=1, hidden=(4,)), TWO),
+    "nv-cm-g reach": (small("nv-cm-g", reach=2), TWO),
+    "nv-cm-c reach": (small("nv-cm-c", reach=1), TWO),
     "rnn-cm-g reach": (small("rnn-cm-g", reach=2), TWO),
     "tm-cm reach deep": (small("tm-cm", reach=1, hidden=(1, 1)), TWO),
     "rnn-cm reach deep": (small("rnn-cm", reach=1, hidden=(1,)), TWO),

@@ -353,6 +353,20 @@ def test_relative_influence(hidden: tuple[int, ...], heads: int, context: int):
             close(heard[0, head, row], torch.tensor(line[margin : margin + steps], dtype=torch.float64))
 
 
+def test_nearby():
+    """F of the other's steps around each step; before the first and after the last there is nothing."""
+    influence = CrossModal(hidden=(2,), reach=1).influence(Axis(4, False), Axis(3, False), 0).double()
+    stir(influence)
+    weights = floats(2, 5, 4)
+    earlier, same, later = influence.nearby.weight[2], influence.nearby.weight[1], influence.nearby.weight[0]
+    none = torch.zeros(2, 4).double()
+    steps = [none, *weights.unbind(1), none]
+    first, last = influence.maps
+    for t, heard in enumerate(influence(weights, 4, 3, None).unbind(1)):
+        mixed = earlier * steps[t] + same * steps[t + 1] + later * steps[t + 2]
+        close(heard, (mixed @ first.weight + first.bias).relu() @ last.weight + last.bias)
+
+
 def test_a_shift_in_time_is_one_entry_of_a_relative_map():
     shift = RelativeMap(3)
     with torch.no_grad():

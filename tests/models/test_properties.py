@@ -213,7 +213,11 @@ def test_a_clip_longer_than_the_influence(name: str):
 
 
 @pytest.mark.parametrize(
-    "name", ["tm-l", "rnn-l", "nv-cm", *RIVALS, "rnn-cm-g reach", "tm-cm reach deep", "rnn-cm reach deep"]
+    "name",
+    [
+        *("tm-l", "rnn-l", "nv-cm", *RIVALS),
+        *("nv-cm reach deep", "rnn-cm-g reach", "tm-cm reach deep", "rnn-cm reach deep"),
+    ],
 )
 def test_any_length_where_no_influence_is_tied_to_it(name: str):
     tracks = batch(TWO, steps=3 * STEPS)
