@@ -43,6 +43,7 @@ class Training:
     """How to train; the defaults are the paper's (section 4.2) where it gives them.
 
     Args:
+        hearing_rate: F learns at so many times the learning rate.
         patience: epochs without a better validation GAP before the learning rate is multiplied by ``factor``.
         stop_patience: epochs without a better validation GAP before training stops.
         modality_dropout: in this share of training clips one modality, chosen evenly, is taken away.
@@ -54,6 +55,7 @@ class Training:
     """
 
     learning_rate: float = 2e-4
+    hearing_rate: float = 1.0
     weight_decay: float = 0.0
     batch_size: int = 128
     max_epochs: int = 10

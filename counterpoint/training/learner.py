@@ -104,9 +104,13 @@ class Learner(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.settings
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        learning = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        hearing = [parameter for name, parameter in learning if ".influences." in name]
+        others = [parameter for name, parameter in learning if ".influences." not in name]
+        rate = settings.learning_rate
+        groups = [{"params": others}, {"params": hearing, "lr": rate * settings.hearing_rate}]
         optimizer = torch.optim.Adam(
-            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            [group for group in groups if group["params"]], lr=rate, weight_decay=settings.weight_decay, fused=True
         )
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, mode="max", factor=settings.factor, patience=settings.patience
