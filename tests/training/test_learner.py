@@ -68,6 +68,21 @@ def test_optimizer_is_the_papers() -> None:
     assert rates == [2e-4] * 4 + [1e-4] * 2
 
 
+def test_f_learns_at_a_rate_of_its_own() -> None:
+    """Adam's first step is as long as the rate."""
+    made = recipe("nv-cm", learning_rate=1e-3, hearing_rate=10)
+    subject = CategorizationLearner(made.build(SIZES, 5), made.training)
+    before = {name: parameter.clone() for name, parameter in subject.model.named_parameters()}
+    optimizer = subject.configure_optimizers()["optimizer"]
+    subject.loss(batch()).backward()
+    optimizer.step()
+    moved = {name: (p - before[name]).abs().max().item() for name, p in subject.model.named_parameters()}
+    heard = {name for name in moved if ".influences." in name}
+    assert len(heard) == 8  # two modalities, two maps of a weight and a bias each
+    for name, by in moved.items():
+        assert by == pytest.approx(1e-2 if name in heard else 1e-3, rel=1e-2)
+
+
 def test_frozen_parameters_are_left_alone() -> None:
     subject = learner()
     subject.model.head.requires_grad_(False)
