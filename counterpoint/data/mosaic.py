@@ -271,7 +271,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MOSAIC_FILE).unlink(missing_ok=True)
     with ExitStack() as stack:
-        told = {split: stack.enter_context(replacing(folder / f"{split}-truth.jsonl")) for split in clips}
+        told = {split: stack.enter_context(replacing(folder / truth_file(split))) for split in clips}
 
         def clip(split: str, index: int) -> Clip:
             made, truth = mosaic.clip(records[split], split, index)
@@ -282,6 +282,11 @@ def write(
     with replacing(folder / MOSAIC_FILE) as file:
         file.write((json.dumps(summary, indent=2) + "\n").encode())
     return shards
+
+
+def truth_file(split: str) -> str:
+    """Where a folder tells what a split's clips are made of, one JSON object a clip in their order."""
+    return f"{split}-truth.jsonl"
 
 
 def _told(clip: Clip, truth: Truth, records: Records, taxonomy: Taxonomy) -> dict[str, Any]:

@@ -100,8 +100,9 @@ def _family(results: Results, family: str) -> list[Section]:
         pages.levels(results, family),
         tables.by_top(results, main, family),
     ]
+    told = [*tables.findings(results, family), tables.controls(results, main, family)]
     sections = [
-        Section(name, [*tables.findings(results, family), tables.controls(results, main, family)]),
+        Section(name, [*told, *tables.by_sound(results, family)]),
         Section(f"{name}: the paper's tables", compared, level=3),
     ]
     clips: list[str | Table | Picture] = [*pages.explained(results, family), *pages.contrasted(results, family)]

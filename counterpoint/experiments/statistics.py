@@ -19,15 +19,15 @@ from jaxtyping import Bool, Float, Int
 
 from counterpoint.evaluation.bootstrap import Curve, resample
 from counterpoint.evaluation.breakdown import PREDICTED, Breakdown, Figures
-from counterpoint.evaluation.metrics import best_is_hit, equal_recall_precision
+from counterpoint.evaluation.metrics import best_is_hit, equal_recall_precision, global_average_precision
 from counterpoint.experiments.entries import Entry
 from counterpoint.experiments.experiment import Cell, Experiment
-from counterpoint.experiments.predictions import Truth, measured, probabilities
+from counterpoint.experiments.predictions import Truth, draw_runs, measured, probabilities
 from counterpoint.experiments.worlds import Source
 from counterpoint.taxonomy import Taxonomy
 
 Group = tuple[str, str]
-"""All categories, those of a level, or those under a top-level category."""
+"""All categories, those of a level or under a top-level category; or clips, those with related sound or the others."""
 ALL: Group = ("all", "")
 Draws = Float[np.ndarray, "sample"]
 
@@ -66,6 +66,7 @@ class Results:
                 by_seed = self.breakdowns.setdefault((cell.world.name, cell.family, cell.entry.name), {})
                 by_seed[cell.seed] = measured(path)
         self._draws: dict[tuple[Path, str, Group], Draws] = {}
+        self._related: dict[Path, Bool[np.ndarray, clip] | None] = {}
         self.gains: dict[tuple[str, str, str, str, str, Group], Gain] = {}
 
     def entries(self, world: Source, family: str) -> list[Entry]:
@@ -81,8 +82,34 @@ class Results:
 
     def errors(self, world: Source, family: str, entry: Entry, metric: str, group: Group, seeds: list[int]) -> Any:
         """(seed, test run) in percent."""
+        if group[0] == "sound":
+            return np.array([self._errors_of_sound(Cell(world, family, entry, seed), group) for seed in seeds])
         runs = self.breakdowns[world.name, family, entry.name]
         return np.array([[100 * (1 - getattr(_figures(run, group), metric)) for run in runs[seed]] for seed in seeds])
+
+    def _errors_of_sound(self, cell: Cell, group: Group) -> list[float]:
+        """Of each test run: GAP's, of the clips with related or with unrelated sound."""
+        concerned = self._of_sound(cell.world, cell.seed, group)
+        said, labels = (
+            _loaded(self.experiment.scores(cell)),
+            _truth(self.experiment.truth(cell.world, cell.seed)).labels,
+        )
+        drawn, _ = draw_runs(len(said), self.experiment.scale.test_runs, self.experiment.scale.test_sample)
+        parts = [clips[concerned[clips]] for clips in drawn]
+        return [100 * (1 - global_average_precision(said[clips], labels[clips], top=20)) for clips in parts]
+
+    def related(self, world: Source, seed: int) -> Bool[np.ndarray, "clip"] | None:
+        """Of each test clip, whether its sound has to do with its picture; None where nobody knows."""
+        place = self.experiment.place(world, seed)
+        if place not in self._related:
+            clips = len(_truth(self.experiment.truth(world, seed)).ids)
+            self._related[place] = world.related(place, seed, clips)
+        return self._related[place]
+
+    def _of_sound(self, world: Source, seed: int, group: Group) -> Bool[np.ndarray, "clip"]:
+        related = self.related(world, seed)
+        assert related is not None, f"{world.name} does not tell related from unrelated sound"
+        return related if group[1] == "related" else ~related
 
     def value(self, world: Source, family: str, entry: Entry, metric: str, group: Group = ALL) -> Value:
         """An entry's error, over all of its seeds."""
@@ -124,9 +151,10 @@ class Results:
         key = (scores, metric, group)
         if key not in self._draws:
             taxonomy = self.experiment.data(cell.world, cell.seed).labelling.taxonomy
-            members, clips, said, labels = _of_group(scores, place, taxonomy, group)
+            chosen = self._of_sound(cell.world, cell.seed, group) if group[0] == "sound" else None
+            clips, said, labels = _of_group(scores, place, taxonomy, group, chosen)
             figure = _weighted(metric, said, labels)
-            weights = _weights(place, len(members), self.resamples)
+            weights = _weights(place, len(_loaded(scores)), self.resamples)
             self._draws[key] = np.array([100 * (1 - figure(weight[clips])) for weight in weights])
         return self._draws[key]
 
@@ -168,15 +196,15 @@ def _weights(place: Path, clips: int, samples: int) -> Iterator[Int[np.ndarray, 
 
 
 def _of_group(
-    scores: Path, truth: Path, taxonomy: Taxonomy, group: Group
-) -> tuple[
-    range, Int[np.ndarray, "concerned"], Float[np.ndarray, "concerned member"], Bool[np.ndarray, "concerned member"]
-]:
-    """All clips; those that a group concerns, as in `counterpoint.evaluation.breakdown`; their scores and labels."""
+    scores: Path, truth: Path, taxonomy: Taxonomy, group: Group, chosen: Bool[np.ndarray, "clip"] | None = None
+) -> tuple[Int[np.ndarray, "concerned"], Float[np.ndarray, "concerned member"], Bool[np.ndarray, "concerned member"]]:
+    """The clips that a group concerns, those chosen or as in `counterpoint.evaluation.breakdown`; scores and labels."""
     said, labels = _loaded(scores), _truth(truth).labels
     kind, name = group
     if kind == "all":
-        return range(len(said)), np.arange(len(said)), said, labels
+        return np.arange(len(said)), said, labels
+    if chosen is not None:
+        return np.flatnonzero(chosen), said[chosen], labels[chosen]
     if kind == "level":
         members = np.flatnonzero(taxonomy.levels == int(name))
     else:
@@ -184,7 +212,7 @@ def _of_group(
         members = np.flatnonzero(taxonomy.tops == roots[0])
     said, labels = said[:, members], labels[:, members]
     concerned = np.flatnonzero((labels | (said >= PREDICTED)).any(1))
-    return range(len(said)), concerned, said[concerned], labels[concerned]
+    return concerned, said[concerned], labels[concerned]
 
 
 @lru_cache(maxsize=2)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from counterpoint.evaluation.breakdown import DASH, TITLES
+from counterpoint.evaluation.tower import CORRELATED
 from counterpoint.experiments import paper
 from counterpoint.experiments.document import Cell, Picture, Table
 from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
@@ -15,7 +16,7 @@ from counterpoint.experiments.statistics import ALL, Gain, Group, Results, Value
 from counterpoint.experiments.worlds import Source
 from counterpoint.models.categorizer import JOINED
 from counterpoint.recipes import Recipe
-from counterpoint.run import Run
+from counterpoint.run import Run, read_json
 
 METRICS = ("gap", "map", "perr", "hit_at_1")
 SPREAD = "Error rates in %, lower is better; small: standard deviation over test runs / over seeds."
@@ -146,6 +147,43 @@ def across(results: Results, family: str) -> Table:
         rows.append([*row, _gain(results.gain(world, family, *both, "gap")) if both else DASH])
     header = ["world", *(titles[name] for name in names), "gain"]
     return Table(f"{paper.FAMILIES[family]}, GAP error by world", header, rows, f"{SPREAD} {GAIN}")
+
+
+def by_sound(results: Results, family: str) -> list[Table]:
+    """Who gains, in worlds that tell: GAP error in clips whose sound has to do with the picture, and in the others."""
+    suite, rows = results.experiment.suite, []
+    worlds = [world for world in results.experiment.worlds if results.entries(world, family)]
+    shown = [e for e in results.entries(worlds[0], family) if e.part == "paper" or e.name in suite.further]
+    for world in worlds:
+        both = pair(results, world, family, HEADLINE, BASELINE)
+        if (related := results.related(world, 0)) is None:
+            continue
+        there = finished(results, world, family, *(entry.name for entry in shown))
+        for sound, clips in (("related", related), ("unrelated", ~related)):
+            if clips.any():
+                group = ("sound", sound)
+                row: list[Cell | str] = [Cell(world.name, world.what), sound, f"{clips.sum():,}"]
+                for entry in shown:
+                    row.append(_value(results.value(world, family, entry, "gap", group)) if entry in there else DASH)
+                row.append(_gain(results.gain(world, family, *both, "gap", group)) if both else DASH)
+                rows.append([*row, _open(results, world, family, sound)])
+    header = ["world", "sound", "clips", *(entry.title for entry in shown), "gain", "gate open"]
+    caption = f"GAP. {SPREAD} {GAIN} Gate open: the clips that the trained tower calls correlated, in % (over seeds)."
+    title = f"{paper.FAMILIES[family]}: where sound and picture belong together, and where not"
+    return [Table(title, header, rows, caption, 2)] if rows else []
+
+
+def _open(results: Results, world: Source, family: str, sound: str) -> Cell | str:
+    """In what share of such clips the trained tower's gate is open."""
+    shares = []
+    for seed in range(results.experiment.scale.seeds):
+        path, related = results.experiment.judged(world, family, "trained", seed), results.related(world, seed)
+        if path.exists() and related is not None:
+            opened = np.array(read_json(path)["true"]) >= CORRELATED
+            shares.append(100 * opened[related if sound == "related" else ~related].mean())
+    if not shares:
+        return DASH
+    return Cell(f"{np.mean(shares):.0f}", f"± {np.std(shares, ddof=1):.0f}" if len(shares) > 1 else "")
 
 
 def summary(results: Results) -> Table:

@@ -3,18 +3,20 @@
 A world is made once, into a folder of its own, and complete where `ready` says so.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from counterpoint.data import synthetic
 from counterpoint.data.dataset import ClipDataset, split
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
-from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic, Records, write
+from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic, Records, truth_file, write
 from counterpoint.errors import CounterpointError
 from counterpoint.taxonomy import Labelling, load
 
@@ -84,6 +86,10 @@ class Source:
     def open(self, folder: Path, inputs: Inputs) -> Data:
         raise NotImplementedError
 
+    def related(self, folder: Path, seed: int, clips: int) -> Bool[np.ndarray, "clip"] | None:
+        """Of each test clip, whether its sound has to do with its picture; None where nobody knows."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class RealRecords(Source):
@@ -140,6 +146,10 @@ class Mosaics(Source):
     def open(self, folder: Path, inputs: Inputs) -> Data:
         return _shards(folder, inputs.labelling())
 
+    def related(self, folder: Path, seed: int, clips: int) -> Bool[np.ndarray, "clip"] | None:
+        with (folder / truth_file("test")).open(encoding="utf-8") as file:
+            return np.array([json.loads(line)["sound"] is not None for line in file])
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnownTruth(Source):
@@ -169,6 +179,10 @@ class KnownTruth(Source):
 
     def open(self, folder: Path, inputs: Inputs) -> Data:
         return _shards(folder, load(folder / "taxonomy"))
+
+    def related(self, folder: Path, seed: int, clips: int) -> Bool[np.ndarray, "clip"] | None:
+        world = self.world(seed)
+        return np.array([world.clip(i, "test")[1].related for i in range(clips)])
 
 
 def _controls(world: Source) -> dict[str, Any]:

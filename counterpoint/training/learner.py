@@ -105,13 +105,15 @@ class Learner(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.settings
         learning = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        hearing = [parameter for name, parameter in learning if ".influences." in name]
-        others = [parameter for name, parameter in learning if ".influences." not in name]
-        rate = settings.learning_rate
-        groups = [{"params": others}, {"params": hearing, "lr": rate * settings.hearing_rate}]
-        optimizer = torch.optim.Adam(
-            [group for group in groups if group["params"]], lr=rate, weight_decay=settings.weight_decay, fused=True
-        )
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [parameter for name, parameter in learning if (".influences." in name) is hearing],
+                "lr": settings.learning_rate * times,
+            }
+            for hearing, times in ((False, 1.0), (True, settings.hearing_rate))
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, mode="max", factor=settings.factor, patience=settings.patience
         )

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from counterpoint.cli import main
+from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.experiments import jobs
 from counterpoint.experiments.engine import Log
+from counterpoint.experiments.predictions import Truth, draw_runs, probabilities
+from counterpoint.experiments.suites import KNOWN_TRUTH
 
 TINY = [
     *("--families", "nv", "--worlds", "unrelated-0.25-shift-0", "--epochs", "1", "--tower-epochs", "1"),
@@ -80,6 +83,22 @@ def test_the_report_says_what_was_measured(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#|https://data\.yt8m)', page)
     assert Path(sys.argv[0]).name in page  # the command
+
+
+def test_the_report_tells_related_sound_from_unrelated(finished: Path) -> None:
+    """As the world itself and the scores that were kept have it, over seeds and test runs."""
+    world, errors = "unrelated-0.25-shift-0", []
+    drawn, _ = draw_runs(16, 2, 128_000)
+    for seed in (0, 1):
+        related = np.array([KNOWN_TRUTH[0].world(seed).clip(i, "test")[1].related for i in range(16)])
+        labels = Truth.load(finished / "worlds" / f"{world}-seed-{seed}" / "test.npz").labels
+        said = probabilities(finished / "runs" / world / f"nv-l-seed-{seed}" / "evaluation" / "scores.npy")
+        for clips in (clips[related[clips]] for clips in drawn):
+            assert 0 < len(clips) < 16
+            errors.append(100 * (1 - global_average_precision(said[clips], labels[clips], top=20)))
+    text = (finished / "report.md").read_text()
+    part = text[text.index("where sound and picture belong together") :]
+    assert f"{np.mean(errors):.2f}" in next(line for line in part.splitlines() if "| related" in line)
 
 
 def test_settings_that_would_change_runs_may_not(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ def test_a_weighted_figure_is_that_of_repeated_clips(
     labels = Truth.load(kept[1]).labels
     breakdown = break_down(probabilities(kept[0])[repeated], labels[repeated], TAXONOMY)
     expected = getattr(statistics._figures(breakdown, group), metric)
-    _, clips, scores, truth = statistics._of_group(*kept, TAXONOMY, group)
+    clips, scores, truth = statistics._of_group(*kept, TAXONOMY, group)
     assert statistics._weighted(metric, scores, truth)(weights[clips]) == pytest.approx(expected, abs=1e-9)
 
 
