@@ -24,13 +24,13 @@ from counterpoint.experiments import commands as experiment_commands
 from counterpoint.launch import launch, launched, leading
 from counterpoint.media import commands as media
 from counterpoint.serve import commands as serve_commands
+from counterpoint.taxonomy import commands as taxonomy_commands
 
 if TYPE_CHECKING:
     from counterpoint.data.dataset import ClipDataset
     from counterpoint.recipes import Recipe, TowerRecipe
     from counterpoint.run import Run
     from counterpoint.taxonomy import Labelling
-    from counterpoint.taxonomy.diff import Diff
 
 # Each verb imports what it needs when it runs: PyTorch takes seconds, and `inspect` and `taxonomy` do without it.
 
@@ -234,131 +234,6 @@ def _categorize_to(args: Namespace, run: "Run", codes: bool) -> int:
     return 0
 
 
-def taxonomy_import(args: Namespace) -> int:
-    """Make a first taxonomy from YouTube-8M's vocabulary.csv, IAB's content taxonomy or AudioSet's ontology.json."""
-    from counterpoint.taxonomy.importers import OTHER_PARENTS_FILE, read
-
-    imported = read(args.file, top=args.top, labels=args.labels)
-    imported.save(args.out)
-    taxonomy, labels = imported.labelling
-    print(f"{args.out}: {len(taxonomy)} categories, {len(labels)} labels")
-    if imported.other_parents:
-        several = len(dict(imported.other_parents))
-        print(f"{several} categories have several parents; {OTHER_PARENTS_FILE} lists all but the first")
-    return 0
-
-
-def taxonomy_show(args: Namespace) -> int:
-    """Print a taxonomy as a tree with training counts; or write it as a page, or a category's tree as a picture."""
-    from counterpoint.taxonomy.figure import svg
-    from counterpoint.taxonomy.page import page
-    from counterpoint.taxonomy.show import as_dict, tree
-
-    labelling = _taxonomy(args.taxonomy)
-    if (args.svg is None) != (args.out is None):
-        raise CounterpointError("--svg CATEGORY and --out FILE go together")
-    if args.svg is not None:
-        _write(args.out, svg(labelling, args.svg))
-    if args.html is not None:
-        _write(args.html, page(labelling, f"The taxonomy {Path(args.taxonomy).resolve().name}"))
-    if args.json or (args.svg is None and args.html is None):
-        _print(args.json, lambda: as_dict(labelling), lambda: tree(labelling, args.levels))
-    return 0
-
-
-def taxonomy_check(args: Namespace) -> int:
-    """Look for faults that a taxonomy's exceptions.tsv does not explain; the exit code is 1 where there are errors."""
-    from rich.table import Table
-
-    from counterpoint.taxonomy.lint import check, exceptions, unexplained
-
-    found = check(_taxonomy(args.taxonomy), few=args.few, style=args.style)
-    findings = unexplained(found, exceptions(_folder(args.taxonomy)))
-    table = Table("severity", "check", "where", "finding")
-    for finding in findings:
-        table.add_row(*finding)
-    _print(args.json, lambda: [finding._asdict() for finding in findings], lambda: table if findings else "no findings")
-    return int(any(finding.severity == "error" for finding in findings))
-
-
-def taxonomy_measure(args: Namespace) -> int:
-    """Ask clips whether the labels of a category occur together; the exit code is 1 where some do not, unexplained."""
-    from rich.console import Group
-    from rich.table import Table
-
-    from counterpoint.taxonomy.cooccurrence import LIFT, SCARCE, measure
-    from counterpoint.taxonomy.lint import exceptions, unexplained
-
-    taxonomy = args.taxonomy or _default_taxonomy(args.data, "before --data")
-    labelling = _taxonomy(taxonomy)
-    dataset = _dataset(args, args.data, labelling)
-    _report(dataset)
-    evidence = measure(labelling, (dataset.clip(i).labels.tolist() for i in range(len(dataset))))
-    reasons = exceptions(_folder(taxonomy))
-    open_ = unexplained(evidence.findings(), reasons)
-    levels = Table("level", "categories", f"with fewer than {SCARCE} clips", title=f"{evidence.clips:,} labelled clips")
-    for row in evidence.scarce():
-        levels.add_row(*map(str, row))
-    worst = Table("lift", "clips", "label", "measured at", "reason", title="The labels that get along worst")
-    for link in evidence.links[: args.worst]:
-        reason = reasons.get(("lift", link.subject), "")
-        worst.add_row(f"{link.lift:.1f}", str(link.clips), link.subject, link.measured_at, reason)
-    told = (
-        f"{len(evidence.findings())} of {len(evidence.links)} links below a lift of {LIFT:g}, {len(open_)} unexplained"
-    )
-    _print(
-        args.json,
-        lambda: {**evidence.to_dict(), "unexplained": [finding.subject for finding in open_]},
-        lambda: Group(levels, worst, told, *(f"unexplained: {finding.subject}" for finding in open_)),
-    )
-    return int(bool(open_))
-
-
-def taxonomy_diff(args: Namespace) -> int:
-    """What changed between two taxonomies: categories by their ids, and labels."""
-    from counterpoint.taxonomy.diff import diff
-
-    changes = diff(_taxonomy(args.old), _taxonomy(args.new))
-    _print(args.json, changes.to_dict, lambda: _changes(changes))
-    return 0
-
-
-def taxonomy_merge(args: Namespace) -> int:
-    """Merge annotators' mappings by majority vote; settle conflicts.tsv in the folder and give the command again."""
-    from counterpoint.taxonomy import LabelMap
-    from counterpoint.taxonomy.merge import CONFLICTS_FILE, merge, settlements
-
-    taxonomy = _taxonomy(args.taxonomy).taxonomy
-    conflicts = Path(args.out) / CONFLICTS_FILE
-    merged = merge([LabelMap.read(path, taxonomy) for path in args.files], settlements(conflicts, taxonomy))
-    merged.save(args.out)
-    figures = {"labels": len(merged.labelling.labels), "conflicts": len(merged.conflicts), "open": merged.open}
-    alpha = None if merged.agreement != merged.agreement else merged.agreement
-    _print(
-        args.json,
-        lambda: {**figures, "krippendorff_alpha": alpha},
-        lambda: (
-            f"{args.out}: {figures['labels']} labels of {len(args.files)} annotators, "
-            f"Krippendorff's alpha {'unknown' if alpha is None else f'{alpha:.3f}'}\n"
-            f"{conflicts}: {figures['conflicts']} conflicts, {figures['open']} open"
-        ),
-    )
-    return 0
-
-
-def taxonomy_remap(args: Namespace) -> int:
-    """Move a trained run to an edited taxonomy: categories that survive (the same id) keep their weights."""
-    from counterpoint.remap import remap
-    from counterpoint.run import Run
-
-    labelling = _taxonomy(args.taxonomy)
-    changes = remap(Run.load(args.run), labelling, Path(args.out))
-    kept = len(labelling.taxonomy) - len(changes.added)
-    _print(args.json, lambda: {"run": args.out, "kept": kept, **changes.to_dict()}, lambda: _changes(changes))
-    _say(f"{args.out}: {kept} categories kept, {len(changes.added)} untrained, {len(changes.removed)} gone")
-    return 0
-
-
 def demo(args: Namespace) -> int:
     """The whole way on a small synthetic world: shards, training, evaluation, names."""
     from counterpoint.demo import demo as show
@@ -428,13 +303,13 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "reproduce": experiment_commands.reproduce,
     "browse": browse_commands.browse,
     "recommend": browse_commands.recommend,
-    "taxonomy import": taxonomy_import,
-    "taxonomy show": taxonomy_show,
-    "taxonomy check": taxonomy_check,
-    "taxonomy measure": taxonomy_measure,
-    "taxonomy diff": taxonomy_diff,
-    "taxonomy merge": taxonomy_merge,
-    "taxonomy remap": taxonomy_remap,
+    "taxonomy import": taxonomy_commands.import_,
+    "taxonomy show": taxonomy_commands.show,
+    "taxonomy check": taxonomy_commands.check,
+    "taxonomy measure": taxonomy_commands.measure,
+    "taxonomy diff": taxonomy_commands.diff,
+    "taxonomy merge": taxonomy_commands.merge,
+    "taxonomy remap": taxonomy_commands.remap,
     "data mosaic": data_commands.mosaic,
     "weights fetch": media.fetch,
 }
@@ -518,44 +393,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     browse_commands.add(verbs, _verb, arguments)
     data_commands.add(_group(verbs, "data", "Make data sets."), _verb, arguments)
     media.add_weights(_group(verbs, "weights", "The weights of encoders."), _verb)
-    verbs = _group(verbs, "taxonomy", "Make, look at and check taxonomies.")
-
-    sub = _verb(verbs, "import", taxonomy_import)
-    sub.add_argument("file", help="vocabulary.csv, an IAB .tsv or ontology.json")
-    sub.add_argument("--top", type=NonNegativeInt, default=1000, help="a vocabulary's labels that become categories")
-    sub.add_argument("--labels", default=None, help="AudioSet's class_labels_indices.csv, for the label mapping")
-    sub.add_argument("--out", required=True, help="the taxonomy folder to write")
-
-    sub = _verb(verbs, "show", taxonomy_show, json=True)
-    _add_taxonomy(sub)
-    sub.add_argument("--levels", type=PositiveInt, default=None, help="print only so many levels from the top")
-    sub.add_argument("--html", default=None, metavar="FILE", help="write a page with a search box")
-    sub.add_argument("--svg", default=None, metavar="CATEGORY", help="draw one category's tree (its path or id)")
-    sub.add_argument("--out", default=None, metavar="FILE", help="the picture to write")
-
-    sub = _verb(verbs, "check", taxonomy_check, json=True)
-    _add_taxonomy(sub)
-    sub.add_argument("--few", type=NonNegativeInt, default=500, help="training videos below which a leaf is reported")
-    sub.add_argument("--style", action="store_true", help="check also that names are singular, in title case and short")
-
-    sub = _verb(verbs, "measure", taxonomy_measure, json=True, records=True)
-    sub.add_argument("taxonomy", nargs="?", default=None, help=DEFAULT_TAXONOMY_HELP)
-    sub.add_argument("--data", nargs="+", required=True, metavar="SHARDS", help=DATA_HELP)
-    sub.add_argument("--worst", type=NonNegativeInt, default=20, help="labels to print")
-
-    sub = _verb(verbs, "diff", taxonomy_diff, json=True)
-    sub.add_argument("old", help=TAXONOMY_HELP)
-    sub.add_argument("new", help="the same, edited")
-
-    sub = _verb(verbs, "merge", taxonomy_merge, json=True)
-    sub.add_argument("files", nargs="+", help="mappings, one an annotator: index, label, count, categories, note")
-    sub.add_argument("--taxonomy", default=SHIPPED_NAME, help="the taxonomy whose categories they name")
-    sub.add_argument("--out", required=True, help="the taxonomy folder to write")
-
-    sub = _verb(verbs, "remap", taxonomy_remap, json=True)
-    sub.add_argument("run", help="a trained run's folder")
-    sub.add_argument("taxonomy", help=TAXONOMY_HELP)
-    sub.add_argument("--out", required=True, help="the run folder to write")
+    taxonomy_commands.add(_group(verbs, "taxonomy", "Make, look at and check taxonomies."), _verb)
     return parser
 
 
@@ -584,10 +422,6 @@ def _verb(
             "--skip-bad-records", action="store_true", help="leave damaged records out, and say which they are"
         )
     return parser
-
-
-def _add_taxonomy(parser: ArgumentParser) -> None:
-    parser.add_argument("taxonomy", nargs="?", default=SHIPPED_NAME, help=TAXONOMY_HELP)
 
 
 def _add_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> None:
@@ -741,20 +575,6 @@ def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> s
             f"name the taxonomy of this data {where}"
         )
     return SHIPPED_NAME
-
-
-def _write(path: str, text: str) -> None:
-    Path(path).write_text(text, encoding="utf-8")
-    _say(f"written: {path}")
-
-
-def _changes(changes: "Diff") -> Any:
-    from rich.table import Table
-
-    table = Table("change", "what", "before", "after")
-    for row in changes.rows():
-        table.add_row(*row)
-    return table if table.row_count else "no differences"
 
 
 def _dataset(args: Namespace, paths: Sequence[str], labelling: "Labelling", **options: Any) -> "ClipDataset":
