@@ -2,10 +2,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # The shapes in the models' annotations hold wherever a test calls them.
 install_import_hook("counterpoint.models", "beartype.beartype")
+
+# What a busy machine takes long for is no fault.
+settings.register_profile("counterpoint", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("counterpoint")
 
 
 @pytest.fixture(scope="session")

@@ -192,7 +192,7 @@ def test_damage_anywhere_is_noticed(tmp_path: Path) -> None:
         assert len(shard.bad) == 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_heavy_damage_yields_only_records_that_were_written(tmp_path: Path, data: st.DataObject) -> None:
     payloads = data.draw(st.lists(st.binary(max_size=60), min_size=1, max_size=8))

@@ -242,13 +242,13 @@ clips = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(clip=clips)
 def test_round_trip(clip: Clip) -> None:
     same(parse(encode(clip)), clip)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), clip=clips)
 def test_garbage_raises_nothing_but_value_error(data: st.DataObject, clip: Clip) -> None:
     record = bytearray(encode(clip))

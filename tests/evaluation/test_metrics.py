@@ -129,7 +129,7 @@ def test_agrees_with_youtube8m(categories):
 
 
 @given(tied_worlds(), st.integers(1, 25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_top_agrees_with_the_definition_where_scores_tie(world, top):
     scores, labels, _, _ = world
     kept = list(literal_kept(scores, labels, top))
@@ -153,7 +153,7 @@ def test_top_agrees_with_the_definition_where_scores_tie(world, top):
 
 
 @given(tied_worlds())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_full_curve_agrees_with_scikit_learn(world):
     scores, labels, _, _ = world
     scores = np.clip(scores, -9, 9)  # scikit-learn refuses infinities
@@ -167,7 +167,7 @@ def test_full_curve_agrees_with_scikit_learn(world):
 
 @pytest.mark.parametrize(("function", "stream"), MEASURES)
 @given(world=tied_worlds())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_neither_batching_nor_the_order_of_videos_matters(function, stream, world):
     scores, labels, cuts, generator = world
     expected = function(scores, labels)

@@ -32,7 +32,7 @@ from .small import (
 
 every_model = pytest.mark.parametrize("name", MODELS)
 every_family = pytest.mark.parametrize("family", FAMILIES)
-few = settings(max_examples=4, deadline=None)
+few = settings(max_examples=4)
 
 
 def close(one: Tensor, other: Tensor) -> None:
