@@ -11,8 +11,9 @@ from torch.testing import assert_close
 from counterpoint.models.attention_cluster import AttentionCluster
 from counterpoint.models.categorizer import Head, Read, pool
 from counterpoint.models.correlation import Tower
-from counterpoint.models.fusion import Axis, Concatenated, Correlation, CrossModal, DenseMap, Influence, RelativeMap
+from counterpoint.models.fusion import Axis, Concatenated, Correlation, CrossModal, Influence
 from counterpoint.models.layers import CrossModalLayer, Weigher
+from counterpoint.models.maps import DenseMap, RelativeMap
 from counterpoint.models.netvlad import Descriptor, NetVLAD
 from counterpoint.models.track import Track, Tracks, masked_softmax
 from counterpoint.models.transformer import Projection, TransformerBlock, positions
