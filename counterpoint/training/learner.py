@@ -1,5 +1,6 @@
 """What a model learns: its loss and its validation metric, as a Lightning module."""
 
+import re
 from typing import Any
 
 import lightning
@@ -18,6 +19,9 @@ from counterpoint.training.distributed import Part, draw_for_all, rank, total, w
 
 GAP = "validation_gap"
 ALONE = Part()
+MAPS = re.compile(r"\.influences\..*(maps\.\d+|nearby)\.weight$")
+"""What of F learns at a rate of its own. Its biases and what it makes of the tower's word do not: they are in units of
+weights, some hundredths, and a few steps at that rate would shut its ReLUs for good."""
 VALIDATION = 1  # sets its streams apart from training's
 
 
@@ -107,7 +111,7 @@ class Learner(lightning.LightningModule):
         learning = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
             {
-                "params": [parameter for name, parameter in learning if (".influences." in name) is hearing],
+                "params": [parameter for name, parameter in learning if bool(MAPS.search(name)) is hearing],
                 "lr": settings.learning_rate * times,
             }
             for hearing, times in ((False, 1.0), (True, settings.hearing_rate))

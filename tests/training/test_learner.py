@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from counterpoint.data.dataset import Batch, collate
 from counterpoint.data.features import FeatureSet
+from counterpoint.models.fusion import Concatenated, CrossModal
 from counterpoint.models.track import Track, Tracks
-from counterpoint.recipes import Training
+from counterpoint.recipes import CONSTANT, Training
 from counterpoint.training.learner import GAP, CategorizationLearner, drop_modalities
 
 from .world import LABELLING, SIZES, clips, recipe
@@ -68,19 +69,21 @@ def test_optimizer_is_the_papers() -> None:
     assert rates == [2e-4] * 4 + [1e-4] * 2
 
 
-def test_f_learns_at_a_rate_of_its_own() -> None:
-    """Adam's first step is as long as the rate."""
-    made = recipe("nv-cm", learning_rate=1e-3, hearing_rate=10)
-    subject = CategorizationLearner(made.build(SIZES, 5), made.training)
+@pytest.mark.parametrize("fusion", [CrossModal(hidden=(3,)), CrossModal(reach=2), Concatenated(hidden=(3,), reach=2)])
+def test_f_learns_at_a_rate_of_its_own(fusion: CrossModal) -> None:
+    """Adam's first step is as long as the rate; biases and what F makes of the tower's word move like all else."""
+    made = replace(recipe("nv-cm", learning_rate=1e-3, hearing_rate=10), fusion=fusion)
+    subject = CategorizationLearner(made.build(SIZES, 5, CONSTANT.build(SIZES)), made.training)
     before = {name: parameter.clone() for name, parameter in subject.model.named_parameters()}
     optimizer = subject.configure_optimizers()["optimizer"]
     subject.loss(batch()).backward()
     optimizer.step()
     moved = {name: (p - before[name]).abs().max().item() for name, p in subject.model.named_parameters()}
-    heard = {name for name in moved if ".influences." in name}
-    assert len(heard) == 8  # two modalities, two maps of a weight and a bias each
+    heard = {name for name in moved if "influences" in name and name.endswith("weight") and "context" not in name}
+    assert len(heard) == 2 * (len(fusion.hidden) + 1 + (fusion.reach is not None))  # of two modalities
     for name, by in moved.items():
-        assert by == pytest.approx(1e-2 if name in heard else 1e-3, rel=1e-2)
+        if not name.startswith("tower."):
+            assert by == pytest.approx(1e-2 if name in heard else 1e-3, rel=1e-2), name
 
 
 def test_frozen_parameters_are_left_alone() -> None:
