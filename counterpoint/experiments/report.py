@@ -54,7 +54,7 @@ def _document(results: Results, unfinished: int, jobs: int) -> Document:
     experiment = results.experiment
     suite, main = experiment.suite, experiment.main
     lead = suite.what + (
-        f" {unfinished} of {jobs} jobs are not finished: all below is of the others." * bool(unfinished)
+        f" Not finished yet: {unfinished} of {jobs} jobs; all below is of the others." * bool(unfinished)
     )
     families = [family for family in experiment.scale.families if results.entries(main, family)]
     sections = [Section("What came out", [*_tested(results), *([tables.summary(results)] if families else [])])]

@@ -159,10 +159,12 @@ def by_sound(results: Results, family: str) -> list[Table]:
         if (related := results.related(world, 0)) is None:
             continue
         there = finished(results, world, family, *(entry.name for entry in shown))
+        what = world.what  # told once
         for sound, clips in (("related", related), ("unrelated", ~related)):
             if clips.any():
                 group = ("sound", sound)
-                row: list[Cell | str] = [Cell(world.name, world.what), sound, f"{clips.sum():,}"]
+                row: list[Cell | str] = [Cell(world.name, what), sound, f"{clips.sum():,}"]
+                what = ""
                 for entry in shown:
                     row.append(_value(results.value(world, family, entry, "gap", group)) if entry in there else DASH)
                 row.append(_gain(results.gain(world, family, *both, "gap", group)) if both else DASH)
