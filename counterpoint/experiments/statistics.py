@@ -66,7 +66,7 @@ class Results:
                 by_seed = self.breakdowns.setdefault((cell.world.name, cell.family, cell.entry.name), {})
                 by_seed[cell.seed] = measured(path)
         self._draws: dict[tuple[Path, str, Group], Draws] = {}
-        self._related: dict[Path, Bool[np.ndarray, clip] | None] = {}
+        self._related: dict[Path, Bool[np.ndarray, "clip"] | None] = {}  # noqa: UP037
         self.gains: dict[tuple[str, str, str, str, str, Group], Gain] = {}
 
     def entries(self, world: Source, family: str) -> list[Entry]:
@@ -90,10 +90,8 @@ class Results:
     def _errors_of_sound(self, cell: Cell, group: Group) -> list[float]:
         """Of each test run: GAP's, of the clips with related or with unrelated sound."""
         concerned = self._of_sound(cell.world, cell.seed, group)
-        said, labels = (
-            _loaded(self.experiment.scores(cell)),
-            _truth(self.experiment.truth(cell.world, cell.seed)).labels,
-        )
+        said = _loaded(self.experiment.scores(cell))
+        labels = _truth(self.experiment.truth(cell.world, cell.seed)).labels
         drawn, _ = draw_runs(len(said), self.experiment.scale.test_runs, self.experiment.scale.test_sample)
         parts = [clips[concerned[clips]] for clips in drawn]
         return [100 * (1 - global_average_precision(said[clips], labels[clips], top=20)) for clips in parts]

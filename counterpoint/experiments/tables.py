@@ -156,9 +156,10 @@ def by_sound(results: Results, family: str) -> list[Table]:
     shown = [e for e in results.entries(worlds[0], family) if e.part == "paper" or e.name in suite.further]
     for world in worlds:
         both = pair(results, world, family, HEADLINE, BASELINE)
-        if (related := results.related(world, 0)) is None:
-            continue
         there = finished(results, world, family, *(entry.name for entry in shown))
+        seed = min(seed for entry in results.entries(world, family) for seed in results.seeds(world, family, entry))
+        if (related := results.related(world, seed)) is None:
+            continue
         what = world.what  # told once
         for sound, clips in (("related", related), ("unrelated", ~related)):
             if clips.any():
@@ -179,8 +180,8 @@ def _open(results: Results, world: Source, family: str, sound: str) -> Cell | st
     """In what share of such clips the trained tower's gate is open."""
     shares = []
     for seed in range(results.experiment.scale.seeds):
-        path, related = results.experiment.judged(world, family, "trained", seed), results.related(world, seed)
-        if path.exists() and related is not None:
+        path = results.experiment.judged(world, family, "trained", seed)
+        if path.exists() and (related := results.related(world, seed)) is not None:
             opened = np.array(read_json(path)["true"]) >= CORRELATED
             shares.append(100 * opened[related if sound == "related" else ~related].mean())
     if not shares:

@@ -98,7 +98,21 @@ def test_the_report_tells_related_sound_from_unrelated(finished: Path) -> None:
             errors.append(100 * (1 - global_average_precision(said[clips], labels[clips], top=20)))
     text = (finished / "report.md").read_text()
     part = text[text.index("where sound and picture belong together") :]
-    assert f"{np.mean(errors):.2f}" in next(line for line in part.splitlines() if "| related" in line)
+    row = next(line for line in part.splitlines() if "| related" in line)
+    assert f"{np.mean(errors):.2f}" in row
+    opened = []
+    for seed in (0, 1):
+        related = np.array([KNOWN_TRUTH[0].world(seed).clip(i, "test")[1].related for i in range(16)])
+        told = finished / "towers" / world / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
+        opened.append(100 * (np.array(json.loads(told.read_text())["true"])[related] >= 0.5).mean())
+    assert f"| {np.mean(opened):.0f} " in row
+
+
+def test_a_report_of_seeds_that_are_not_begun(finished: Path) -> None:
+    """A seed draws its world: those of later seeds are not there."""
+    assert reproduce(finished, *ALL, "--negative-weights", "2", "--seeds", "4", "--report") == 0
+    assert "Not finished yet" in (finished / "report.md").read_text()
+    assert reproduce(finished, *ALL, "--negative-weights", "2", "--report") == 0
 
 
 def test_settings_that_would_change_runs_may_not(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
