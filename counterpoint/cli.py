@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rich.console import Console
 
-from counterpoint import __version__
+from counterpoint import __version__, taxonomy_commands
 from counterpoint.browse import commands as browse_commands
 from counterpoint.data import commands as data_commands
 from counterpoint.errors import CounterpointError
@@ -24,7 +24,6 @@ from counterpoint.experiments import commands as experiment_commands
 from counterpoint.launch import launch, launched, leading
 from counterpoint.media import commands as media
 from counterpoint.serve import commands as serve_commands
-from counterpoint.taxonomy import commands as taxonomy_commands
 
 if TYPE_CHECKING:
     from counterpoint.data.dataset import ClipDataset

@@ -14,6 +14,7 @@ from counterpoint.data.mosaic import MOSAIC_FILE, Mosaic, Records, Truth, most_s
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.data.youtube8m import clip_of, encode, quantize
 from counterpoint.errors import CounterpointError
+from counterpoint.experiments.worlds import Mosaics
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 SIZES = {"video": 12, "audio": 9}
@@ -298,6 +299,10 @@ def test_splits_show_only_their_own_records(splits: dict[str, Records], tmp_path
             assert told["record"] == splits[split].ids[truth.record]
             assert told["topic"] == TAXONOMY.ids[splits[split].topics[truth.record]]
             assert told["picture"] == list(truth.picture)
+            if split == "test":
+                related = Mosaics(name="m", what="").related(tmp_path / "m", 0, len(data))
+                assert related is not None
+                assert related[index] == (truth.sound is not None)
             assert told["sound"] == (truth.sound and list(truth.sound))
             first = told["stretches"]["video"][0]
             assert [first["start"], first["stop"], first["record"]] == [*told["picture"], told["record"]]
