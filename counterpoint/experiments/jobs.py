@@ -1,6 +1,7 @@
 """A suite's jobs: make worlds, try architectures, train towers and models, measure all of them."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -152,11 +153,25 @@ class Jobs:
                 distil(members, folder, data.train, data.validation, workers=self.workers, console=self.console)
             else:
                 tower = Run.load(self.of.tower_folder(world, family, entry.tower, seed)) if entry.tower else None
+                self._take_trial(cell, recipe())
                 self._fit(world, seed, folder, recipe(), tower)
             return f"validation GAP {best_validation(folder):.4f}"
 
         done = folder / (ENSEMBLE_FILE if entry.of else WEIGHTS_FILE)
         return Job(f"train {cell}", f"train {family}-{entry.name}", done, work, tuple(needs), self._guess(recipe))
+
+    def _take_trial(self, cell: Cell, recipe: Recipe) -> None:
+        """Of the first seed the search has trained the best already."""
+        folder = self.of.run_folder(cell)
+        if cell.world is not self.of.main or cell.entry.name not in (BASELINE, SEARCHED) or folder.exists():
+            return
+        search = self.of.search(cell.family, cell.entry.name)
+        trial = search.folder / Trial(0, search.best()).folder
+        if (trial / WEIGHTS_FILE).exists() and Run.load(trial).recipe == recipe:
+            copy = trial.with_suffix(".copy")
+            shutil.copytree(trial, copy, dirs_exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            copy.rename(folder)
 
     def _fit(self, world: Source, seed: int, folder: Path, recipe: Recipes, tower: Run | None) -> Run:
         """Train a run, or go on with it; it may be finished."""

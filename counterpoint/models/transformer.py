@@ -152,7 +152,13 @@ def attend(
 
 
 def _fused(logits: Logits, values: Tensor, floor: Tensor) -> Tensor:
-    return functional.scaled_dot_product_attention(logits.queries, logits.keys, values, attn_mask=floor, scale=1.0)
+    given = (logits.queries, logits.keys, values, floor)
+    # On processors PyTorch's backward kernel takes some five times as long in bfloat16 as in float32.
+    if values.is_cpu and values.dtype.itemsize < 4 and torch.is_grad_enabled():
+        given = tuple(tensor.float() for tensor in given)  # type: ignore[assignment]
+    with torch.autocast(values.device.type, enabled=False):
+        attended = functional.scaled_dot_product_attention(*given, scale=1.0)
+    return attended.to(values)
 
 
 def _listening(logits: Logits, values: Tensor, floor: Tensor, heard: Heard) -> Tensor:

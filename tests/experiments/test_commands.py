@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.experiments import jobs
 from counterpoint.experiments.engine import Log
 from counterpoint.experiments.predictions import Truth, draw_runs, probabilities
-from counterpoint.experiments.suites import KNOWN_TRUTH
+from counterpoint.experiments.suites import KNOWN_TRUTH, SUITES
+from counterpoint.run import Run
+from counterpoint.training import train as training
 
 TINY = [
     *("--families", "nv", "--worlds", "unrelated-0.25-shift-0", "--epochs", "1", "--tower-epochs", "1"),
@@ -113,6 +117,27 @@ def test_a_report_of_seeds_that_are_not_begun(finished: Path) -> None:
     assert reproduce(finished, *ALL, "--negative-weights", "2", "--seeds", "4", "--report") == 0
     assert "Not finished yet" in (finished / "report.md").read_text()
     assert reproduce(finished, *ALL, "--negative-weights", "2", "--report") == 0
+
+
+def test_the_best_trial_is_the_first_seeds_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def train(run: Run, *told: Any, **options: Any) -> Any:
+        trained.append(run.folder.name)
+        return training.train(run, *told, **options)
+
+    monkeypatch.setattr(jobs, "train", train)
+    monkeypatch.setitem(SUITES, "synthetic", replace(SUITES["synthetic"], equal=False))
+    grid = json.dumps({"nv": {"head.hidden": [16, 32]}})
+    assert reproduce(tmp_path, "--models", "l", "--seeds", "2", "--grid", grid, "--trials", "3") == 0
+    assert len(trained) == 3 + 1
+    assert trained[-1] == "nv-l-seed-1"
+    found = [json.loads(path.read_text()) for path in (tmp_path / "search" / "nv-l").glob("trial-*.json")]
+    best = max(found, key=lambda trial: trial["validation_gap"])
+    run = Run.load(tmp_path / "runs" / "unrelated-0.25-shift-0" / "nv-l-seed-0")
+    assert run.trained
+    assert run.recipe.training.seed == 0
+    assert {"head.hidden": run.recipe.head.hidden} == (best["settings"] or {"head.hidden": 256})
 
 
 def test_settings_that_would_change_runs_may_not(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,10 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from counterpoint.models import listening
-from counterpoint.models.fusion import CrossModal
+from counterpoint.models.fusion import CrossModal, Heard
 from counterpoint.models.listening import Ear, listen
 from counterpoint.models.track import Track
+from counterpoint.models.transformer import Logits, attend
 from counterpoint.recipes import RECIPES, AttentionClusterFamily, Family, NetVLADFamily, TransformerFamily
 
 CLIPS, HEADS, STEPS = 3, 2, 5
@@ -107,6 +108,24 @@ def test_what_is_never_formed(family: str, hidden: tuple[int, ...], monkeypatch:
         model({name: Track(codes, there) for name in ("video", "audio")}).logits.sum().backward()
     never = {"tm": clips * 4 * LONG * LONG, "nv": clips * LONG * PARTS * WIDTH, "rnn": clips * LONG * PARTS * WIDTH}
     assert largest.elements < never[family] / 1.5
+
+
+def test_attention_learns_in_half_precision() -> None:
+    """Half precision goes another way backward; its gradients are those of single precision, rounded."""
+    queries, keys, values = (torch.randn(2, 2, 7, 4) for _ in range(3))
+    mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    values = values * mask[:, None, :, None]
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        leaves = [tensor.to(torch.bfloat16).to(dtype).requires_grad_() for tensor in (queries, keys, values)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            attended = attend(Logits(*leaves[:2]), leaves[2], mask, Heard([]))
+        assert attended.dtype == dtype
+        attended.double().square().sum().backward()
+        found.append([tensor.grad.double() for tensor in leaves if tensor.grad is not None])
+    assert len(found[0]) == 3
+    for half, exact in zip(*reversed(found), strict=True):
+        assert_close(half, exact, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["tm-cm", "nv-cm", "rnn-cm"])
