@@ -64,8 +64,8 @@ class Axis(NamedTuple):
     heads: int = 1
 
 
-class Influence(nn.Module):
-    """F: what a modality hears of another's weights (section 2).
+class Parts(NamedTuple):
+    """What F is made of.
 
     Args:
         maps: applied one after the other, with ReLU between them (and after a single one).
@@ -73,15 +73,26 @@ class Influence(nn.Module):
             own weights (section 6: one modality's attention as the prior of the other). A single map should: its ReLU
             can fall silent near zero, and then never learns.
         heads: as in ``maps``.
-        context: how many numbers about the clip are concatenated with the weights (CM-C). A linear map of a
-            concatenation is a sum of two maps, so they come in as a bias and the concatenation is never formed.
         nearby: reads the weights first; without, as they are.
     """
 
-    def __init__(
-        self, maps: Sequence[AxisMap], start: Start, heads: int = 1, context: int = 0, nearby: Nearby | None = None
-    ) -> None:
+    maps: Sequence[AxisMap]
+    start: Start
+    heads: int = 1
+    nearby: Nearby | None = None
+
+
+class Influence(nn.Module):
+    """F: what a modality hears of another's weights (section 2).
+
+    Args:
+        context: how many numbers about the clip are concatenated with the weights (CM-C). A linear map of a
+            concatenation is a sum of two maps, so they come in as a bias and the concatenation is never formed.
+    """
+
+    def __init__(self, parts: Parts, context: int = 0) -> None:
         super().__init__()
+        maps, start, heads, nearby = parts
         self.maps = nn.ModuleList(maps)
         self.heads = heads
         self.nearby = nearby
@@ -163,10 +174,8 @@ class Hearing:
 class GatedInfluence(Influence):
     """F, heard only in clips that the tower calls correlated (CM-G, section 2.5)."""
 
-    def __init__(
-        self, maps: Sequence[AxisMap], start: Start, heads: int = 1, *, threshold: float, nearby: Nearby | None = None
-    ) -> None:
-        super().__init__(maps, start, heads, nearby=nearby)
+    def __init__(self, parts: Parts, threshold: float) -> None:
+        super().__init__(parts)
         self.threshold = threshold
 
     def hearing(
@@ -180,17 +189,8 @@ class GatedInfluence(Influence):
 class ConcatenatedInfluence(Influence):
     """F of the weights and of what the tower says, concatenated (CM-C, section 2.5)."""
 
-    def __init__(
-        self,
-        maps: Sequence[AxisMap],
-        start: Start,
-        heads: int = 1,
-        *,
-        told: Told,
-        context: int,
-        nearby: Nearby | None = None,
-    ) -> None:
-        super().__init__(maps, start, heads, context, nearby)
+    def __init__(self, parts: Parts, told: Told, context: int) -> None:
+        super().__init__(parts, context)
         self.told = told
 
     def hearing(
@@ -286,17 +286,17 @@ class CrossModal(Late):
     start: Start = "zero"
     reach: int | None = None
 
-    def maps(self, source: Axis, target: Axis) -> list[AxisMap]:
+    def parts(self, source: Axis, target: Axis) -> Parts:
+        maps: list[AxisMap]
         if self.reach is not None and source.steps:
-            return [RelativeMap(self.reach, source.heads) for _ in range(len(self.hidden) + 1)]
+            maps = [RelativeMap(self.reach, source.heads) for _ in range(len(self.hidden) + 1)]
+            return Parts(maps, self.start, source.heads)
         widths = [source.size, *self.hidden, target.size]
-        return [DenseMap(inputs, outputs, source.heads) for inputs, outputs in pairwise(widths)]
-
-    def nearby(self, source: Axis) -> Nearby | None:
-        return None if self.reach is None or source.steps else Nearby(self.reach)
+        maps = [DenseMap(inputs, outputs, source.heads) for inputs, outputs in pairwise(widths)]
+        return Parts(maps, self.start, source.heads, None if self.reach is None else Nearby(self.reach))
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
-        return Influence(self.maps(source, target), self.start, source.heads, nearby=self.nearby(source))
+        return Influence(self.parts(source, target))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,8 +307,7 @@ class Gated(CrossModal):
     threshold: float = 0.5
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
-        maps, nearby = self.maps(source, target), self.nearby(source)
-        return GatedInfluence(maps, self.start, source.heads, threshold=self.threshold, nearby=nearby)
+        return GatedInfluence(self.parts(source, target), self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,10 +319,8 @@ class Concatenated(CrossModal):
     into: Literal["influence", "input"] = "influence"
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
-        maps, nearby = self.maps(source, target), self.nearby(source)
-        if self.into == "input":
-            return Influence(maps, self.start, source.heads, nearby=nearby)
-        return ConcatenatedInfluence(maps, self.start, source.heads, told=self.told, context=context, nearby=nearby)
+        parts = self.parts(source, target)
+        return Influence(parts) if self.into == "input" else ConcatenatedInfluence(parts, self.told, context)
 
     def inlet(self, size: int, context: int) -> Inlet | None:
         return Inlet(size, self.told, context) if self.into == "input" else None

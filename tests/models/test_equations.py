@@ -331,7 +331,7 @@ def test_relative_map(heads: int, inputs: int, outputs: int):
 def test_relative_influence(hidden: tuple[int, ...], heads: int, context: int):
     """On a time without end: before the first step and after the last nothing is there, but hidden layers are."""
     fusion = CrossModal(hidden=hidden, reach=2)
-    influence = Influence(fusion.maps(Axis(9, True, heads), Axis(9, True, heads)), "zero", heads, context).double()
+    influence = Influence(fusion.parts(Axis(9, True, heads), Axis(9, True, heads)), context).double()
     stir(influence)
     steps, margin = 4, 20
     weights, told = floats(1, heads, 3, steps), floats(1, context) if context else None
