@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from counterpoint.data.dataset import EpochSampler
+from counterpoint.data.loading import EpochSampler
 from counterpoint.models.attention_cluster import AttentionCluster
 from counterpoint.models.correlation import Tower
 from counterpoint.models.fusion import Correlation, CrossModal, Heard

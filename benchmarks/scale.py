@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset, EpochSampler, Slices
+from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.loading import EpochSampler, Slices
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.data.youtube8m import encode
 from counterpoint.recipes import RECIPES, NetVLADFamily, Training

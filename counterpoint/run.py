@@ -35,8 +35,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from counterpoint.data.dataset import Batch, ClipDataset, ClipLoader, Turns
+from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.loading import Batch, ClipLoader, Turns
 from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import UNREADABLE, CounterpointError
 from counterpoint.files import replacing, write_text

@@ -5,8 +5,9 @@ from typing import Any
 
 import lightning
 
-from counterpoint.data.dataset import ClipDataset, ClipLoader, EpochSampler, Slices, Turns
+from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.loading import ClipLoader, EpochSampler, Slices, Turns
 
 
 class ClipDataModule(lightning.LightningDataModule):

@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import Group
 from rich.table import Table
 
-from counterpoint.data.dataset import ClipDataset, collate
+from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.loading import collate
 from counterpoint.errors import CounterpointError
 from counterpoint.models.attention_cluster import AttentionCluster
 from counterpoint.models.categorizer import Categorizer

@@ -28,7 +28,8 @@ import torch.nn.functional as functional
 from filelock import FileLock, Timeout
 from jaxtyping import Bool, Float, Shaped
 
-from counterpoint.data.dataset import Batch, ClipDataset
+from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.loading import Batch
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments.predictions import from_log_odds, log_odds
 from counterpoint.models.categorizer import Output

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import collate
+from counterpoint.data.loading import collate
 from counterpoint.run import Run, accelerator, moved
 
 BATCH = 32  # clips

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from counterpoint.data.dataset import Batch
+from counterpoint.data.loading import Batch
 from counterpoint.data.pairs import allowed, partners
 from counterpoint.models.correlation import Contrastive, Pair, Tower, centred, fit_calibration
 from counterpoint.models.track import Track, Tracks

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from counterpoint.data.dataset import Batch
+from counterpoint.data.loading import Batch
 from counterpoint.launch import launched
 from counterpoint.models.track import Track, Tracks
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from counterpoint.data.dataset import Batch
+from counterpoint.data.loading import Batch
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.metrics import GlobalAveragePrecision
 from counterpoint.models.categorizer import Categorizer

@@ -8,8 +8,9 @@ import torch
 from training.world import SIZES, clip, clips, codes, cut, damage, dataset, write
 
 from counterpoint.data.datamodule import ClipDataModule
-from counterpoint.data.dataset import Batch, ClipDataset, EpochSampler, Share, Slices, Turns, collate, share
+from counterpoint.data.dataset import ClipDataset, share
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.loading import Batch, EpochSampler, Share, Slices, Turns, collate
 from counterpoint.data.tfrecord import Writer
 from counterpoint.data.youtube8m import encode
 from counterpoint.errors import CounterpointError, RecordError

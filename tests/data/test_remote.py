@@ -14,9 +14,10 @@ from training.world import LABELLING, clips, dataset, write
 
 from counterpoint.cli import main
 from counterpoint.data import remote, store
-from counterpoint.data.dataset import ClipDataset, ClipLoader, Turns
+from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
+from counterpoint.data.loading import ClipLoader, Turns
 from counterpoint.data.remote import RemoteShard
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard, Writer
 from counterpoint.errors import CounterpointError, RecordError

@@ -10,8 +10,9 @@ from rich.console import Console
 from training.world import LABELLING, SIZES, TAXONOMY, clip, codes, dataset, write
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset, collate
+from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.loading import collate
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.explain import ROWS, draw, explain, find, shown
 from counterpoint.models.fusion import CrossModal

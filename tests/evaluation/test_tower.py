@@ -12,8 +12,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from training.world import LABELLING, SIZES, clip, clips, codes, dataset, recipe, write
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset, collate
+from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.loading import collate
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.tower import (
     FALSE_PAIRS,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchmetrics.functional.classification import binary_auroc
 
-from counterpoint.data.dataset import Batch
+from counterpoint.data.loading import Batch
 from counterpoint.data.pairs import allowed
 from counterpoint.models.track import Track
 from counterpoint.recipes import (

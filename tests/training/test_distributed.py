@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from counterpoint.data.dataset import Batch
+from counterpoint.data.loading import Batch
 from counterpoint.run import Run
 from counterpoint.training.distributed import Part, draw_for_all
 

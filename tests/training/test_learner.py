@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterpoint.data.dataset import Batch, collate
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.loading import Batch, collate
 from counterpoint.models.fusion import Concatenated, CrossModal
 from counterpoint.models.track import Track, Tracks
 from counterpoint.recipes import CONSTANT, Training
