@@ -153,12 +153,17 @@ def attend(
 
 def _fused(logits: Logits, values: Tensor, floor: Tensor) -> Tensor:
     given = (logits.queries, logits.keys, values, floor)
-    # On processors PyTorch's backward kernel takes some five times as long in bfloat16 as in float32.
-    if values.is_cpu and values.dtype.itemsize < 4 and torch.is_grad_enabled():
+    if torch.is_grad_enabled() and _slow_in_half(values):
         given = tuple(tensor.float() for tensor in given)  # type: ignore[assignment]
     with torch.autocast(values.device.type, enabled=False):
         attended = functional.scaled_dot_product_attention(*given, scale=1.0)
     return attended.to(values)
+
+
+def _slow_in_half(values: Tensor) -> bool:
+    """Whether PyTorch's backward kernel takes longer in half precision than in single, as found on a processor."""
+    steps, channels = values.shape[-2:]
+    return values.is_cpu and values.dtype.itemsize < 4 and (steps < 192 or channels < 64)
 
 
 def _listening(logits: Logits, values: Tensor, floor: Tensor, heard: Heard) -> Tensor:
