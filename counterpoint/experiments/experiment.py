@@ -21,7 +21,7 @@ from counterpoint.errors import CounterpointError
 from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.predictions import SCORES_FILE
 from counterpoint.experiments.search import Search
-from counterpoint.experiments.suites import Scale, Suite, with_settings
+from counterpoint.experiments.suites import Scale, Suite, settings_of, with_settings
 from counterpoint.experiments.worlds import Data, Inputs, Shape, Source
 from counterpoint.files import holds_anything
 from counterpoint.matching import matched, parameters
@@ -97,6 +97,11 @@ class Experiment:
         """The world that is compared in full."""
         return self.worlds[0]
 
+    @property
+    def searched(self) -> Source:
+        """The world on which architectures are searched, also where it is not compared."""
+        return self.suite.worlds[0]
+
     def entries(self, world: Source) -> list[Entry]:
         """The models of a world."""
         further = world is not self.main
@@ -170,7 +175,8 @@ class Experiment:
         grids = self.suite.grid if name == BASELINE else self.suite.influence
         grid = self.scale.grid.get(family, grids.get(family, {})) if name == BASELINE else grids.get(family, {})
         trials = self.scale.trials if name == BASELINE else self.scale.influence_trials
-        return Search(self.folder / "search" / f"{family}-{name}", grid, trials)
+        recipe = with_settings(RECIPES[f"{family}-{name}"], self.suite.settings.get(family, {}))
+        return Search(self.folder / "search" / f"{family}-{name}", grid, trials, settings_of(recipe, grid))
 
     def recipe(self, family: str, entry: Entry, seed: int, trial: dict[str, Any] | None = None) -> Recipe:
         """An entry's recipe, with what the searches found; ``trial`` are settings to use instead of the best.

@@ -53,7 +53,7 @@ class Jobs:
             made = add(self._make(world, seed))
             needs = [made]
             if entry.recipe and not entry.of:
-                needs += [add(job) for job in self._searches(family, entry, add(self._make(self.of.main, 0)))]
+                needs += self._searches(family, entry, add)
             if entry.tower:
                 needs.append(add(self._tower(world, family, entry.tower, seed, made)))
                 if entry.tower == "trained":
@@ -91,7 +91,7 @@ class Jobs:
 
     # --- search -------------------------------------------------------------------------------------------------------
 
-    def _searches(self, family: str, entry: Entry, made: Job) -> list[Job]:
+    def _searches(self, family: str, entry: Entry, add: Callable[[Job], Job]) -> list[Job]:
         """The trials that an entry's recipe waits for: of the architecture, and of F where it has one."""
         jobs: list[Job] = []
         crossed = not entry.rival and entry.recipe.startswith(SEARCHED)
@@ -100,8 +100,9 @@ class Jobs:
             if search.count and search.folder not in self.drawn:
                 with self._alone(search):
                     self.drawn[search.folder] = search.trials()
-            needs = (made, *jobs)
-            jobs += [self._trial(family, name, search, trial, needs) for trial in self.drawn.get(search.folder, [])]
+            if trials := self.drawn.get(search.folder):
+                needs = (add(self._make(self.of.searched, 0)), *jobs)
+                jobs += [add(self._trial(family, name, search, trial, needs)) for trial in trials]
         return jobs
 
     def _trial(self, family: str, name: str, search: Search, trial: Trial, needs: tuple[Job, ...]) -> Job:
@@ -109,7 +110,7 @@ class Jobs:
             return self.of.recipe(family, ENTRIES[name], 0, trial.settings)
 
         def work() -> str:
-            run = self._fit(self.of.main, 0, search.folder / trial.folder, recipe(), None)
+            run = self._fit(self.of.searched, 0, search.folder / trial.folder, recipe(), None)
             value = best_validation(run.folder)
             with self._alone(search):
                 search.tell(trial, value)
@@ -163,7 +164,7 @@ class Jobs:
     def _take_trial(self, cell: Cell, recipe: Recipe) -> None:
         """Of the first seed the search has trained the best already."""
         folder = self.of.run_folder(cell)
-        if cell.world is not self.of.main or cell.entry.name not in (BASELINE, SEARCHED) or folder.exists():
+        if cell.world is not self.of.searched or cell.entry.name not in (BASELINE, SEARCHED) or folder.exists():
             return
         search = self.of.search(cell.family, cell.entry.name)
         trial = search.folder / Trial(0, search.best()).folder

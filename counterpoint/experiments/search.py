@@ -1,7 +1,7 @@
 """Grid search on validation clips: Optuna keeps the trials, so that another process, or another day, goes on with them.
 
-A grid is values by dotted field of a recipe. The first trial is the recipe as it is; the others are points of the grid
-in a random order that depends on the grid alone, so the trials are known before any is trained.
+A grid is values by dotted field of a recipe. The first trial is the recipe as it is; the others are other points of the
+grid in a random order that depends on the grid alone, so the trials are known before any is trained.
 """
 
 import csv
@@ -39,14 +39,20 @@ class Trial(NamedTuple):
 class Search:
     """A grid search of at most ``trials`` trials, kept in ``folder``.
 
+    Args:
+        given: the values that the recipe has as it is; not tried again.
+
     Raises:
         CounterpointError: Optuna is not installed.
     """
 
-    def __init__(self, folder: Path, grid: Grid, trials: int) -> None:
+    def __init__(self, folder: Path, grid: Grid, trials: int, given: Mapping[str, Any]) -> None:
         self.folder = folder
         self.grid = grid
-        self.count = min(trials, 1 + prod(len(values) for values in grid.values())) if grid else min(trials, 1)
+        self.given = {name: json.dumps(value, sort_keys=True) for name, value in given.items()}
+        points = prod(len(values) for values in grid.values()) if grid else 0
+        new = points - all(given[name] in values for name, values in grid.items())
+        self.count = min(trials, 1 + max(new, 0))
 
     def trials(self) -> list[Trial]:
         """All trials, the first time drawn. Call it in one process at a time."""
@@ -57,14 +63,14 @@ class Search:
         study = self._study()
         # Drawn in memory, where all of them come again in the same order, and each kept at once or not at all.
         points = self._study(kept=False)
-        while len(points.trials) < self.count:
-            if points.trials:
-                asked = points.ask()
-                for name, values in self.grid.items():
-                    asked.suggest_categorical(name, [json.dumps(value, sort_keys=True) for value in values])
-            else:
-                points.add_trial(_as_it_is())
-        for trial in points.trials[len(study.trials) : self.count]:
+        points.add_trial(_as_it_is())
+        drawn = points.trials
+        while len(drawn) < self.count:
+            asked = points.ask()
+            for name, values in self.grid.items():
+                asked.suggest_categorical(name, [json.dumps(value, sort_keys=True) for value in values])
+            drawn = [trial for trial in points.trials if trial.params != self.given]
+        for trial in drawn[len(study.trials) : self.count]:
             study.add_trial(trial)
         return [
             Trial(trial.number, {name: json.loads(value) for name, value in sorted(trial.params.items())})

@@ -4,8 +4,9 @@ The protocol is the paper's (section 4.2): the baseline's architecture is search
 keep it, F's sizes and depth are searched likewise, and five test runs measure every model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import reduce
 from typing import Any, TypeVar
 
 from counterpoint.errors import CounterpointError
@@ -123,6 +124,12 @@ def with_settings(recipe: T, settings: Settings) -> T:
         new = with_settings(old, {rest: value}) if rest else tuple(value) if isinstance(old, tuple) else value
         recipe = replace(recipe, **{first: new})  # type: ignore[type-var]
     return recipe
+
+
+def settings_of(recipe: object, names: Iterable[str]) -> dict[str, Any]:
+    """The values of a recipe's dotted fields, tuples as lists."""
+    values = {name: reduce(getattr, name.split("."), recipe) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _clusters(video: int, audio: int) -> dict[str, int]:

@@ -140,6 +140,18 @@ def test_the_best_trial_is_the_first_seeds_run(tmp_path: Path, monkeypatch: pyte
     assert {"head.hidden": run.recipe.head.hidden} == (best["settings"] or {"head.hidden": 256})
 
 
+def test_another_world_is_not_where_the_search_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs are its own, with the architecture that the first world chose."""
+    monkeypatch.setitem(SUITES, "synthetic", replace(SUITES["synthetic"], equal=False))
+    told = ["--models", "l", "--seeds", "1", "--grid", '{"nv": {"head.hidden": [16, 32]}}', "--trials", "2"]
+    assert reproduce(tmp_path, *told, "--worlds", "unrelated-0-shift-0") == 0
+    trials = [path.read_bytes() for path in (tmp_path / "search" / "nv-l").glob("*/weights.safetensors")]
+    run = tmp_path / "runs" / "unrelated-0-shift-0" / "nv-l-seed-0" / "weights.safetensors"
+    assert len(trials) == 2
+    assert (tmp_path / "worlds" / "unrelated-0.25-shift-0-seed-0").exists()
+    assert run.read_bytes() not in trials
+
+
 def test_settings_that_would_change_runs_may_not(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce(finished, *ALL, "--negative-weights", "2", "--epochs", "2") == 1
     assert "holds an experiment with epochs 1, not 2" in capsys.readouterr().err
