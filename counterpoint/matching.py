@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import ceil
 
 import torch
 
@@ -23,7 +24,7 @@ def parameters(
 
 
 def matched(recipe: Recipe, goal: int, count: Callable[[Recipe], int], widths: bool = False, even: int = 2) -> Recipe:
-    """The recipe with about ``goal`` parameters: its head's width makes up for what it has too few or too many.
+    """The recipe with at least ``goal`` parameters, and hardly more: its head's width makes up for the difference.
 
     Args:
         count: tells a recipe's parameters, as `parameters` does.
@@ -41,7 +42,7 @@ def matched(recipe: Recipe, goal: int, count: Callable[[Recipe], int], widths: b
 
     # The parameters are linear in the head's width.
     least, more = count(with_head(even)), count(with_head(2 * even))
-    units = 1 + round((goal - least) / (more - least))
+    units = 1 + ceil((goal - least) / (more - least))
     if units < 1:
         raise ValueError(f"{recipe.name} has {least:,} parameters without a head to speak of, more than {goal:,}")
     return with_head(units * even)

@@ -1,9 +1,10 @@
 """The metrics of one evaluation, broken down by level and by top-level category (paper, Tables 4, 5 and 8).
 
-A group is all categories, those of one level, or those under one top-level category. In a level or under a top-level
-category a video with neither truth nor prediction there is left out; a prediction is a score of 0.5 or more, so scores
-are probabilities here. MAP looks at each video's 20 best predictions of the group, GAP at those and, as `gap_full`, at
-all of them.
+A group is all categories, those of one level, or those under one top-level category. In a level a video with neither
+truth nor prediction there is left out, as in the paper; a prediction is a score of 0.5 or more, so scores are
+probabilities here. Under a top-level category all videos count (those that are wrongly predicted to be there are few,
+and others for each model), and Hit@1 has no meaning. MAP looks at each video's 20 best predictions of the group, GAP at
+those and, as `gap_full`, at all of them.
 
 Figures are kept as fractions (higher is better) and printed as error rates, `100 x (1 - figure)` (lower is better).
 A figure with nothing to measure is nan, null in JSON, empty in CSV and a dash in tables.
@@ -14,7 +15,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,17 +133,20 @@ class BreakdownAccumulator:
     def _update(self, scores: Scores, labels: Labels) -> None:
         self.overall.append(scores, labels)
         concerned = labels | (scores >= PREDICTED)
-        for group in [*self.levels, *self.tops.values()]:
+        for group in self.levels:
             videos = np.flatnonzero(concerned.take(group.members, axis=1).any(axis=1))
             part = (array.take(videos, axis=0).take(group.members, axis=1) for array in (scores, labels))
             group.videos.append(*part)
+        for group in self.tops.values():
+            group.videos.append(scores.take(group.members, axis=1), labels.take(group.members, axis=1))
 
     def compute(self) -> Breakdown:
         """The figures of all videos so far."""
         return Breakdown(
             overall=_figures(self.overall),
             levels=tuple(_figures(group.videos) for group in self.levels),
-            tops={name: _figures(group.videos) for name, group in self.tops.items()},
+            # Most videos have their best category elsewhere.
+            tops={name: replace(_figures(group.videos), hit_at_1=math.nan) for name, group in self.tops.items()},
         )
 
 

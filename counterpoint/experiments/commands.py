@@ -43,8 +43,7 @@ def reproduce(args: Namespace) -> int:
         return 0
     if not args.report:
         engine.run(jobs, experiment.folder, cli._console, report.commit())
-    unfinished = sum(not job.finished for job in jobs)
-    written = report.write(experiment, cli._console, unfinished, len(jobs))
+    written = report.write(experiment, cli._console, jobs)
     cli._print(args.json, lambda: {"report": str(written)}, lambda: str(written))
     return 0
 

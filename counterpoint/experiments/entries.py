@@ -17,7 +17,7 @@ class Entry:
         tower: which correlation tower it listens to, if any.
         like: the entry whose number of parameters it gets.
         widths: whether it gets there by other widths, rather than by the head alone.
-        of: the entries whose answers it averages.
+        of: the entries whose answers it averages; one that is named again is another seed's.
     """
 
     name: str
@@ -29,6 +29,11 @@ class Entry:
     like: str = ""
     widths: bool = False
     of: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds it averages."""
+        return max(map(self.of.count, self.of), default=1)
 
     @property
     def rival(self) -> bool:
@@ -130,6 +135,13 @@ ENSEMBLES = (
         part="ensemble",
         of=("cm", "cm-g", "cm-c"),
         what="CM's, CM-G's and CM-C's probabilities averaged",
+    ),
+    *(
+        Entry(name=f"{name}-seeds", title=f"{name.upper()}, three seeds", recipe="", of=(name,) * 3, what=what)
+        for name, what in (
+            (BASELINE, "late fusion's probabilities averaged: what averaging alone gives"),
+            (HEADLINE, "CM-C's probabilities averaged"),
+        )
     ),
     Entry(
         name="distilled",

@@ -11,7 +11,6 @@
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -63,8 +62,11 @@ class Experiment:
         """Keep the settings.
 
         Raises:
-            CounterpointError: the folder holds an experiment whose runs would be others.
+            CounterpointError: the folder holds an experiment whose runs would be others, or an ensemble lacks a member.
         """
+        for name in self.scale.models:
+            if missing := set(ENTRIES[name].of) - set(self.scale.models):
+                raise CounterpointError(f"{name} is made of {', '.join(sorted(missing))} too: add that to --models")
         path = self.folder / SUITE_FILE
         inputs = asdict(self.inputs)
         if self.inputs.taxonomy:  # by what it is, not by where
@@ -106,21 +108,30 @@ class Experiment:
         """The models of a world."""
         further = world is not self.main
         names = [name for name in ENTRIES if name in self.scale.models and (not further or name in self.suite.further)]
-        return [self.suite.entry(name) for name in names]
+        entries = [self.suite.entry(name) for name in names]
+        # Seeds are averaged where there are enough of them, all of one world.
+        return [entry for entry in entries if entry.seeds <= (1 if world.redrawn else self.scale.seeds)]
 
-    def cells(self) -> Iterator[Cell]:
-        """All runs, seed by seed, so that there is something of everything soon."""
-        for seed in range(self.scale.seeds):
-            for world in self.worlds:
-                for family in self.scale.families:
-                    for entry in self.entries(world):
-                        cell = Cell(world, family, entry, seed)
-                        if seed < self.scale.seeds_of(entry) and (not entry.of or len(self.members(cell)) > 1):
-                            yield cell
+    def cells(self) -> list[Cell]:
+        """All runs, seed by seed, so that there is something of everything soon; ensembles after their members."""
+        cells = [
+            Cell(world, family, entry, seed)
+            for seed in range(self.scale.seeds)
+            for world in self.worlds
+            for family in self.scale.families
+            for entry in self.entries(world)
+            if seed < self.scale.seeds_of(entry)
+        ]
+        return sorted(cells, key=lambda cell: (self._last_seed(cell), len(cell.entry.of)))
+
+    def _last_seed(self, cell: Cell) -> int:
+        return max([cell.seed, *(member.seed for member in self.members(cell))])
 
     def members(self, cell: Cell) -> list[Cell]:
-        """The runs that an ensemble is of."""
-        return [cell._replace(entry=self.suite.entry(name)) for name in cell.entry.of if name in self.scale.models]
+        """The runs that an ensemble is of: of its seed, and of the following ones where a model is named again."""
+        names = cell.entry.of
+        seeds = [(cell.seed + names[:i].count(name)) % self.scale.seeds for i, name in enumerate(names)]
+        return [cell._replace(entry=self.suite.entry(name), seed=seed) for name, seed in zip(names, seeds, strict=True)]
 
     def place(self, world: Source, seed: int) -> Path:
         """A world's folder."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from counterpoint.evaluation import tower as towers
 from counterpoint.evaluation.breakdown import Breakdown, Figures
@@ -136,24 +137,45 @@ def judged(results: Results) -> list[Judged]:
     return found
 
 
-def tower_table(found: list[Judged]) -> Table:
+def tower_table(results: Results, found: list[Judged]) -> Table:
     """How well towers tell true pairs from false ones; mean and standard deviation over seeds."""
     rows: list[list[Cell | str]] = []
+    main = results.experiment.main
+    related = {one.seed: results.related(main, one.seed) for one in found}
+    tells = all(of is not None and not of.all() for of in related.values())
     for family, kind in dict.fromkeys((one.family, one.kind) for one in found):
         told = [one.told for one in found if (one.family, one.kind) == (family, kind)]
         name = "joined, the paper's form" if kind == "joined" else "contrastive"
         row: list[Cell | str] = [paper.FAMILIES[family], name, f"{told[0]['negative_weight']:g}", str(len(told))]
         for figure, scale in (("error", 100), ("fpr", 100), ("fnr", 100), ("accuracy", 100), ("auc", 1)):
-            values = scale * np.array([one[figure] for one in told])
-            digits = 1 if scale == 100 else 3
-            spread = f"± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-            row.append(Cell(f"{values.mean():.{digits}f}", spread))
+            row.append(_over_seeds([scale * one[figure] for one in told], 1 if scale == 100 else 3))
+        if tells:
+            mine = [one for one in found if (one.family, one.kind) == (family, kind)]
+            row.append(_over_seeds([_auc(np.array(one.told["true"]), related[one.seed]) for one in mine], 3))
         rows.append(row)
     known = [f"{paper.TOWER[name]:.1f}" for name in ("FPR", "FNR", "accuracy")]
     rows.append([Cell(text, dim=True) for text in ("the paper, on its own data", "joined", "2", "", "", *known, "")])
     header = ["family", "form", "weight of false pairs", "seeds", "error %", "FPR %", "FNR %", "accuracy %", "AUC"]
     caption = "Of picture and sound of the test clips: true pairs, and false ones that share no top-level category."
+    if tells:
+        header.append("AUC of related against unrelated")
+        rows[-1].append("")
+        caption += (
+            " A true pair is a clip's own picture and sound, also where its sound is unrelated; the last column is of "
+            "true pairs alone and says how well the tower tells those clips, as a gate has to."
+        )
     return Table("Correlation towers", header, rows, caption, 2)
+
+
+def _over_seeds(values: list[float], digits: int) -> Cell:
+    spread = f"± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return Cell(f"{np.mean(values):.{digits}f}", spread)
+
+
+def _auc(scores: Float[np.ndarray, "clip"], related: Any) -> float:
+    """The share of pairs of a related and an unrelated clip of which the related one scores higher."""
+    higher = np.sign(scores[related][:, None] - scores[~related])
+    return float(0.5 + 0.5 * higher.mean())
 
 
 def tower_pictures(found: list[Judged], family: str) -> list[Picture]:
@@ -181,14 +203,19 @@ def surprising(results: Results, one: Judged) -> list[Table]:
     truth = Truth.load(results.experiment.truth(world, one.seed))
     taxonomy = results.experiment.data(world, one.seed).labelling.taxonomy
     number = {name: i for i, name in enumerate(truth.ids)}
+    related = results.related(world, one.seed)
     tables = []
     for kind, what in (("true", "true pairs that seem uncorrelated"), ("false", "false pairs that seem correlated")):
         rows: list[list[Cell | str]] = []
         for pair_ in one.told["surprising"][kind]:
             clips = [pair_["clips"][name] for name in sorted(pair_["clips"], reverse=True)]  # the picture first
             shown = [_told(world, clip, truth, number, taxonomy) for clip in dict.fromkeys(clips)]
+            if kind == "true" and related is not None:
+                shown.append(Cell("related" if related[number[clips[0]]] else "unrelated"))
             rows.append([f"{pair_['probability']:.3f}", *shown])
         header = ["probability", "clip"] if kind == "true" else ["probability", "picture of", "sound of"]
+        if kind == "true" and related is not None:
+            header.append("its sound")
         title = f"{paper.FAMILIES[one.family]}, seed {one.seed}: {what}, as the paper's Tables 1 to 3"
         tables.append(Table(title, header, rows, labels=3))
     return tables

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 from counterpoint import __version__
 from counterpoint.experiments import pages, paper, tables
 from counterpoint.experiments.document import Cell, Document, Picture, Section, Table
-from counterpoint.experiments.engine import Log, duration
+from counterpoint.experiments.engine import Job, Log, duration
 from counterpoint.experiments.entries import BASELINE, SEARCHED
 from counterpoint.experiments.experiment import Experiment
 from counterpoint.experiments.predictions import Truth, draw_runs
@@ -20,13 +21,14 @@ from counterpoint.files import replacing
 from counterpoint.run import environment, write_json
 
 PICTURES = "figures"
+FEW = 5
 
 
-def write(experiment: Experiment, console: Console, unfinished: int, jobs: int) -> Path:
+def write(experiment: Experiment, console: Console, jobs: Sequence[Job]) -> Path:
     """Write the report of what is finished; return its HTML file."""
     results = Results(experiment)
     with console.status("writing the report"):
-        document = _document(results, unfinished, jobs)
+        document = _document(results, jobs)
     folder = experiment.folder / PICTURES
     folder.mkdir(exist_ok=True)
     for picture in document.pictures:
@@ -50,11 +52,12 @@ def commit() -> str:
     return told.stdout.strip() + ("+" if changed else "")
 
 
-def _document(results: Results, unfinished: int, jobs: int) -> Document:
+def _document(results: Results, jobs: Sequence[Job]) -> Document:
     experiment = results.experiment
     suite, main = experiment.suite, experiment.main
+    unfinished = sum(not job.finished for job in jobs)
     lead = suite.what + (
-        f" Not finished yet: {unfinished} of {jobs} jobs; all below is of the others." * bool(unfinished)
+        f" Not finished yet: {unfinished} of {len(jobs)} jobs; all below is of the others." * bool(unfinished)
     )
     families = [family for family in experiment.scale.families if results.entries(main, family)]
     sections = [Section("What came out", [*_tested(results), *([tables.summary(results)] if families else [])])]
@@ -68,7 +71,7 @@ def _document(results: Results, unfinished: int, jobs: int) -> Document:
             for family in dict.fromkeys(one.family for one in found)
             for picture in pages.tower_pictures(found, family)
         ]
-        sections.append(Section("Correlation towers", [pages.tower_table(found), *pictures]))
+        sections.append(Section("Correlation towers", [pages.tower_table(results, found), *pictures]))
         first = [one for one in found if one.kind == "trained" and one.seed == 0]
         pairs = [table for one in first for table in pages.surprising(results, one)]
         sections.append(Section("Pairs that surprise the towers", pairs, level=3, folded=True))
@@ -88,7 +91,7 @@ def _document(results: Results, unfinished: int, jobs: int) -> Document:
             "is."
         )
         sections.append(Section("Search", [told, *searched]))
-    sections.append(Section("How this was made", [_made(experiment)]))
+    sections.append(Section("How this was made", [_made(experiment, jobs)]))
     return Document(f"Counterpoint: {suite.title.lower()}", lead, sections)
 
 
@@ -121,7 +124,9 @@ def _tested(results: Results) -> list[str]:
     _, bootstrap = draw_runs(clips, runs, experiment.scale.test_sample)
     told = (
         f"There are {clips:,} test clips, too few to draw {runs} samples of {experiment.scale.test_sample:,} from "
-        f"as the paper does: the {runs} test runs are bootstrap samples of all of them, the same for every model."
+        f"as the paper does: the {runs} test runs are bootstrap samples of all of them, the same for every model. "
+        "Such a sample holds some clips several times and others not at all, so that figures over few clips, MAP's "
+        "above all, are not those of all clips."
         if bootstrap
         else f"The {runs} test runs are random samples of {experiment.scale.test_sample:,} of {clips:,} test clips, "
         "the same for every model."
@@ -131,23 +136,26 @@ def _tested(results: Results) -> list[str]:
     if experiment.scale.control_seeds < seeds:
         trained += f", controls with {experiment.scale.control_seeds}"
     resampled = "clips and seeds" if seeds > 1 else "clips"
+    few = " Over so few seeds they are too narrow." if 1 < seeds < FEW else ""
     return [
         f"{told} {trained}. Intervals are by paired bootstrap over {resampled}, {experiment.scale.resamples:,} "
-        "samples: both models are measured on the same ones."
+        f"samples: both models are measured on the same ones.{few}"
     ]
 
 
-def _made(experiment: Experiment) -> Table:
-    """Command, commit, hardware, settings and time."""
-    told, log = environment(), Log(experiment.folder)
-    commits = dict.fromkeys(str(line["commit"]) for line in log.lines())
+def _made(experiment: Experiment, jobs: Sequence[Job]) -> Table:
+    """Command, commit, hardware, settings and time; of a job that was done again, the last time."""
+    told, wanted = environment(), {job.name for job in jobs}
+    done = {line["job"]: line for line in Log(experiment.folder).lines() if line["job"] in wanted}
+    commits = dict.fromkeys(str(line["commit"]) for line in done.values())
+    seconds = sum(float(line["seconds"]) for line in done.values())
     gpus = ", ".join(told["gpus"]) or "no GPU"
     rows = {
         "command": shlex.join([Path(told["command"][0]).name, *told["command"][1:]]),
         "commit": ", ".join(commits) or commit(),
         "hardware": f"{told['processor']}, {told['threads']} threads of PyTorch, {gpus}",
         "software": f"Python {told['python']}, PyTorch {told['torch']}, {told['platform']}",
-        "time": f"{duration(log.seconds)} in {len(log.lines())} jobs, added up",
+        "time": f"{duration(seconds)} in {len(done)} jobs, added up",
         **{name.replace("_", " "): tables.plain(value) for name, value in asdict(experiment.scale).items()},
     }
     for split, shards in experiment.inputs.shards.items():

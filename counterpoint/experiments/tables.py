@@ -2,6 +2,7 @@
 
 import csv
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,6 @@ SPREAD = "Error rates in %, lower is better; small: standard deviation over test
 GAIN = "A gain is the share of L's error that CM-C does without, with its 95 % interval; bold where that is clear of 0."
 
 
-def finished(results: Results, world: Source, family: str, *names: str) -> list[Entry]:
-    """The entries of these names that have results."""
-    return [entry for entry in results.entries(world, family) if entry.name in names]
-
-
 def pair(results: Results, world: Source, family: str, one: str, other: str) -> tuple[Entry, Entry] | None:
     """Two entries that have a seed in common; None where they have not."""
     found = {entry.name: entry for entry in results.entries(world, family)}
@@ -38,7 +34,8 @@ def pair(results: Results, world: Source, family: str, one: str, other: str) -> 
 
 def by_level(results: Results, world: Source, family: str) -> Table:
     """Tables 4 and 8: each metric overall and by level, the gain of CM-C over L, and the paper's numbers."""
-    shown = [entry for entry in results.entries(world, family) if entry.part in ("paper", "ensemble")]
+    entries = results.entries(world, family)
+    shown = [entry for entry in entries if entry.part in ("paper", "ensemble")] or entries
     both = pair(results, world, family, HEADLINE, BASELINE)
     known = paper.LEVELS.get(family, {})
     levels = len(next(iter(results.breakdowns[world.name, family, shown[0].name].values()))[0].levels)
@@ -70,18 +67,18 @@ def by_level(results: Results, world: Source, family: str) -> Table:
 
 def by_top(results: Results, world: Source, family: str) -> Table:
     """Tables 5 and 9: GAP by top-level category."""
-    shown = [entry for entry in results.entries(world, family) if entry.part == "paper"] or finished(
-        results, world, family, *(entry.name for entry in results.entries(world, family))
-    )
+    entries = results.entries(world, family)
+    shown = [entry for entry in entries if entry.part == "paper"] or entries
     both = pair(results, world, family, HEADLINE, BASELINE)
     known = paper.TOPS.get(family, {})
-    tops = next(iter(results.breakdowns[world.name, family, shown[0].name].values()))[0].tops
+    seed, runs = next(iter(results.breakdowns[world.name, family, shown[0].name].items()))
+    clips = {name: results.positives(world, seed, name) for name in runs[0].tops}
     rows = []
-    for name, figures in sorted(tops.items(), key=lambda item: -item[1].videos):
-        if not figures.videos or math.isnan(figures.gap):
+    for name in sorted(clips, key=lambda name: -clips[name]):
+        if not clips[name]:
             continue
         group = ("top", name)
-        row: list[Cell | str] = [name, f"{figures.videos:,}"]
+        row: list[Cell | str] = [name, f"{clips[name]:,}"]
         row += [_value(results.value(world, family, entry, "gap", group)) for entry in shown]
         if both:
             row.append(_gain(results.gain(world, family, *both, "gap", group)))
@@ -97,7 +94,7 @@ def by_top(results: Results, world: Source, family: str) -> Table:
         spans.append(("the paper", 3))
     number = f", as the paper's Table {paper.TABLES[family]['tops']}" if family in paper.TABLES else ""
     title = f"{paper.FAMILIES[family]}, GAP by top-level category{number}"
-    caption = f"{SPREAD} Clips: those of the first test run that are in the category or predicted to be."
+    caption = f"{SPREAD} Over all test clips; the column of clips counts those that are in the category."
     return Table(title, header, rows, caption, 1, spans if known else ())
 
 
@@ -137,7 +134,7 @@ def across(results: Results, family: str) -> Table:
     titles: dict[str, str] = {}
     rows = []
     for world in worlds:
-        entries = {entry.name: entry for entry in finished(results, world, family, *names)}
+        entries = {entry.name: entry for entry in results.entries(world, family) if entry.name in names}
         titles |= {name: entry.title for name, entry in entries.items()}
         row: list[Cell | str] = [Cell(world.name, world.what)]
         row += [
@@ -156,7 +153,7 @@ def by_sound(results: Results, family: str) -> list[Table]:
     shown = [e for e in results.entries(worlds[0], family) if e.part == "paper" or e.name in suite.further]
     for world in worlds:
         both = pair(results, world, family, HEADLINE, BASELINE)
-        there = finished(results, world, family, *(entry.name for entry in shown))
+        there = results.entries(world, family)
         seed = min(seed for entry in results.entries(world, family) for seed in results.seeds(world, family, entry))
         if (related := results.related(world, seed)) is None:
             continue
@@ -201,12 +198,14 @@ def summary(results: Results) -> Table:
         gain = results.gain(world, family, *both, "gap")
         levels = len(next(iter(results.breakdowns[world.name, family, HEADLINE].values()))[0].levels)
         grows = results.grows(world, family, *both, levels)
-        best = min(results.entries(world, family), key=lambda e: results.value(world, family, e, "gap").mean)
+        single = [entry for entry in results.entries(world, family) if entry.recipe]
+        best = min(single, key=lambda entry: results.value(world, family, entry, "gap").mean)
         rows.append([paper.FAMILIES[family], _value(theirs), _value(ours), _gain(gain), _gain(grows), best.title])
-    header = ["family", "L", "CM-C", "gain", "deepest level's gain above the top's", "least error"]
+    grows_ = "deepest level's gain above the top's"
+    header = ["family", "L", "CM-C", "gain", grows_, "least error of one model"]
     caption = (
-        f"GAP. {SPREAD} {GAIN} The gain grows with the level, as the paper found, where the next column (in percentage "
-        "points) is clear of 0."
+        f"GAP. {SPREAD} {GAIN} The gain grows with the level, as the paper found, where the {grows_} (in percentage "
+        "points) is clearly above 0."
     )
     return Table("CM-C against L", header, rows, caption)
 
@@ -232,8 +231,13 @@ def findings(results: Results, family: str) -> list[str | Table | Picture]:
         order = [found[name] for name in (BASELINE, "cm-g", HEADLINE)]
         means = [results.value(world, family, entry, "gap").mean for entry in order]
         shown = ", ".join(f"{entry.title} {mean:.2f}" for entry, mean in zip(order, means, strict=True))
-        verdict = "holds" if means[0] > means[1] > means[2] else "does not hold"
-        told.append(f"The paper's order of GAP errors, L > CM-G > CM-C, {verdict}: {shown}.")
+        steps = [results.gain(world, family, less, more, "gap") for more, less in pairwise(order)]
+        verdict = "does not hold"
+        if means[0] > means[1] > means[2]:
+            clear = all(step.low > 0 for step in steps)
+            verdict = "holds" if clear else "holds in the means, but not every step is clear of 0"
+        gains = ", ".join(f"{_percent(step.percent)} {_bounds(step)}" for step in steps)
+        told.append(f"The paper's order of GAP errors, L > CM-G > CM-C, {verdict}: {shown}; each less by {gains}.")
     rows: list[list[Cell | str]] = []
     for name, question in QUESTIONS.items():
         if both := pair(results, world, family, HEADLINE, name):

@@ -64,13 +64,14 @@ def test_hand_computed_levels():
 def test_hand_computed_tops():
     tops = break_down(SCORES, LABELS, TAXONOMY).tops
     assert list(tops) == ["Food", "Travel", "Art"]
-    # Videos 0, 2 and (for Dessert at .5) 3. In order: .9, .8, .6 hits, .5 miss, .3 hit.
-    assert tops["Food"].videos == 3
-    assert tops["Food"].gap == pytest.approx((1 + 1 + 1 + 4 / 5) / 4)
-    assert tops["Travel"].videos == 0
+    # Of all videos. In order: .9, .8, .6 hits, .5 and .4 misses, then .3 hit tied with one miss.
+    assert tops["Food"].videos == 4
+    assert tops["Food"].gap == pytest.approx((1 + 1 + 1 + 4 / 7) / 4)
+    # None is in Travel.
     assert math.isnan(tops["Travel"].gap)
-    assert tops["Art"].videos == 1
+    # .7 and .6 hits, all others less.
     assert tops["Art"].gap == 1
+    assert all(math.isnan(top.hit_at_1) for top in tops.values())
 
 
 def test_overall_keeps_every_video():
@@ -103,15 +104,17 @@ def test_groups_are_the_metrics_of_their_categories():
     groups = [(taxonomy.levels == level, each) for level, each in enumerate(result.levels)]
     groups += [(taxonomy.tops == int(name), each) for name, each in result.tops.items()]
     assert len(groups) == taxonomy.levels.max() + 1 + 5
-    for members, each in groups:
-        kept = (labels | (scores >= 0.5))[:, members].any(axis=1)
+    for number, (members, each) in enumerate(groups):
+        of_level = number < len(result.levels)
+        kept = (labels | (scores >= 0.5))[:, members].any(axis=1) | (not of_level)
         part = scores[kept][:, members], labels[kept][:, members]
         assert each.videos == kept.sum()
         assert each.gap == pytest.approx(metrics.global_average_precision(*part), abs=1e-12)
         assert each.gap_full == pytest.approx(metrics.global_average_precision(*part, top=None), abs=1e-12)
         assert each.map == pytest.approx(metrics.mean_average_precision(*part), abs=1e-12)
         assert each.perr == pytest.approx(metrics.precision_at_equal_recall_rate(*part), abs=1e-12)
-        assert each.hit_at_1 == pytest.approx(metrics.hit_at_1(*part), abs=1e-12)
+        hit = metrics.hit_at_1(*part) if of_level else math.nan
+        assert each.hit_at_1 == pytest.approx(hit, abs=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize("size", [11, 64])
@@ -148,7 +151,7 @@ def test_saved_as_json_and_csv(tmp_path):
     saved = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert saved == result.to_dict()
     assert saved["levels"][1]["gap"] == result.levels[1].gap
-    assert saved["tops"]["Travel"] == dict.fromkeys(["gap", "gap_full", "map", "perr", "hit_at_1"]) | {"videos": 0}
+    assert saved["tops"]["Travel"] == dict.fromkeys(["gap", "gap_full", "map", "perr", "hit_at_1"]) | {"videos": 4}
     with (tmp_path / "run" / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["group"], row["name"]) for row in rows] == [

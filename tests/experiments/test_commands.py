@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from counterpoint.cli import main
 from counterpoint.evaluation.metrics import global_average_precision
@@ -110,6 +111,13 @@ def test_the_report_tells_related_sound_from_unrelated(finished: Path) -> None:
         told = finished / "towers" / world / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
         opened.append(100 * (np.array(json.loads(told.read_text())["true"])[related] >= 0.5).mean())
     assert f"| {np.mean(opened):.0f} " in row
+    aucs = []
+    for seed in (0, 1):
+        related = np.array([KNOWN_TRUTH[0].world(seed).clip(i, "test")[1].related for i in range(16)])
+        told = finished / "towers" / world / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
+        aucs.append(roc_auc_score(related, json.loads(told.read_text())["true"]))
+    row = next(line for line in text.splitlines() if line.startswith("| NetVLAD | contrastive | 1 | 2 "))
+    assert row.split("|")[-2].strip().startswith(f"{np.mean(aucs):.3f} ± {np.std(aucs, ddof=1):.3f}")
 
 
 def test_a_report_of_seeds_that_are_not_begun(finished: Path) -> None:

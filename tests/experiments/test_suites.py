@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,31 @@ def test_unknown_settings() -> None:
 def test_an_ensemble_has_its_members_that_are_chosen(tmp_path: Path) -> None:
     suite = SUITES["video-level"]
     of = experiment(suite, tmp_path)
-    names = [cell.entry.name for cell in of.cells() if cell.seed == 0]
-    assert names == list(ENTRIES)
-    cell = next(cell for cell in of.cells() if cell.entry.name == "ensemble")
+    cells = of.cells()
+    assert {cell.entry.name for cell in cells if cell.seed == 0} == set(ENTRIES)
+    cell = next(cell for cell in cells if cell.entry.name == "ensemble")
     assert [str(member) for member in of.members(cell)] == [f"video-level nv-{name} seed 0" for name in cell.entry.of]
+    seeds = next(cell for cell in cells if cell.entry.name == "cm-c-seeds" and cell.seed == 1)
+    assert [str(member) for member in of.members(seeds)] == [f"video-level nv-cm-c seed {seed}" for seed in (1, 2, 3)]
+    assert all(cells.index(member) < cells.index(cell) for cell in cells for member in of.members(cell))
+
+
+def test_seeds_are_averaged_where_there_are_enough_of_one_world(tmp_path: Path) -> None:
+    suite = SUITES["video-level"]
+    few = Experiment(suite, replace(suite.scale, seeds=2), Inputs(shards={}, clips={}), tmp_path)
+    apart = Experiment(SUITES["synthetic"], replace(suite.scale, worlds=()), Inputs(shards={}, clips={}), tmp_path)
+    for of in (few, apart):
+        names = {cell.entry.name for cell in of.cells()}
+        assert "ensemble" in names
+        assert "cm-c-seeds" not in names
+
+
+def test_an_ensemble_whose_members_are_not_chosen(tmp_path: Path) -> None:
+    suite = SUITES["video-level"]
+    scale = replace(suite.scale, models=("l", "cm", "cm-c", "ensemble"))
+    with pytest.raises(CounterpointError, match="ensemble is made of cm-g too: add that to --models"):
+        Experiment(suite, scale, Inputs(shards={}, clips={}), tmp_path / "out").save()
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_papers_numbers() -> None:
