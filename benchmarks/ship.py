@@ -54,7 +54,7 @@ distilled from is in `docs/results.md`. Commit {commit}.
 
 {levels}
 
-By top-level category:
+By top-level category, over all clips:
 
 {tops}
 
