@@ -101,8 +101,8 @@ class Breakdown:
 class BreakdownAccumulator:
     """Breaks down any number of videos, exactly, batch by batch.
 
-    All scores wait on disk until `compute` measures one group after the other: less than 2 GB of memory at 1,000,000
-    videos of 640 categories, and 5 to 8 GB of temporary files (4 bytes per score, category and group; see `Spill`).
+    All scores wait on disk until `compute` measures one group after the other: less than 3 GB of memory at 1,000,000
+    videos of 640 categories, and 8 GB of temporary files (4 bytes per score, category and group; see `Spill`).
     One process only.
     """
 
