@@ -69,12 +69,13 @@ class Curve:
         group = best.ravel() if per_category else np.zeros(best.size, np.int64)
         order = np.lexsort((-values, group))
         values, group = values[order], group[order]
-        self.clip = np.repeat(np.arange(len(scores)), best.shape[1])[order]
+        clip = np.repeat(np.arange(len(scores)), best.shape[1])[order]
         self.hits = np.flatnonzero(np.take_along_axis(labels, best, 1).ravel()[order])
         # Equal scores enter together: each is judged at the end of its tie.
         other = (np.diff(group) != 0) | (np.diff(values) != 0)
         ends = np.flatnonzero(np.append(other, True)) + 1
         self.end = ends[np.searchsorted(ends, self.hits, side="right")]
+        self.clip = clip[: self.end.max(initial=0)]  # nothing counts behind the last hit
         self.start = np.searchsorted(group, group[self.hits])
         self.group = group[self.hits]
         self.hits_before_end, self.hits_before_start = (np.searchsorted(self.hits, at) for at in (self.end, self.start))
