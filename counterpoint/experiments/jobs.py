@@ -162,7 +162,7 @@ class Jobs:
         return Job(f"train {cell}", f"train {family}-{entry.name}", done, work, tuple(needs), self._guess(recipe))
 
     def _take_trial(self, cell: Cell, recipe: Recipe) -> None:
-        """Of the first seed the search has trained the best already."""
+        """The best trial of a search is the first seed's run, trained already."""
         folder = self.of.run_folder(cell)
         if cell.world is not self.of.searched or cell.entry.name not in (BASELINE, SEARCHED) or folder.exists():
             return

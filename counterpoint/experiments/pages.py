@@ -142,7 +142,7 @@ def tower_table(results: Results, found: list[Judged]) -> Table:
     rows: list[list[Cell | str]] = []
     main = results.experiment.main
     related = {one.seed: results.related(main, one.seed) for one in found}
-    tells = all(of is not None and not of.all() for of in related.values())
+    tells = all(of is not None and of.any() and not of.all() for of in related.values())
     for family, kind in dict.fromkeys((one.family, one.kind) for one in found):
         told = [one.told for one in found if (one.family, one.kind) == (family, kind)]
         name = "joined, the paper's form" if kind == "joined" else "contrastive"

@@ -201,10 +201,10 @@ def summary(results: Results) -> Table:
         single = [entry for entry in results.entries(world, family) if entry.recipe]
         best = min(single, key=lambda entry: results.value(world, family, entry, "gap").mean)
         rows.append([paper.FAMILIES[family], _value(theirs), _value(ours), _gain(gain), _gain(grows), best.title])
-    grows_ = "deepest level's gain above the top's"
-    header = ["family", "L", "CM-C", "gain", grows_, "least error of one model"]
+    deeper = "deepest level's gain above the top's"
+    header = ["family", "L", "CM-C", "gain", deeper, "least error of one model"]
     caption = (
-        f"GAP. {SPREAD} {GAIN} The gain grows with the level, as the paper found, where the {grows_} (in percentage "
+        f"GAP. {SPREAD} {GAIN} The gain grows with the level, as the paper found, where the {deeper} (in percentage "
         "points) is clearly above 0."
     )
     return Table("CM-C against L", header, rows, caption)
@@ -227,8 +227,9 @@ def findings(results: Results, family: str) -> list[str | Table | Picture]:
     world = results.experiment.main
     found = {entry.name: entry for entry in results.entries(world, family)}
     told: list[str | Table | Picture] = []
-    if {BASELINE, "cm-g", HEADLINE} <= set(found):
-        order = [found[name] for name in (BASELINE, "cm-g", HEADLINE)]
+    names = (BASELINE, "cm-g", HEADLINE)
+    if all(pair(results, world, family, *step) for step in pairwise(names)):
+        order = [found[name] for name in names]
         means = [results.value(world, family, entry, "gap").mean for entry in order]
         shown = ", ".join(f"{entry.title} {mean:.2f}" for entry, mean in zip(order, means, strict=True))
         steps = [results.gain(world, family, less, more, "gap") for more, less in pairwise(order)]
