@@ -2,32 +2,13 @@ import pickle
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from training.world import SIZES, clip, clips, codes, cut, damage, dataset, write
+from training.world import clip, clips, codes, cut, damage, dataset, write
 
-from counterpoint.data.datamodule import ClipDataModule
 from counterpoint.data.dataset import ClipDataset, share
-from counterpoint.data.features import FeatureSet
-from counterpoint.data.loading import Batch, EpochSampler, Share, Slices, Turns, collate
 from counterpoint.data.tfrecord import Writer
 from counterpoint.data.youtube8m import encode
 from counterpoint.errors import CounterpointError, RecordError
-
-FEATURES = FeatureSet(SIZES)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write(
-        tmp_path / "train2.tfrecord",
-        clip("a", [11], video=codes(2, 16), audio=codes(2, 8)),
-        clip("b", [10, 20], video=codes(4, 16, 7)),
-    )
-    write(tmp_path / "train10.tfrecord", clip("c", [], video=codes(3, 16), audio=codes(1, 8, 9)))
-    return tmp_path
-
 
 # --- clips by number --------------------------------------------------------------------------------------------------
 
@@ -115,75 +96,11 @@ def test_nothing_but_damage(tmp_path: Path) -> None:
         dataset(path, skip_bad=True)
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
-
-
-def batch(folder: Path, max_steps: int, fixed: bool = False, features: FeatureSet = FEATURES) -> Batch:
+def test_lengths_are_those_of_the_records(folder: Path) -> None:
     data = dataset(folder)
-    return collate([data[i] for i in range(3)], features, max_steps, fixed)
-
-
-@pytest.mark.parametrize(("max_steps", "fixed", "steps"), [(300, False, 4), (3, False, 3), (4, True, 4), (6, True, 6)])
-def test_steps_of_a_batch(folder: Path, max_steps: int, fixed: bool, steps: int) -> None:
-    """To the longest clip, cut at the most, or fixed."""
-    made = batch(folder, max_steps, fixed)
-    assert list(made.tracks) == ["audio", "video"]
-    assert made.tracks["audio"].features.shape == (3, steps, 8)
-    assert made.tracks["video"].features.shape == (3, steps, 16)
-    assert made.tracks["video"].mask.sum(1).tolist() == [2, min(4, steps), 3]
-
-
-def test_padding_and_masks(folder: Path) -> None:
-    made = batch(folder, 300)
-    assert made.ids == ["a", "b", "c"]
-    assert made.labels.tolist() == [[1, 0, 1, 0, 0], [1, 1, 0, 1, 1], [0, 0, 0, 0, 0]]
-    video, audio = made.tracks["video"], made.tracks["audio"]
-    assert video.features.dtype == torch.uint8
-    assert video.features[:, :, 0].tolist() == [[1, 1, 0, 0], [7, 7, 7, 7], [1, 1, 1, 0]]
-    assert video.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]]
-    # The second clip has no sound at all, the third only one second of it.
-    assert audio.features[:, :, 0].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [9, 0, 0, 0]]
-    assert audio.mask.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
-
-
-def test_a_modality_that_no_clip_has() -> None:
-    items = [(clip("a", [], video=codes(2, 16)), np.zeros(5, np.bool_))]
-    made = collate(items, FEATURES, 300)
-    assert made.tracks["audio"].features.shape == (1, 2, 8)
-    assert not made.tracks["audio"].mask.any()
-    assert collate(items, FeatureSet({"audio": 8}), 300).tracks.keys() == {"audio"}
-
-
-def test_a_silent_second_is_missing() -> None:
-    sound = np.array([[1] * 8, [0] * 8, [3] * 8], np.uint8)
-    made = collate([(clip("a", [], audio=sound), np.zeros(5, np.bool_))], FEATURES, 300)
-    assert made.tracks["audio"].mask.tolist() == [[True, False, True]]
-
-
-def test_clips_without_tracks_make_a_batch() -> None:
-    made = collate([(clip("a", []), np.zeros(5, np.bool_))] * 2, FEATURES, 300)
-    assert made.tracks["video"].features.shape == (2, 1, 16)
-    assert not made.tracks["video"].mask.any()
-
-
-def test_floats_of_a_video_level_record() -> None:
-    mean = np.full((1, 16), 0.5, np.float32)
-    made = collate([(clip("a", [], video=mean), np.zeros(5, np.bool_))], FeatureSet({"video": 16}), 300)
-    assert made.tracks["video"].features.dtype == torch.float32
-    assert made.tracks["video"].features.tolist() == [[[0.5] * 16]]
-
-
-@pytest.mark.parametrize("size", [8, 17])
-def test_features_of_another_size_name_the_clip(size: int) -> None:
-    with pytest.raises(CounterpointError) as raised:
-        collate([(clip("a", [], video=codes(2, size)), np.zeros(5, np.bool_))], FEATURES, 300)
-    assert str(raised.value) == f"clip 'a': track 'video' has features of {size} uint8, not 16 uint8"
-
-
-def test_features_of_two_types_name_the_clip() -> None:
-    shown = [clip("a", [], video=codes(1, 16)), clip("b", [], video=np.zeros((1, 16), np.float32))]
-    with pytest.raises(CounterpointError, match="clip 'b': track 'video' has features of 16 float32, not 16 uint8"):
-        collate([(one, np.zeros(5, np.bool_)) for one in shown], FEATURES, 300)
+    assert data.lengths.tolist() == [len(data.shards[shard][record]) for shard, record in data.where]
+    few = dataset(folder, keep={"c", "a"}.__contains__)
+    assert few.lengths.tolist() == data.lengths[[0, 2]].tolist()
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -216,143 +133,3 @@ def test_splits_of_another_seed_are_others() -> None:
     names = [f"clip{i}" for i in range(100)]
     chosen = [{name for name in names if share(0.0, 0.5, seed)(name)} for seed in (0, 1)]
     assert chosen[0] != chosen[1]
-
-
-# --- order ------------------------------------------------------------------------------------------------------------
-
-
-def test_every_epoch_is_another_permutation() -> None:
-    lengths = np.random.default_rng(0).integers(120, 301, 50)
-    sampler = EpochSampler(lengths, 4, seed=0)
-    orders = []
-    for epoch in range(3):
-        sampler.set_epoch(epoch)
-        orders.append(list(sampler))
-        assert list(sampler) == orders[-1]
-        assert sorted(orders[-1]) == list(range(50))
-    assert len(set(map(tuple, orders))) == 3
-    assert list(EpochSampler(lengths, 4, seed=1)) != orders[0]
-    assert len(sampler) == 50
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_processes_share_every_batch(world: int) -> None:
-    """Each clip is in one process's share and, put together again, batches are those of one process."""
-    sampler = EpochSampler(np.random.default_rng(0).integers(120, 301, 53), 10, seed=0)
-    sampler.set_epoch(2)
-    parts = [list(Slices(sampler, rank, world)) for rank in range(world)]
-    assert {len(part) for part in parts} == {len(Slices(sampler))} == {6}
-    together: list[int] = []
-    for shares in zip(*parts, strict=True):
-        counted = [share.clips[: share.counted] for share in shares]
-        assert all(share.clips for share in shares)  # whoever has no part keeps in step with one clip
-        assert {share.whole for share in shares} == {sum(map(len, counted))}
-        together += [clips[i] for i in range(10) for clips in counted if i < len(clips)]
-    assert together == sampler.order().tolist()
-
-
-@pytest.mark.parametrize("other", [1, 3, 4])
-def test_an_epoch_goes_on_in_another_number_of_processes(other: int) -> None:
-    lengths = np.random.default_rng(0).integers(120, 301, 53)
-
-    def shares(world: int, epoch: int, state: dict[str, int] | None) -> list[list[Share]]:
-        slices = [Slices(EpochSampler(lengths, 10, seed=0), rank, world) for rank in range(world)]
-        for one in slices:
-            one.sampler.set_epoch(epoch)
-            if state:
-                one.go_on(state)
-        return [list(batch) for batch in zip(*slices, strict=True)]
-
-    def clips(batches: list[list[Share]]) -> list[int]:
-        return [clip for batch in batches for share in batch for clip in share.clips[: share.counted]]
-
-    before = Slices(EpochSampler(lengths, 10, seed=0), 0, 2)
-    before.sampler.set_epoch(1)
-    state = before.state(4)
-    assert state == {"seed": 0, "epoch": 1, "batches": 4, "clips": 40}
-    assert sorted(clips(shares(2, 1, None)[:4]) + clips(shares(other, 1, state))) == list(range(53))
-    assert len(clips(shares(other, 2, state))) == 53  # the next epoch is a whole one
-
-
-@pytest.mark.parametrize(("clips", "world"), [(40, 1), (40, 2), (41, 2), (3, 4), (45, 3)])
-def test_processes_take_batches_in_turns(clips: int, world: int) -> None:
-    turns = [list(Turns(clips, 10, rank, world)) for rank in range(world)]
-    assert len({len(each) for each in turns}) == 1
-    batches = [share.clips[: share.counted] for turn in zip(*turns, strict=True) for share in turn if share.counted]
-    assert batches == [share.clips for share in Turns(clips, 10)]
-    assert [clip for batch in batches for clip in batch] == list(range(clips))
-
-
-def paper_lengths(clips: int) -> np.ndarray:
-    """Uniform in 120 to 300 steps with 15 % at 300, as bytes of records."""
-    random = np.random.default_rng(0)
-    steps = np.where(random.random(clips) < 0.15, 300, random.integers(120, 301, clips))
-    return steps * 1160 + random.integers(40, 80, clips)
-
-
-@pytest.mark.parametrize(("clips", "most"), [(20_000, 0.03), (2_000, 0.13)])
-def test_batches_of_like_length(clips: int, most: float) -> None:
-    """Little is padding, where batches of any clips would be a quarter of it; which clips meet differs every epoch."""
-    steps = paper_lengths(clips) // 1160
-    sampler, batch_size = EpochSampler(paper_lengths(clips), 128, seed=0), 128
-
-    def padding(order: list[int]) -> float:
-        longest = sum(steps[order[i : i + batch_size]].max() * len(order[i : i + batch_size]) for i in starts)
-        return 1 - steps.sum() / longest
-
-    starts = range(0, clips, batch_size)
-    assert padding(list(range(clips))) > 0.25
-    together = []
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        order = list(sampler)
-        assert padding(order) < most
-        batches = [order[i : i + batch_size] for i in starts]
-        together.append({frozenset(batch) for batch in batches})
-        # Long and short batches come in any order.
-        means = [steps[batch].mean() for batch in batches[:-1]]
-        assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.6
-    assert not together[0] & together[1]
-
-
-def test_records_of_one_step_are_not_sorted_by_their_labels() -> None:
-    """What differs in their length is how many labels they have: most batches have clips of few and of many."""
-    random = np.random.default_rng(0)
-    labels = random.integers(1, 20, 12_800)
-    order = np.array(list(EpochSampler(4700 + labels, 128, seed=0)))
-    spread = labels[order].reshape(-1, 128).mean(1).std()
-    assert spread < 0.25 * labels.std()
-
-
-def test_lengths_are_those_of_the_records(folder: Path) -> None:
-    data = dataset(folder)
-    assert data.lengths.tolist() == [len(data.shards[shard][record]) for shard, record in data.where]
-    few = dataset(folder, keep={"c", "a"}.__contains__)
-    assert few.lengths.tolist() == data.lengths[[0, 2]].tolist()
-
-
-def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
-    data = dataset(write(tmp_path / "a.tfrecord", *clips(10)))
-    runs: list[list[Batch]] = []
-    for workers in (0, 1, 2):
-        module = ClipDataModule(data, data, FEATURES, batch_size=4, max_steps=5, workers=workers, seed=3)
-        loader = module.train_dataloader()
-        module.slices.sampler.set_epoch(1)
-        runs.append(list(loader))
-    assert [len(made.ids) for made in runs[0]] == [4, 4, 2]
-    order = EpochSampler(data.lengths, 4, seed=3)
-    order.set_epoch(1)
-    assert [name for made in runs[0] for name in made.ids] == [f"clip{i:03}" for i in order]
-    for other in runs[1:]:
-        for one, two in zip(runs[0], other, strict=True):
-            assert one.ids == two.ids
-            assert torch.equal(one.labels, two.labels)
-            for name in SIZES:
-                assert torch.equal(one.tracks[name].features, two.tracks[name].features)
-                assert torch.equal(one.tracks[name].mask, two.tracks[name].mask)
-
-
-def test_validation_is_in_order(tmp_path: Path) -> None:
-    data = dataset(write(tmp_path / "a.tfrecord", *clips(10)))
-    module = ClipDataModule(data, data, FEATURES, batch_size=4, max_steps=5)
-    assert [name for made in module.val_dataloader() for name in made.ids] == [f"clip{i:03}" for i in range(10)]

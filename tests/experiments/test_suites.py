@@ -58,7 +58,7 @@ def test_unknown_settings() -> None:
         with_settings(RECIPES["nv-l"], {"head.colour": 1})
 
 
-def test_an_ensemble_has_its_members_that_are_chosen(tmp_path: Path) -> None:
+def test_an_ensemble_comes_after_its_members(tmp_path: Path) -> None:
     suite = SUITES["video-level"]
     of = experiment(suite, tmp_path)
     cells = of.cells()
