@@ -74,8 +74,8 @@ class Experiment:
         mine = {"suite": self.suite.name, "scale": asdict(self.scale), "inputs": inputs}
         mine = json.loads(json.dumps(mine))
         if path.exists():
-            theirs = _flat(read_json(path))
-            for name, told in _flat(mine).items():
+            theirs = flat(read_json(path))
+            for name, told in flat(mine).items():
                 before = theirs.get(name)
                 if told != before and name.partition(".")[2] not in GROWING:
                     raise CounterpointError(
@@ -236,12 +236,12 @@ class Experiment:
         return with_settings(recipe, settings)
 
 
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """By dotted name; dictionaries of the deepest level stay whole."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, dict) and not prefix:
-            flat |= _flat(value, f"{name}.")
+            found |= flat(value, f"{name}.")
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            found[f"{prefix}{name}"] = value
+    return found

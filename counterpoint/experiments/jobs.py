@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import ceil
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from counterpoint.ensemble import ENSEMBLE_FILE, average, distil
+from counterpoint.errors import CounterpointError
 from counterpoint.evaluation import explain
 from counterpoint.evaluation.tower import measure as measure_tower
 from counterpoint.experiments.clips import contrasts
 from counterpoint.experiments.engine import LOCKS, Job
 from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
-from counterpoint.experiments.experiment import Cell, Experiment
+from counterpoint.experiments.experiment import Cell, Experiment, flat
 from counterpoint.experiments.predictions import Truth, draw_runs, measure, probabilities, save_scores
 from counterpoint.experiments.search import Search, Trial, best_validation
 from counterpoint.experiments.worlds import Data, Shape, Source
@@ -42,7 +43,11 @@ class Jobs:
     drawn: dict[Path, list[Trial]] = field(default_factory=dict, repr=False)
 
     def all(self) -> list[Job]:
-        """Everything, in an order in which each comes after what it needs."""
+        """Everything, in an order in which each comes after what it needs.
+
+        Raises:
+            CounterpointError: a finished run has another recipe than it would get now.
+        """
         jobs: dict[str, Job] = {}
 
         def add(job: Job) -> Job:
@@ -130,6 +135,7 @@ class Jobs:
     def _tower(self, world: Source, family: str, kind: str, seed: int, made: Job) -> Job:
         folder = self.of.tower_folder(world, family, kind, seed)
         recipe = self.of.tower_recipe(family, kind, seed)
+        _check_finished(folder, lambda: recipe)
 
         def work() -> str:
             self._fit(world, seed, folder, recipe, None)
@@ -158,6 +164,8 @@ class Jobs:
                 self._fit(world, seed, folder, recipe(), tower)
             return f"validation GAP {best_validation(folder):.4f}"
 
+        if not entry.of:
+            _check_finished(folder, recipe)
         done = folder / (ENSEMBLE_FILE if entry.of else WEIGHTS_FILE)
         return Job(f"train {cell}", f"train {family}-{entry.name}", done, work, tuple(needs), self._guess(recipe))
 
@@ -236,6 +244,23 @@ class Jobs:
 
     def _guess(self, recipe: Callable[[], Recipes]) -> Callable[[], float]:
         return lambda: seconds(recipe(), self.of.shape)
+
+
+def _check_finished(folder: Path, recipe: Callable[[], Recipes]) -> None:
+    """Raise CounterpointError where a finished run, of an older version or another search, is not what it would be now.
+
+    A table that held both would compare what was not meant to be compared.
+    """
+    if not (folder / WEIGHTS_FILE).exists():
+        return
+    theirs = flat(asdict(Run.load(folder).recipe))
+    mine = flat(asdict(recipe()))
+    if differing := [name for name, value in mine.items() if theirs.get(name) != value]:
+        name = differing[0]
+        raise CounterpointError(
+            f"{folder}: was trained with {name} {theirs.get(name)}, and would be with {mine[name]} now; "
+            "move it away to train it again"
+        )
 
 
 def seconds(recipe: Recipe | TowerRecipe, shape: Shape) -> float:

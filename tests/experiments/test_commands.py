@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,18 @@ def test_settings_that_would_change_runs_may_not(finished: Path, capsys: pytest.
     assert reproduce(finished, *ALL, "--negative-weights", "2", "--epochs", "2") == 1
     assert "holds an experiment with epochs 1, not 2" in capsys.readouterr().err
     assert reproduce(finished, "--models", "l", "--seeds", "1", "--report") == 0  # a smaller table of the same runs
+
+
+def test_a_finished_run_of_another_recipe_is_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    recipe = next(out.glob("runs/*/nv-cm-c-seed-1")) / "recipe.json"
+    told = json.loads(recipe.read_text())
+    recipe.write_text(json.dumps(told | {"training": told["training"] | {"learning_rate": 0.5}}))
+    assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
+    assert f"{recipe.parent}: was trained with training.learning_rate 0.5, " in capsys.readouterr().err
+    assert reproduce(out, "--models", "l", "cm-c", "--seeds", "1", "--report") == 0  # which leaves it out
 
 
 def test_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
