@@ -18,13 +18,14 @@ from counterpoint.data.dataset import ClipDataset
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.breakdown import Breakdown, BreakdownAccumulator
 from counterpoint.evaluation.evaluate import evaluate
-from counterpoint.files import appending
+from counterpoint.files import appending, holds_anything
 from counterpoint.recipes import Recipe
-from counterpoint.run import TOWER_FOLDER, Predictions, Run, write_json
+from counterpoint.run import TOWER_FOLDER, Predictions, Run, read_json, write_json
 from counterpoint.training.folder import claimed
 from counterpoint.training.train import train
 
-TEACHER_FILE = "teacher.npy"
+TEACHER_FILE = "teacher.npy"  # until the student has learned
+LESSON_FILE = "lesson.json"  # likewise: of whom, and how much they count
 ENSEMBLE_FILE = "ensemble.json"
 Progress = Callable[[int], None]
 
@@ -102,7 +103,7 @@ def distil(
         seed: of the student's training; the first run's without.
 
     Raises:
-        CounterpointError: see `average` and `counterpoint.training.train.train`.
+        CounterpointError: the folder holds something else; or see `average` and `counterpoint.training.train.train`.
     """
     first = runs[0]
     if not isinstance(first.recipe, Recipe):
@@ -110,10 +111,16 @@ def distil(
     training = replace(first.recipe.training, seed=first.recipe.training.seed if seed is None else seed)
     student = replace(first, folder=out, recipe=replace(first.recipe, training=training))
     tower = Run.load(first.folder / TOWER_FOLDER) if first.recipe.fusion.tower else None
-    teacher = out / TEACHER_FILE
-    if not student.trained or (out / ENSEMBLE_FILE).exists():
+    teacher, lesson = out / TEACHER_FILE, {"of": [run.fingerprint for run in runs], "share": share}
+    begun = read_json(out / LESSON_FILE) if (out / LESSON_FILE).exists() else None
+    if begun != lesson and holds_anything(out):
+        other = "a finished run" if student.trained else "something else"
+        what = "a distillation of other runs, or with another share" if begun else other
+        raise CounterpointError(f"{out}: holds {what}; choose another --out, or remove it")
+    if not student.trained:
         clips = {"training": data, "validation": validation}
         with claimed(student, tower, clips):  # before the teacher is heard, so that what it says has a place
+            write_json(out / LESSON_FILE, lesson)
             if not teacher.exists():
                 teach(runs, data, teacher, progress, workers)
         taught = Taught(data, np.load(teacher, mmap_mode="r"), share)
@@ -130,4 +137,5 @@ def distil(
     }
     write_json(out / ENSEMBLE_FILE, told)
     teacher.unlink(missing_ok=True)
+    (out / LESSON_FILE).unlink()
     return result

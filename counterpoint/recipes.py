@@ -44,9 +44,10 @@ class Training:
 
     Args:
         hearing_rate: F learns at so many times the learning rate.
-        patience: epochs without a better validation GAP before the learning rate is multiplied by ``factor``.
-        stop_patience: epochs without a better validation GAP before training stops.
-        modality_dropout: in this share of training clips one modality, chosen evenly, is taken away.
+        patience: the learning rate is multiplied by ``factor`` where validation GAP (a tower's AUC) is no better, by a
+            ten-thousandth of it, for more epochs than this.
+        stop_patience: training stops where it is no better at all for so many epochs.
+        modality_dropout: in this share of training clips one of the data's modalities, chosen evenly, is taken away.
         max_epochs: 0 leaves the model as it was drawn, for a control.
         batch_size: clips in a batch, of all processes together where several train.
         precision: of the arithmetic; ``bf16-mixed`` takes about half the time where the processor has it.
@@ -262,7 +263,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("max_epochs", "patience", "hard_from", "reach"), (0, MANY)),
     "seed": (0, 2**63 - 1),
     "layers": (1, 1000),
-    **dict.fromkeys(("dropout", "modality_dropout", "hard_share", "threshold", "factor"), (0, 1)),
+    **dict.fromkeys(("dropout", "modality_dropout", "hard_share", "threshold"), (0, 1)),
+    "factor": (0, 0.999),
 }
 
 

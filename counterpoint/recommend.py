@@ -142,5 +142,5 @@ def _shared(library: Library, clips: Int[np.ndarray, "chosen"]) -> str | None:
     specific = named[library.taxonomy.with_ancestors[np.ix_(named, named)].sum(0) == 1]
     if not len(specific):
         return None
-    adds = library.rows.rarity[specific] ** 2 * probability[:, specific].prod(0) ** (2 / len(clips))
+    adds = library.rows.rarity[specific] ** 2 * np.exp(2 * np.log(probability[:, specific]).mean(0))
     return library.taxonomy.paths[int(specific[np.argmax(adds)])]

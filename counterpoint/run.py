@@ -7,7 +7,7 @@
 ``weights.safetensors``  the best model of the training, by its validation figure
 ``tower/``               a run of its own: the correlation tower that the model listens to, if it does
 ``data.json``            the clips it was trained and validated on: how many, and their shards
-``environment.json``     versions, hardware, seed and command
+``environment.json``     versions, hardware and command
 ``epochs.csv``           loss and metrics of each epoch; the same for TensorBoard in ``tensorboard/``
 ``checkpoints/``         where an interrupted training goes on
 ``evaluation/``          what `counterpoint evaluate` and `counterpoint tower` found
@@ -175,8 +175,8 @@ class Run:
         if not self.trained:
             raise CounterpointError(f"{self.folder}: training has not ended; run the same `counterpoint train` again")
         try:
-            stored, digest = load_file(path), _digest_of(path)
-            if digest and digest != _digest(stored):
+            stored, known = load_file(path), _digest_of(path)
+            if known and known != digest(stored):
                 raise ValueError("their checksum does not match: the file is damaged")
             if largest(self.recipe) > sum(tensor.numel() for tensor in stored.values()):
                 raise ValueError("its model would be larger")  # and building it could take all memory
@@ -194,7 +194,7 @@ class Run:
         path = self.folder / WEIGHTS_FILE
         state = {name: t.contiguous() for name, t in model.state_dict().items() if not name.startswith(TOWER_PREFIX)}
         with replacing(path) as file:
-            file.write(save(state, {DIGEST: _digest(state)}))
+            file.write(save(state, {DIGEST: digest(state)}))
 
     def batches(
         self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0, turn: tuple[int, int] = (0, 1)
@@ -266,13 +266,13 @@ def taken_away(tracks: Tracks, name: str) -> Tracks:
     return tracks | {name: Track(tracks[name].features, torch.zeros_like(tracks[name].mask))}
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of the tensors by name."""
-    digest = hashlib.sha256()
+    told = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        told.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        told.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return told.hexdigest()
 
 
 def _digest_of(path: Path) -> str | None:

@@ -66,6 +66,9 @@ def test_distilled_run_is_one_like_any_other_and_goes_on_after_a_kill(
         with pytest.raises(KeyboardInterrupt):
             distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
     assert (out / TEACHER_FILE).exists()
+    for others, share in ((runs[:1], 0.5), (runs, 0.9)):
+        with pytest.raises(CounterpointError, match="a distillation of other runs, or with another share"):
+            distil(others, out, dataset(shards[0]), dataset(shards[1]), share=share, console=CONSOLE)
     with monkeypatch.context() as patch:
         patch.setattr(ensemble, "teach", lambda *told: pytest.fail("the teacher is heard already"))
         result = distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
@@ -77,6 +80,12 @@ def test_distilled_run_is_one_like_any_other_and_goes_on_after_a_kill(
     assert stored["teacher"]["overall"]["gap"] == result.teacher.overall.gap
     with pytest.raises(CounterpointError, match="holds a finished run"):
         distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
+
+
+def test_no_student_takes_a_runs_place(shards: tuple[Path, Path], runs: list[Run]) -> None:
+    with pytest.raises(CounterpointError, match="holds a finished run"):
+        distil(runs, runs[1].folder, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
+    assert not (runs[1].folder / ENSEMBLE_FILE).exists()
 
 
 def test_on_the_command_line(

@@ -4,7 +4,15 @@ import pytest
 
 from counterpoint.families import BottleneckFamily, Family, NetVLADFamily
 from counterpoint.matching import matched, parameters
-from counterpoint.recipes import RECIPES, TOWER_RECIPES, AttentionClusterFamily, HeadConfig, Recipe, TransformerFamily
+from counterpoint.recipes import (
+    CONSTANT,
+    RECIPES,
+    TOWER_RECIPES,
+    AttentionClusterFamily,
+    HeadConfig,
+    Recipe,
+    TransformerFamily,
+)
 
 SIZES, CATEGORIES = {"video": 64, "audio": 32}, 40
 
@@ -26,6 +34,10 @@ def test_parameters_by_hand() -> None:
 def test_a_towers_parameters_are_not_learned() -> None:
     """Concatenated fusion has what cross-modal has, and a map of the probability to F's hidden layer each way."""
     assert count(RECIPES["nv-cm-c"]) == count(RECIPES["nv-cm"]) + 2 * 64
+
+
+def test_a_constant_tower_has_none() -> None:
+    assert parameters(RECIPES["nv-cm-g"], SIZES, CATEGORIES, CONSTANT) == count(RECIPES["nv-cm-g"])
 
 
 @pytest.mark.parametrize("name", ["nv-l", "nv-e", "nv-cm", "nv-picture", "rnn-sound"])

@@ -156,6 +156,16 @@ def test_the_reason_is_the_most_specific_one_that_both_are_sure_of() -> None:
     assert (told.clips[0].id, told.clips[0].category) == ("soup1", "Food")
 
 
+def test_what_many_clips_share() -> None:
+    """Their product is below what a float can be; the category that adds most is named all the same."""
+    shown = library([name for _ in range(400) for name in ("dessert", "soup")])
+    scores, rarity = shown.rows.survey.scores, shown.rows.rarity
+    scores[:] = -9
+    scores[:, [DESSERT, SOUP]] = log_odds(np.array([0.55, 0.8]))
+    rarity[DESSERT], rarity[SOUP] = 1.2, 1.0  # 1.2 * 0.55 < 0.8
+    assert recommending._shared(shown, np.arange(800)) == "Food:Soup"
+
+
 def test_unknown_clips() -> None:
     shown = library(["soup", "ball"])
     with pytest.raises(CounterpointError, match="no clip 'x' in the library's 2"):

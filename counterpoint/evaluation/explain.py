@@ -178,16 +178,17 @@ def _per_second(model: Categorizer, clip: Tracks) -> dict[str, list[float | None
 
 
 def _timelines(model: Categorizer, shown: dict[str, Shown], clip: Tracks) -> dict[str, Timeline]:
-    anywhere = torch.stack([track.mask[0] for track in clip.values()]).any(0)
+    read = model.trunk.read
+    anywhere = torch.stack([clip[name].mask[0] for name in read.modalities]).any(0)
     timelines = {}
     for name, weights in shown.items():
         layer = model.trunk.layers[-1]
         assert isinstance(layer, Layer)
         weigher = layer.weigher(name)
         present = clip[name].mask[0] if name in clip else anywhere  # of early fusion's joined track
-        if model.trunk.read.averaged:
+        if read.averaged:
             present = present.any(0, keepdim=True)
-        parts = (weigher.over_time(part[0]).numpy() for part in weights)
+        parts = (weigher.over_time(part[0], present).numpy() for part in weights)
         timelines[name] = Timeline(WORDS[type(weigher)], present.numpy(), *parts)
     return timelines
 

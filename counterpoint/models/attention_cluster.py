@@ -8,7 +8,7 @@
 
 from typing import Literal
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from counterpoint.models.fusion import Axis, Heard, Weights
@@ -61,6 +61,8 @@ class AttentionCluster(Weigher):
         after = heard.added_to(weights) * track.mask.unsqueeze(1)
         return Shown(weights, after - weights, after)
 
-    def over_time(self, weights: Float[Tensor, "... competitor"]) -> Float[Tensor, "row step"]:
+    def over_time(
+        self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
+    ) -> Float[Tensor, "row step"]:
         """Attention units by step."""
         return weights

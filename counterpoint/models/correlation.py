@@ -121,7 +121,8 @@ class Constant(Comparison):
         super().__init__()
         if not 0 <= probability <= 1:
             raise CounterpointError(f"a tower's constant probability is from 0 to 1, not {probability}")
-        self.logit = torch.tensor(probability, dtype=torch.float64).logit().item()
+        certain = math.copysign(1000.0, probability - 0.5)  # whose sigmoid is 0 or 1
+        self.logit = math.log(probability / (1 - probability)) if 0 < probability < 1 else certain
 
     def embed(self, name: str, vector: Tensor) -> Tensor:
         return vector

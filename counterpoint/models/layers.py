@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from counterpoint.models.fusion import Axis, Correlation, Fusion, Heard, Influence, Inlet, Weights
@@ -42,8 +42,14 @@ class Weigher(nn.Module):
         """The weights before and after hearing, which ``combine`` need not form as a whole."""
         raise NotImplementedError
 
-    def over_time(self, weights: Float[Tensor, "... competitor"]) -> Float[Tensor, "row step"]:
-        """One clip's weights, as `show` gives them, with time along the last axis, for a picture."""
+    def over_time(
+        self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
+    ) -> Float[Tensor, "row step"]:
+        """One clip's weights, as `show` gives them, with time along the last axis, for a picture.
+
+        Args:
+            present: the steps that the clip has.
+        """
         raise NotImplementedError
 
 
@@ -77,9 +83,9 @@ class CrossModalLayer(Layer):
         inlets: dict[str, Inlet] = {}
         for source, target in ((s, t) for s in weighers for t in weighers if s != t):
             if influence := fusion.influence(weighers[source].axis, weighers[target].axis, context):
-                influences[f"{source}_to_{target}"] = influence
+                influences[_key(source, target)] = influence
             if inlet := fusion.inlet(weighers[target].inputs, context):
-                inlets[f"{source}_to_{target}"] = inlet
+                inlets[_key(source, target)] = inlet
         self.influences = nn.ModuleDict(influences)
         self.inlets = nn.ModuleDict(inlets)
 
@@ -102,11 +108,10 @@ class CrossModalLayer(Layer):
 
     def _tell(self, target: str, track: Track, correlation: Correlation | None) -> Track:
         features = track.features
-        for key, inlet in self.inlets.items():
-            source, told = key.split("_to_")
-            if told == target:
+        for source in self.weighers:
+            if (key := _key(source, target)) in self.inlets:
                 assert correlation is not None, "this layer's input needs a correlation tower"
-                features = features + inlet(correlation, pair(source, target))
+                features = features + self.inlets[key](correlation, pair(source, target))
         return Track(features, track.mask)
 
     def _hear(
@@ -116,7 +121,7 @@ class CrossModalLayer(Layer):
         entries = {name: tracks[name].mask.shape[1] if axis.steps else axis.size for name, axis in axes.items()}
         hearings = []
         for source in tracks:
-            if (key := f"{source}_to_{target}") in self.influences:
+            if (key := _key(source, target)) in self.influences:
                 influence: Influence = self.influences[key]  # type: ignore[assignment]
                 hearings.append(
                     influence.hearing(
@@ -124,6 +129,10 @@ class CrossModalLayer(Layer):
                     )
                 )
         return Heard(hearings)
+
+
+def _key(source: str, target: str) -> str:
+    return f"{source}_to_{target}"
 
 
 def pair(one: str, other: str) -> tuple[str, str]:

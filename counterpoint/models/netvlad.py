@@ -11,7 +11,7 @@ would cancel the assignments altogether.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from counterpoint.models.fusion import Axis, Heard, Weights
@@ -69,6 +69,8 @@ class NetVLAD(Weigher):
         after = heard.added_to(weights) * track.mask.unsqueeze(-1)
         return Shown(weights, after - weights, after)
 
-    def over_time(self, weights: Float[Tensor, "... competitor"]) -> Float[Tensor, "row step"]:
+    def over_time(
+        self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
+    ) -> Float[Tensor, "row step"]:
         """Clusters by step."""
         return weights.mT

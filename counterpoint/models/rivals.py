@@ -40,8 +40,9 @@ def joined(tracks: Sequence[Track]) -> Track:
 
 
 def at(shown: Shown, start: int, steps: int) -> Shown:
-    """The weights of some tokens alone, such as a modality's steps; others have the rest of the sum."""
-    return Shown(*(part[..., start : start + steps] for part in shown))
+    """What some tokens, such as a modality's steps, give each other; other tokens have the rest of the sum."""
+    own = slice(start, start + steps)
+    return Shown(*(part[..., own, own] for part in shown))
 
 
 class CrossAttention(Layer):

@@ -122,9 +122,11 @@ class TransformerBlock(Weigher):
         listening = heard.added_to(logits)
         return Shown(masked_softmax(logits, mask), listening - logits, masked_softmax(listening, mask))
 
-    def over_time(self, weights: Float[Tensor, "... competitor"]) -> Float[Tensor, "row step"]:
-        """Heads by key step, the mean over queries."""
-        return weights.mean(1)
+    def over_time(
+        self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
+    ) -> Float[Tensor, "row step"]:
+        """Heads by key step, the mean over the queries of steps that are there: others attend evenly."""
+        return weights[:, present].sum(1) / present.sum().clamp_min(1)
 
     def _heads(self, mapped: Float[Tensor, "batch step feature"]) -> Float[Tensor, "batch head step channel"]:
         batch, steps, _ = mapped.shape

@@ -108,21 +108,22 @@ class CorrelationLearner(Learner):
         seen = [batch for turn in zip_longest(*turns) for batch in turn if batch is not None]
         auc, calibration = told(self._measured(seen) if rank() == 0 else None)
         self.log(AUC, auc)
-        if calibration is not None:
-            # In every checkpoint, so that the best epoch's weights come with the calibration they had.
-            self.tower.temperature.fill_(calibration[0])
-            self.tower.bias.fill_(calibration[1])
+        # In every checkpoint, so that the best epoch's weights come with the calibration they had.
+        self.tower.temperature.fill_(calibration[0])
+        self.tower.bias.fill_(calibration[1])
 
-    def _measured(self, seen: list[tuple[dict[str, Tensor], Tensor]]) -> tuple[float, tuple[float, float] | None]:
-        """AUC, and temperature and bias where the scores tell anything apart."""
+    def _measured(self, seen: list[tuple[dict[str, Tensor], Tensor]]) -> tuple[float, tuple[float, float]]:
+        """AUC, temperature and bias."""
         scores, true = scored_pairs(self.tower, seen)
         check_finite(scores)
-        auc = float(binary_auroc(scores, true.int(), thresholds=None))
+        # From 0 to 1 and in double precision: of others torchmetrics takes the sigmoid, in which large ones are equal.
+        scale = (scores - scores.min()).double()
+        auc = float(binary_auroc(scale / scale.max().clamp_min(1e-300), true.int(), thresholds=None))
         try:
             # A control that never learns would have all of its gates open, or shut.
             return auc, fit_calibration(scores, true) if self.settings.max_epochs else centred(scores[true])
         except ValueError:
-            return auc, None  # nothing is told apart yet
+            return auc, (1.0, 0.0)  # nothing is told apart yet
 
 
 def equally_long(tracks: Tracks, part: Part = ALONE) -> Tracks:

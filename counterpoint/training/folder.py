@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from counterpoint.data.dataset import ClipDataset
 from counterpoint.errors import CounterpointError
 from counterpoint.recipes import Recipe
-from counterpoint.run import DATA_FILE, LOCK_FILE, RECIPE_FILE, Run, write_json
+from counterpoint.run import DATA_FILE, LOCK_FILE, RECIPE_FILE, TOWER_FOLDER, Run, digest, write_json
 
 
 @contextlib.contextmanager
@@ -25,13 +26,15 @@ def claimed(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Itera
     Raises:
         CounterpointError: another process trains there, or see `counterpoint.training.train.train`.
     """
+    if (tower is not None) and not (isinstance(run.recipe, Recipe) and run.recipe.fusion.tower):
+        raise CounterpointError(f"{run.recipe.name} listens to no correlation tower")
     try:
         lock = None if (run.folder / RECIPE_FILE).exists() else _written(run, tower, clips)
         lock = lock or _locked(run.folder)
     except OSError as error:
         raise CounterpointError(f"{run.folder}: cannot be written ({error.strerror or error})") from error
     try:
-        check(run, clips)
+        check(run, tower, clips)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -39,16 +42,18 @@ def claimed(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Itera
         lock.release()
 
 
-def check(run: Run, clips: dict[str, ClipDataset]) -> None:
+def check(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> None:
     """Raise CounterpointError unless the folder holds this very run, unfinished."""
     there = Run.load(run.folder)
     if there.trained:
         raise CounterpointError(f"{run.folder}: holds a finished run; choose another --out, or remove it")
     data = run.folder / DATA_FILE
     known = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {}
+    inside = run.folder / TOWER_FOLDER
     for what, mine, theirs in (
         ("recipe", run.recipe, there.recipe),
         ("taxonomy", run.labelling, there.labelling),
+        *([("correlation tower", _told(tower), _told(Run.load(inside)))] if tower else []),
         ("feature set", run.features.fingerprint, there.features.fingerprint),
         *((f"set of {kind} clips", dataset.contents, known.get(kind)) for kind, dataset in clips.items()),
     ):
@@ -58,16 +63,17 @@ def check(run: Run, clips: dict[str, ClipDataset]) -> None:
             )
 
 
+def _told(tower: Run) -> tuple[Any, str]:
+    """What tells towers apart, however their files were written."""
+    return tower.recipe, digest(tower.tower().state_dict())
+
+
 def _written(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> FileLock | None:
     """Write the folder, and lock it; None where another process was quicker."""
     if run.folder.exists() and any(run.folder.iterdir()):
         raise CounterpointError(f"{run.folder}: not empty and not a run; choose another --out")
-    if (tower is not None) != (isinstance(run.recipe, Recipe) and run.recipe.fusion.tower):
-        raise CounterpointError(
-            f"{run.recipe.name} listens to no correlation tower"
-            if tower
-            else f"{run.recipe.name} needs a trained correlation tower (--tower RUN)"
-        )
+    if isinstance(run.recipe, Recipe) and run.recipe.fusion.tower and tower is None:
+        raise CounterpointError(f"{run.recipe.name} needs a trained correlation tower (--tower RUN)")
     # Beside its place and then moved there, so that a run folder is whole or not there at all. The lock moves with it.
     begun = dataclasses.replace(run, folder=run.folder.with_name(f"{run.folder.name}.{os.getpid()}.tmp"))
     begun.save()

@@ -20,8 +20,9 @@ from counterpoint.errors import CounterpointError
 from counterpoint.launch import launched
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
+from counterpoint.models.fusion import Gated
 from counterpoint.recipes import TowerRecipe, check
-from counterpoint.run import Run
+from counterpoint.run import Run, accelerator
 from counterpoint.training import checkpoints, distributed
 from counterpoint.training.allocator import keep_freed_memory
 from counterpoint.training.checkpoints import CHECKPOINTS, Checkpoints
@@ -41,7 +42,7 @@ def train(
     minutes: float = checkpoints.MINUTES,
     console: Console | None = None,
 ) -> float:
-    """Train until validation stops improving, keep the best weights, and return their validation GAP.
+    """Train until validation stops improving, keep the best weights, and return their validation GAP (a tower's AUC).
 
     The run folder is written first and holds a checkpoint of every epoch's end, and of every so many ``minutes`` within
     one, so that the same call goes on where a killed one stopped; on a CPU the weights are then bit for bit those of an
@@ -51,9 +52,9 @@ def train(
     In processes that torchrun started, they share each batch, and the result is one process's but for rounding.
 
     Raises:
-        CounterpointError: the folder holds a finished run, or one with another recipe, taxonomy, features or clips, or
-            another process trains there, or it cannot be written; or the clips leave nothing to learn or to measure;
-            or the training diverges.
+        CounterpointError: the folder holds a finished run, or one with another recipe, tower, taxonomy, features or
+            clips, or another process trains there, or it cannot be written; or the clips leave nothing to learn or to
+            measure; or the training diverges.
     """
     console = console or Console(stderr=True)
     check(run.recipe)
@@ -101,6 +102,7 @@ def _fit(
     with quiet():
         trainer = lightning.Trainer(
             **_processes(run),
+            accelerator=accelerator().type,  # as where models are used
             max_epochs=training.max_epochs,
             precision=training.precision,
             accumulate_grad_batches=training.accumulate,
@@ -150,9 +152,10 @@ def _processes(run: Run) -> dict[str, Any]:
     nodes = distributed.world() // here
     if distributed.world() == 1:
         return {"devices": 1}
-    # A batch whose clips lack a modality leaves a tower's comparisons unused. Buffers are the same everywhere.
+    # A batch whose clips lack a modality leaves a tower's comparisons unused, and F where it opens no gate. Buffers are
+    # the same everywhere.
     strategy = DDPStrategy(
-        find_unused_parameters=isinstance(run.recipe, TowerRecipe),
+        find_unused_parameters=isinstance(run.recipe, TowerRecipe) or isinstance(run.recipe.fusion, Gated),
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )

@@ -413,3 +413,20 @@ def test_rivals_hear_the_other_modality_step_by_step(name: str):
         for told in (tracks, tracks | {"audio": Track(louder, tracks["audio"].mask)})
     )
     assert (one - other).abs().amax(1).min() > 1e-6
+
+
+def test_a_transformers_picture_leaves_out_queries_that_are_not_there():
+    block = model("tm-l").trunk.layers[-1].weigher("video")
+    weights = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]])
+    assert block.over_time(weights, torch.tensor([True, True, False])).tolist() == [[0.5, 0.5, 0.0]]
+    assert block.over_time(weights, torch.tensor([True, False, False])).tolist() == [[1.0, 0.0, 0.0]]
+    assert block.over_time(weights, torch.zeros(3, dtype=torch.bool)).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_modalities_of_any_name_are_told_of_the_tower():
+    sizes = {"speech_to_text": 5, "video": 6}
+    recipe = small("nv-cm-c")
+    family = replace(recipe.family, clusters={"speech_to_text": 3, "video": 3})
+    told = replace(recipe, family=family, fusion=replace(recipe.fusion, into="input"))
+    built = build(told, sizes, torch.tensor([0.9, 0.2, 0.6, 0.7]))
+    assert torch.isfinite(built(batch(sizes)).logits).all()

@@ -2,11 +2,12 @@ import math
 from collections.abc import Iterator
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.testing import assert_close
-from torchmetrics.functional.classification import binary_auroc
 
 from counterpoint.data.loading import Batch
 from counterpoint.data.pairs import allowed
@@ -256,7 +257,7 @@ def test_a_tower_learns_a_small_world(form: str, family: str):
         scores, true = scored_pairs(tower.tower, seen)
         probability = tower.tower.calibrated(scores)
     assert tower.seen == []
-    assert tower.logged[AUC] == pytest.approx(binary_auroc(scores, true.int()).item())
+    assert tower.logged[AUC] == pytest.approx(roc_auc_score(true.numpy(), scores.numpy()))
     assert tower.logged[AUC] > 0.9
     # Calibrated: over a mixture half true, probability and truth have the same mean.
     assert_close(probability[true].mean() + probability[~true].mean(), torch.tensor(1.0), rtol=0, atol=1e-3)
@@ -284,6 +285,17 @@ def test_validation_survives_scores_without_a_temperature(monkeypatch: pytest.Mo
     tower.on_validation_epoch_end()
     assert tower.logged[AUC] == pytest.approx(0.95)
     assert tower.tower.temperature == 1.0
+
+
+def test_large_scores_keep_their_order(monkeypatch: pytest.MonkeyPatch):
+    """In single precision the logistic function of all of them is one."""
+    rng = np.random.default_rng(0)
+    true = torch.arange(60) < 20
+    scores = torch.from_numpy(rng.normal(25, 1, 60).astype(np.float32)) + 0.5 * true
+    monkeypatch.setattr("counterpoint.training.correlation.scored_pairs", lambda *_: (scores, true))
+    tower = learner("contrastive")
+    tower.on_validation_epoch_end()
+    assert tower.logged[AUC] == pytest.approx(roc_auc_score(true.numpy(), scores.numpy()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

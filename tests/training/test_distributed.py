@@ -41,6 +41,8 @@ def assert_close_runs(one: Run, other: Run) -> None:
     for row, expected in zip(epochs(one), epochs(other), strict=True):
         assert row == pytest.approx(expected, rel=LOSSES)
     for name, weight in one.model().state_dict().items():
+        if name.endswith("query_key.bias"):  # of keys: where nothing is heard its gradient is rounding and no more
+            continue
         assert_close(weight, other.model().state_dict()[name], rtol=WEIGHTS, atol=WEIGHTS)
 
 

@@ -23,7 +23,7 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.models.fusion import CrossModal
-from counterpoint.recipes import BOUNDS, RECIPES, TOWER_RECIPES, NetVLADFamily, Training
+from counterpoint.recipes import BOUNDS, CONSTANT, RECIPES, TOWER_RECIPES, ConstantConfig, NetVLADFamily, Training
 from counterpoint.run import Run
 from counterpoint.taxonomy import Labelling, LabelMap
 from counterpoint.training.learner import GAP, Learner
@@ -400,6 +400,22 @@ def test_other_categories_are_refused(world: World, unfinished: Path) -> None:
 def test_other_features_are_refused(world: World, unfinished: Path) -> None:
     with pytest.raises(CounterpointError, match="holds an unfinished run with another feature set"):
         world.fit(Run(unfinished, recipe(), LABELLING, FeatureSet(SIZES, "ours")))
+
+
+def test_another_tower_is_refused(world: World) -> None:
+    recipes = [replace(CONSTANT, comparison=ConstantConfig(probability=probability)) for probability in (0.0, 1.0)]
+    towers = [Run(world.folder / f"tower{i}", made, LABELLING, FeatureSet(SIZES)) for i, made in enumerate(recipes)]
+    for tower in towers:
+        world.fit(tower)
+    subject = Run(world.folder / "gated", recipe("nv-cm-g", max_epochs=1), LABELLING, FeatureSet(SIZES))
+    world.fit(subject, tower=towers[0])
+    (subject.folder / "weights.safetensors").unlink()
+    with pytest.raises(CounterpointError, match="holds an unfinished run with another correlation tower"):
+        world.fit(subject, tower=towers[1])
+    world.fit(subject, tower=towers[0])
+    assert subject.trained
+    with pytest.raises(CounterpointError, match="nv-l listens to no correlation tower"):
+        world.fit(world.new(), tower=towers[0])
 
 
 def test_other_clips_are_refused(world: World) -> None:

@@ -18,7 +18,9 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.robustness import RobustnessAccumulator
 from counterpoint.recipes import (
+    CONSTANT,
     TOWER_RECIPES,
+    ConstantConfig,
     ContrastiveConfig,
     HeadConfig,
     NetVLADFamily,
@@ -36,10 +38,12 @@ SMALL = NetVLADFamily(clusters={"video": 2, "audio": 2}, hidden=8)
 SETTINGS = {"max_epochs": 3, "batch_size": 12, "learning_rate": 5e-3}
 TRANSFORMER = TransformerFamily(widths={"video": 8, "audio": 8}, heads=2)
 
+SHUT = replace(CONSTANT, comparison=ConstantConfig(probability=0.0))
 RECIPES: dict[str, Any] = {
     "nv-l": recipe("nv-l", **SETTINGS, modality_dropout=0.2),
     "nv-cm, two batches a step": recipe("nv-cm", **SETTINGS, accumulate=2),
     "tm-cm": replace(recipe("tm-cm", **SETTINGS), family=TRANSFORMER),
+    "tm-cm-g": replace(recipe("tm-cm-g", **SETTINGS), family=TRANSFORMER),  # which never hears, with this tower
     **{
         name: replace(TOWER_RECIPES[name], family=SMALL, max_steps=5, training=Training(**SETTINGS))  # type: ignore[arg-type]
         for name in ("correlation-nv", "correlation-nv-joined")
@@ -74,8 +78,11 @@ def run(folder: Path, name: str) -> Run:
 
 
 def all_of(shards: tuple[Path, Path], folder: Path) -> None:
+    tower = Run(folder / "shut", SHUT, LABELLING, FeatureSet(SIZES))
+    train(tower, dataset(shards[0]), dataset(shards[1]), console=QUIET)
     for name in RECIPES:
-        train(run(folder, name), dataset(shards[0]), dataset(shards[1]), console=QUIET)
+        told = tower if name.endswith("-g") else None
+        train(run(folder, name), dataset(shards[0]), dataset(shards[1]), tower=told, console=QUIET)
 
 
 def compiled(shards: tuple[Path, Path], folder: Path, backend: str, names: list[str]) -> None:
