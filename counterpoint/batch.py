@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import CounterpointError, NoClipsError
 from counterpoint.files import replacing
 from counterpoint.run import Predictions, Run, WarmRun
 
@@ -46,7 +47,10 @@ def answers(run: Run, shard: "Shard", *, top: int, codes: bool, skip_bad: bool) 
     """What a run says of a shard's clips, and the damaged records that were left out."""
     from counterpoint.data.dataset import ClipDataset
 
-    dataset = ClipDataset([shard], run.labelling, skip_bad=skip_bad, labelled=False)
+    try:
+        dataset = ClipDataset([shard], run.labelling, skip_bad=skip_bad, labelled=False)
+    except NoClipsError as error:
+        return {"answers": [], "bad": [str(one) for one in error.bad]}
     said = [answer for predictions in run.predict(dataset) for answer in told(run, predictions, top, codes)]
     return {"answers": said, "bad": [str(error) for error in dataset.bad]}
 
@@ -73,9 +77,37 @@ def categorize(
     check(out)
     run = WarmRun(run.folder, run.recipe, run.labelling, run.features)
     run.categorizer()  # rather now than on a cluster
-    about = repr((run.fingerprint, [str(shard) for shard in shards], sorted(options.items())))
+    about = repr((run.fingerprint, [_stamp(shard) for shard in shards], sorted(options.items())))
     folder = out.with_name(f".{out.name}.{hashlib.sha256(about.encode()).hexdigest()[:12]}")
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            return _categorize(run, shards, out, folder, engine, progress, options)
+    except Timeout:
+        raise CounterpointError(f"{out}: another process writes this table; wait for it, or choose another") from None
+
+
+def _stamp(shard: "Shard") -> tuple[str, int | None, int | str]:
+    """What tells a shard from what it was before."""
+    if isinstance(shard, Path):
+        try:
+            stat = shard.stat()
+        except OSError as error:
+            raise CounterpointError(f"{shard}: {error.strerror or error}") from error
+        return str(shard), stat.st_size, stat.st_mtime_ns
+    known = shard.known()
+    return str(shard), known.size, known.tag
+
+
+def _categorize(
+    run: Run,
+    shards: Sequence["Shard"],
+    out: Path,
+    folder: Path,
+    engine: Engine | None,
+    progress: Callable[[int, int], None],
+    options: dict[str, Any],
+) -> dict[str, Any]:
     parts = [folder / f"{number:06}.json" for number in range(len(shards))]
     todo = [(number, shard) for number, shard in enumerate(shards) if not parts[number].exists()]
     progress(len(shards) - len(todo), len(shards))

@@ -1,5 +1,6 @@
 """Errors meant for the user: each reads as one line, so a command may print it without a traceback."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,3 +36,14 @@ class RecordError(CounterpointError):
 
     def __str__(self) -> str:
         return f"{self.shard}: record {self.record} at byte {self.offset}: {self.cause}"
+
+
+class NoClipsError(CounterpointError):
+    """Shards hold no clip that can be read; `bad` are their damaged records."""
+
+    def __init__(self, message: str, bad: Sequence[RecordError]) -> None:
+        super().__init__(message, bad)
+        self.bad = bad
+
+    def __str__(self) -> str:
+        return str(self.args[0])

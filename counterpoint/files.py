@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))  # of disks, which name no file
 
 
 @contextlib.contextmanager
@@ -26,7 +29,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename in (None, str(new)):  # full disks name no file
+        nameless = isinstance(error, OSError) and error.filename is None and error.errno in _FULL
+        if isinstance(error, OSError) and error.errno and (nameless or error.filename == str(new)):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
 

@@ -16,9 +16,10 @@ import torch
 
 from counterpoint.errors import CounterpointError
 from counterpoint.models.categorizer import Categorizer
-from counterpoint.run import TOWER_FOLDER, Run
+from counterpoint.run import TOWER_FOLDER, WEIGHTS_FILE, Run
 from counterpoint.taxonomy import Labelling, Taxonomy
 from counterpoint.taxonomy.diff import Diff, diff
+from counterpoint.training.checkpoints import CHECKPOINTS
 
 CERTAIN = 20.0
 """A logit whose probability is one in 32 bits, nearly."""
@@ -32,7 +33,7 @@ def remap(run: Run, labelling: Labelling, folder: Path) -> Diff:
     Raises:
         CounterpointError: the run is not trained, the folder holds a run already, or no category survives.
     """
-    if (folder / "recipe.json").exists():
+    if (folder / WEIGHTS_FILE).exists() or (folder / CHECKPOINTS).exists():
         raise CounterpointError(f"{folder}: holds a run already")
     model = run.model()
     changes = diff(run.labelling, labelling)

@@ -102,6 +102,36 @@ def test_damage(run: Run, shards: list[Path], tmp_path: Path) -> None:
     assert len(told["bad"]) == 1
 
 
+def test_a_shard_that_changed_meanwhile(run: Run, shards: list[Path], tmp_path: Path) -> None:
+    def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
+        yield todo[0][0], batch.answers(run, todo[0][1], **options)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        batch.categorize(run, shards, tmp_path / "a.jsonl", engine=stops, **OPTIONS)
+    write(shards[0], *clips(2, prefix="new"))
+    batch.categorize(run, shards, tmp_path / "a.jsonl", **OPTIONS)
+    found = [json.loads(line)["id"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert found[:2] == ["new000", "new001"]
+
+
+def test_a_shard_without_clips_has_no_lines(run: Run, shards: list[Path], tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty.tfrecord")
+    ruined = damage(write(tmp_path / "ruined.tfrecord", *clips(1)), 0)
+    told = batch.categorize(run, [empty, *shards, ruined], tmp_path / "a.jsonl", **{**OPTIONS, "skip_bad": True})
+    assert told["clips"] == 15
+    assert len(told["bad"]) == 1
+
+
+def test_one_process_writes_a_table(run: Run, shards: list[Path], tmp_path: Path) -> None:
+    def another(*told: Any, **more: Any) -> Any:
+        with pytest.raises(CounterpointError, match=r"a\.jsonl: another process writes this table"):
+            batch.categorize(run, shards, tmp_path / "a.jsonl", **OPTIONS)
+        return iter([(number, batch.answers(run, shard, **OPTIONS)) for number, shard in enumerate(shards)])
+
+    assert batch.categorize(run, shards, tmp_path / "a.jsonl", engine=another, **OPTIONS)["clips"] == 15
+
+
 def test_names(run: Run, shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CounterpointError, match=r"table.xls: a table is called \*.csv or \*.jsonl"):
         batch.categorize(run, shards, tmp_path / "table.xls", **OPTIONS)

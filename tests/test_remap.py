@@ -130,3 +130,17 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "one" / "weights.safetensors").unlink()
     with pytest.raises(CounterpointError, match="training has not ended"):
         remap(run, MAPPED, tmp_path / "two")
+
+
+def test_goes_on_where_the_disk_was_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = untrained(tmp_path / "one", "nv-l")
+
+    def full(self: Run, model: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save_weights", full)
+        with pytest.raises(OSError, match="No space"):
+            remap(run, MAPPED, tmp_path / "two")
+    remap(run, MAPPED, tmp_path / "two")
+    assert Run.load(tmp_path / "two").trained

@@ -1,7 +1,7 @@
 """Bytes of remote objects kept on this machine, up to a limit: those that were used last stay.
 
 Any number of processes may share the folder. A block is a file of its own, written whole or not at all; room for it is
-reserved under a lock before it is written, so that the limit holds at every moment.
+reserved under a lock before it is written, so that the limit holds but for what is being written just then.
 """
 
 import contextlib

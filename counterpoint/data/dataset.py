@@ -16,7 +16,7 @@ from counterpoint.data.inspect import find_shards
 from counterpoint.data.remote import fetch, open_shards
 from counterpoint.data.store import RemotePath, is_remote
 from counterpoint.data.youtube8m import clip_of
-from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.errors import CounterpointError, NoClipsError, RecordError
 from counterpoint.taxonomy import Labelling
 
 AT_A_TIME = 256  # clips that are fetched together where all are read
@@ -62,7 +62,7 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
             self.where = self.where[kept]
         if not len(self.where):
             split = " for this split; give it shards of its own" if keep is not None else ""
-            raise CounterpointError(f"no clips in {', '.join(map(str, paths))}{split}")
+            raise NoClipsError(f"no clips in {', '.join(map(str, paths))}{split}", self.bad)
 
     def _keeps(self, index: int, keep: Callable[[str], bool] | None, skip_bad: bool) -> bool:
         try:

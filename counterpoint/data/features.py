@@ -20,7 +20,7 @@ from counterpoint.files import write_text
 FEATURES_FILE = "features.json"
 YOUTUBE8M = "youtube8m"
 YOUTUBE8M_SIZES = {"video": 1024, "audio": 128}
-SAMPLE_CLIPS = 64  # a modality that none of a shard's first clips has is not a modality of the data set
+SAMPLE_CLIPS = 64  # of a shard: a modality that none of them has is not one of the data set
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,10 @@ class FeatureSet:
         Raises:
             CounterpointError: the shards hold no clips that can be read, or features of several kinds.
         """
-        encoders = {folder: encoder_of(folder) for folder in {path.parent for path in shards}}
+        folders = {path.parent for path in shards}
+        stored = {folder: cls.load(folder) for folder in folders if (folder / FEATURES_FILE).exists()}
+        encoders = {folder: stored[folder].encoder if folder in stored else YOUTUBE8M for folder in folders}
+        made = {folder: set(stored[folder].sizes) if folder in stored else set() for folder in folders}
         if len(set(encoders.values())) > 1:
             kinds = ", ".join(f"{folder}: {encoder}" for folder, encoder in sorted(encoders.items(), key=str))
             raise CounterpointError(f"the shards hold features of several encoders ({kinds}); read one kind at a time")
@@ -57,7 +60,8 @@ class FeatureSet:
         for path in shards:
             shard = open_shard(path, skip_bad=True)  # damage is reported by whoever reads the clips
             faults += shard.bad
-            for record in range(min(len(shard), SAMPLE_CLIPS)):
+            apart = 1 if isinstance(path, RemotePath) else max(1, len(shard) // SAMPLE_CLIPS)
+            for record in range(0, min(len(shard), apart * SAMPLE_CLIPS), apart):
                 try:
                     clip = clip_of(shard, record)
                 except RecordError as error:
@@ -69,8 +73,11 @@ class FeatureSet:
                             f"{path}: record {shard.number(record)}: {name!r} has {track.shape[1]} features a step, "
                             f"other clips have {sizes[name]}"
                         )
-            if sizes:
-                return cls(dict(sorted(sizes.items())), next(iter(encoders.values())))
+            # Some films have no sound: what the encoders make is looked for in more shards than one.
+            if sizes and made[path.parent] <= sizes.keys():
+                break
+        if sizes:
+            return cls(dict(sorted(sizes.items())), next(iter(encoders.values())))
         if faults:
             raise faults[0]
         others = f" and {len(shards) - 1:,} more shards" if len(shards) > 1 else ""

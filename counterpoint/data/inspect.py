@@ -127,7 +127,9 @@ def find_shards(paths: Sequence[str | Path | RemotePath]) -> list[Path | RemoteP
         if not shards:
             raise CounterpointError(f"{path}: {_NONE}")
         found |= shards
-    return sorted(found, key=_natural)
+    # One file may be named in several ways; the first of them is kept.
+    once = {path.resolve(): path for path in sorted(found, key=_natural, reverse=True)}
+    return sorted(once.values(), key=_natural)
 
 
 def _natural(path: Path | RemotePath) -> list[tuple[int, str]]:

@@ -61,7 +61,7 @@ class Layout:
     def conditions(self) -> Iterator[tuple[bool, str]]:
         """What must hold, and what to say where it does not."""
         least = math.ceil(self.stretches * max(1, min(self.stretch, 1e6)) / self.cover)
-        yield self.distractors >= 0, f"distractors must be 0 or more, not {self.distractors}"
+        yield 0 <= self.distractors <= 64, f"distractors must be 0 to 64, not {self.distractors}"
         yield 0 < self.stretch < math.inf, f"stretch must be a factor above 0, not {self.stretch}"
         yield 1 <= self.advantage < math.inf, f"advantage must be a factor of 1 or more, not {self.advantage}"
         yield 0 <= self.unrelated <= 1, f"unrelated must be a share from 0 to 1, not {self.unrelated}"

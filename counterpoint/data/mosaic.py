@@ -30,7 +30,7 @@ from counterpoint import __version__
 from counterpoint.data.clip import Clip, present
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.layout import Layout, Span
-from counterpoint.data.splits import write_splits
+from counterpoint.data.splits import check_room, write_splits
 from counterpoint.data.youtube8m import quantize
 from counterpoint.errors import CounterpointError
 from counterpoint.files import replacing
@@ -268,6 +268,7 @@ def write(
             for split, count in clips.items()
         },
     }
+    check_room(folder, clips, clips_per_shard)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MOSAIC_FILE).unlink(missing_ok=True)
     with ExitStack() as stack:

@@ -11,6 +11,20 @@ from counterpoint.data.youtube8m import encode
 from counterpoint.errors import CounterpointError
 
 
+def check_room(folder: Path, clips: Mapping[str, int], clips_per_shard: int) -> dict[str, list[Path]]:
+    """The shards by split that `write_splits` would write.
+
+    Raises CounterpointError as it does.
+    """
+    shards: dict[str, list[Path]] = {}
+    for split, count in clips.items():
+        numbers = range(math.ceil(count / clips_per_shard))
+        paths = shards[split] = [folder / f"{split}-{number:04}.tfrecord" for number in numbers]
+        if left := sorted(set(folder.glob(f"{split}-[0-9]*.tfrecord")) - set(paths)):
+            raise CounterpointError(f"{left[0]}: an older shard of {split!r} would stay; remove it or write elsewhere")
+    return shards
+
+
 def write_splits(
     folder: Path,
     features: FeatureSet,
@@ -26,12 +40,7 @@ def write_splits(
 
     Raises CounterpointError where the folder has shards of these splits that would stay and mix with the new ones.
     """
-    shards: dict[str, list[Path]] = {}
-    for split, count in clips.items():
-        numbers = range(math.ceil(count / clips_per_shard))
-        paths = shards[split] = [folder / f"{split}-{number:04}.tfrecord" for number in numbers]
-        if left := sorted(set(folder.glob(f"{split}-[0-9]*.tfrecord")) - set(paths)):
-            raise CounterpointError(f"{left[0]}: an older shard of {split!r} would stay; remove it or write elsewhere")
+    shards = check_room(folder, clips, clips_per_shard)
     folder.mkdir(parents=True, exist_ok=True)
     features.save(folder)
     done = 0

@@ -43,7 +43,7 @@ _CHANGED = "the file has changed since it was opened"
 _HEAD, _FOOT = 12, 4  # bytes before and after a payload
 _HEADER = struct.Struct("<QI")
 _INDEX = struct.Struct(
-    "<8s4Q"
+    "<8sQqQQ"
 )  # magic with the format's version, shard size, shard mtime, records, bytes of the bad list
 _MAGIC = b"cpindex1"
 _WINDOW = 1 << 20  # positions tried at once when looking for the next good record
@@ -100,19 +100,23 @@ class Shard:
 
     def _payload(self, record: int, check: bool) -> Bytes:
         start, length = self.offsets.item(record), self.lengths.item(record)
-        data = _mapped(*self._file)
-        if _file_size(data) != self._file[1]:  # to touch what was cut off would kill the process
-            raise CounterpointError(f"{self.path}: {_CHANGED}")
+        data = self._data()
         if data[start : start + _HEAD].tobytes() != _head(length):
             raise self._error(record, "length checksum does not match")
         if check and not _payload_agrees(data, start, length):
             raise self._error(record, "payload checksum does not match")
         return data[start + _HEAD : start + _HEAD + length]
 
+    def _data(self) -> Bytes:
+        data = _mapped(*self._file)
+        if self.size and _file_size(data) != self.size:  # to touch what was cut off would kill the process
+            raise CounterpointError(f"{self.path}: {_CHANGED}")
+        return data
+
     @property
     def checksums(self) -> NDArray[np.uint32]:
         """(record,) the CRC that the file stores of each payload: two records with the same are the same."""
-        data = _mapped(*self._file)
+        data = self._data()
         ends = self.offsets + self.lengths + _HEAD
         return np.asarray(data[ends[:, None] + np.arange(_FOOT)].view("<u4")[:, 0], np.uint32)
 
@@ -321,11 +325,15 @@ def _load(stored: bytes, file: tuple[str, int, int]) -> _Index:
     modified, index = unpacked(stored, file[1])
     if modified != file[2]:
         raise ValueError("the index is another file's")
-    if len(index.offsets):  # the file could have been swapped for one of the same size and time
-        data = _mapped(*file)
-        for record in (0, -1):
-            if _header(data, int(index.offsets[record])) != (index.lengths[record], True):
-                raise ValueError("the index does not fit the file")
+    # The file could have been swapped for one of the same size and time, such as itself downloaded again.
+    data = _mapped(*file)
+    for record in (0, -1) if len(index.offsets) else ():
+        if _header(data, int(index.offsets[record])) != (index.lengths[record], True):
+            raise ValueError("the index does not fit the file")
+    for _, offset, _ in index.bad:
+        length, valid = _header(data, offset)
+        if valid and offset + _HEAD + length + _FOOT <= file[1] and _payload_agrees(data, offset, length):
+            raise ValueError("what was damaged no longer is")
     return index
 
 

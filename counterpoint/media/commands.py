@@ -74,7 +74,7 @@ def add_limits(parser: ArgumentParser) -> None:
 
 def add_categorize(parser: ArgumentParser) -> None:
     """What `categorize` can do with video files, and with many."""
-    told = "write a table there instead, .jsonl or .csv; given again, the command goes on where it was stopped"
+    told = "write a table there instead, .jsonl or .csv; of shards the same command goes on where it was stopped"
     parser.add_argument("--out", default=None, metavar="FILE", help=told)
     parser.add_argument("--explain", default=None, metavar="FOLDER", help="draw there why, for each video file")
     add_limits(parser)
@@ -117,12 +117,12 @@ def extract(args: Namespace) -> int:
 
 def are_videos(paths: Sequence[str]) -> bool:
     """Whether these name video files, or folders with such and without shards."""
-    from counterpoint.media.extract import SUFFIXES
+    from counterpoint.media.extract import SOUNDS, SUFFIXES
 
     def is_video(path: Path) -> bool:
         if path.is_dir():
             return not any(path.rglob("*.tfrecord")) and any(p.suffix.lower() in SUFFIXES for p in path.rglob("*"))
-        return path.suffix.lower() in SUFFIXES
+        return path.suffix.lower() in SUFFIXES | SOUNDS
 
     kinds = {is_video(Path(path)) for path in paths}
     if len(kinds) > 1:

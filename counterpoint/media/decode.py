@@ -108,7 +108,7 @@ class Video:
                 yield self._rgb(chosen, size)
         for chosen in chooser.rest():
             yield self._rgb(chosen, size)
-        steps, heard = chooser.steps, self._listener.position > 0
+        steps, heard = chooser.steps, self._listener.heard.any()
         if not steps and not heard:
             raise CounterpointError(f"{self.path}: nothing in it can be decoded{self._because()}")
         if self._damaged:

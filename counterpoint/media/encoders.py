@@ -166,7 +166,10 @@ def of(features: FeatureSet, model: str) -> Encoders:
     if name.removesuffix(TEXT) not in (LITE, YOUTUBE8M) and not name.startswith(pretrained.PREFIX):
         raise CounterpointError(f"{model} reads {features}, which are not made of video files")
     encoders = build(name)
-    features.check(encoders.features, model)
+    made = encoders.features
+    # A model may read some of their modalities alone, such as one that was trained on silent films.
+    read = {name: size for name, size in made.sizes.items() if name in features.sizes}
+    features.check(replace(made, sizes=read), model)
     return encoders
 
 

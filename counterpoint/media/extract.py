@@ -7,12 +7,14 @@ become a shard, whole or not at all. The same call goes on where an interrupted 
 ===============================  ==================================================
 ``clips-0000.tfrecord`` ...      the clips; an id is a file's path below its folder
 ``features.json``                which encoders made them
+``sources.jsonl``                how large the file of each was
 ``taxonomy/``                    categories and labels, if there is a labels file
 ===============================  ==================================================
 """
 
 import contextlib
 import hashlib
+import json
 import multiprocessing
 import shutil
 from collections import deque
@@ -31,17 +33,24 @@ from counterpoint.data.clip import Clip
 from counterpoint.data.features import FEATURES_FILE, FeatureSet
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.data.youtube8m import clip_of, encode
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import UNREADABLE, CounterpointError
 from counterpoint.files import holds_anything
 from counterpoint.media import encoders
 from counterpoint.media.decode import DEFAULT, Limits
 from counterpoint.media.encoders import Encoded, Encoders
 from counterpoint.media.labels import Labels
+from counterpoint.taxonomy import Labelling, load
+from counterpoint.taxonomy.mapping import LABELS_FILE
 
 _NAMES = "3g2 3gp asf avi dv flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm rmvb ts vob webm wmv"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
 """Of the files that are looked for in folders."""
+SOUNDS = frozenset(
+    f".{name}" for name in ["aac", "ac3", "aiff", "amr", "flac", "gif", "m4a", "mp3", "oga", "ogg", "opus", "wav"]
+)
+"""Of further files that are read where they are named."""
 PARTS = ".parts"
+SOURCES_FILE = "sources.jsonl"
 LOCK = ".lock"
 CLIPS_PER_SHARD = 200
 TIME_LIMIT = 600.0  # seconds
@@ -92,7 +101,8 @@ def find(paths: Sequence[str | Path]) -> list[Source]:
         if path.is_dir():
             named = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
             below = (p for p in named if p.is_file() or not p.exists())  # a link to nowhere will be reported
-            found = [Source(p.relative_to(path).as_posix(), p) for p in below if not p.name.startswith(".")]
+            found = [Source(p.relative_to(path).as_posix(), p) for p in below]
+            found = [source for source in found if not any(part.startswith(".") for part in source.id.split("/"))]
             if not found:
                 raise CounterpointError(f"{path}: no video files there ({', '.join(sorted(SUFFIXES))})")
         elif path.exists():
@@ -148,11 +158,21 @@ def _extract(
     progress: Callable[[int, int], None],
     engine: "Engine | None",
 ) -> Report:
-    if labels:
-        labels.labelling.save(out / "taxonomy")
+    report = Report()
+    sizes = _sizes(out)
+    others = {s.id for s in sources if sizes.get(s.id) not in (None, _size(s.path))}
+    report.failures += [
+        Failure(source.path, f"{out} has a clip of another file of this name; choose another --out for it")
+        for source in sources
+        if source.id in others
+    ]
+    sources = [source for source in sources if source.id not in others]
     of = {source.id: labels.of.get(source.path.resolve(), ()) for source in sources} if labels else {}
+    if labels:
+        _check_labels(out, labels.labelling, of)
+        labels.labelling.save(out / "taxonomy")
     store = _Store(out, of, [source.id for source in sources])
-    report = Report(before=len(store.ids))
+    report.before = len(store.ids)
     todo = []
     for source in sources:
         if _is_unicode(source.id):
@@ -166,6 +186,8 @@ def _extract(
             report.failures.append(result)
             store.leave_out(source.id)
         else:
+            with (out / SOURCES_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"id": source.id, "bytes": _size(source.path)}) + "\n")
             store.add(result.clip)
             report.notes += [(source.path, note) for note in result.notes]
             report.new += 1
@@ -173,6 +195,39 @@ def _extract(
     store.finish()
     report.shards = len(store.shards)
     return report
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
+
+
+def _sizes(out: Path) -> dict[str, int | None]:
+    """Of the files that clips were made of, by the clips' ids; older folders do not tell."""
+    path, sizes = out / SOURCES_FILE, {}
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(*UNREADABLE):  # a killed process leaves a line unfinished, and then no clip
+            told = json.loads(line)
+            sizes[told["id"]] = told["bytes"]
+    return sizes
+
+
+def _check_labels(out: Path, new: Labelling, of: dict[str, tuple[int, ...]]) -> None:
+    """Raise CounterpointError where a clip that keeps its labels would be in other categories by them."""
+    if not (out / "taxonomy" / LABELS_FILE).exists():
+        return
+    was = {label.index: label.categories for label in load(out / "taxonomy").labels.labels}
+    now = {label.index: label.categories for label in new.labels.labels}
+    other = {index for index, categories in was.items() if now.get(index) != categories}
+    if not other:
+        return
+    for path in (*out.glob("clips-*.tfrecord"), *(out / PARTS).glob("*.clip")):
+        for clip in _clips(path):
+            for label in other & {*map(int, clip.labels)} if clip.id not in of else ():
+                before, after = ", ".join(was[label]), ", ".join(now.get(label, ())) or "nothing"
+                raise CounterpointError(
+                    f"{out}: label {label} of {clip.id} would stand for {after}, not {before}: "
+                    "give the --taxonomy of the first call, or choose another --out"
+                )
 
 
 def _is_unicode(name: str) -> bool:
@@ -221,7 +276,11 @@ class _Store:
         self.parts: dict[str, Path] = {}
         self.left_out: set[str] = set()
         for path in sorted((out / PARTS).glob("*.clip")):
-            (clip,) = _clips(path)
+            try:
+                (clip,) = _clips(path)
+            except (CounterpointError, ValueError):  # the machine stopped before it was on the disk: made again
+                path.unlink()
+                continue
             if clip.id in self.ids:  # its shard was written, and then the end came
                 path.unlink()
             else:

@@ -54,10 +54,15 @@ class Listener:
             self.there[second] += min(self.position, second + 1) - max(begin, second)
         return self.position >= self.limit - 0.5 / rate
 
+    @property
+    def heard(self) -> Bool[np.ndarray, "second"]:
+        """The seconds of which half or more is there."""
+        return np.asarray(self.there >= 0.5)
+
     def sound(self) -> Sound:
         """All of it, once."""
         self._finish()
-        heard = self.there >= 0.5
+        heard = self.heard
         steps = int(heard.nonzero()[0].max(initial=-1)) + 1
         return Sound(self.samples[: steps * RATE].reshape(steps, RATE), heard[:steps])
 

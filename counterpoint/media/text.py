@@ -45,8 +45,11 @@ def spoken(path: Path, seconds: int) -> list[str]:
 
 def _beside(path: Path) -> Path | None:
     """`film.srt`, `film.vtt`, then those with something in between."""
-    name = re.escape(path.stem)
-    found = [p for p in path.parent.iterdir() if re.fullmatch(rf"{name}(\.[\w-]+)?({'|'.join(ENDINGS)})", p.name)]
+    name, endings = re.escape(path.stem), "|".join(map(re.escape, ENDINGS))
+    beside = list(path.parent.iterdir())
+    films = {p.stem for p in beside if p != path and p.suffix.lower() not in ENDINGS}  # which have theirs
+    found = [p for p in beside if re.fullmatch(rf"{name}(\.[\w-]+)?(?i:{endings})", p.name)]
+    found = [p for p in found if p.stem == path.stem or p.stem not in films]
     return min(found, key=lambda p: (len(p.suffixes), p.name), default=None)
 
 

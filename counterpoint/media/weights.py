@@ -13,8 +13,10 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from counterpoint.data.tfrecord import cache_folder
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import UNREADABLE, CounterpointError
 
 URLS = {
     "inception": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -59,6 +61,14 @@ def fetch(source: Path | None = None, progress: Progress = lambda name, done, to
         CounterpointError: a file cannot be had, or is not what it should be.
     """
     folder().mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder() / ".lock", blocking=False):
+            return _fetched(source, progress)
+    except Timeout:
+        raise CounterpointError(f"{folder()}: another process fetches into it; wait for it") from None
+
+
+def _fetched(source: Path | None, progress: Progress) -> list[Path]:
     new = []
     for url in URLS.values():
         path = folder() / _name(url)
@@ -115,7 +125,10 @@ def _check(path: Path, name: str) -> None:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     record = folder() / RECORD
-    recorded: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    try:
+        recorded: dict[str, str] = dict(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else {}
+    except UNREADABLE as error:
+        raise CounterpointError(f"{record}: cannot be read ({error}); remove it to record them anew") from error
     carried = re.search(r"-([0-9a-f]{8,})\.\w+$", name)
     expected = recorded.get(name) or (carried[1] if carried else "")
     if not digest.startswith(expected):

@@ -33,7 +33,9 @@ class Diff(NamedTuple):
 
 
 def diff(old: Labelling, new: Labelling) -> Diff:
-    """Every difference, categories and labels in their order in ``old``, then in ``new``.
+    """What differs in meaning, categories and labels in their order in ``old``, then in ``new``.
+
+    Left out are the order of categories, and labels' names, counts and notes.
 
     A category below one that was renamed or moved has not itself changed.
     """

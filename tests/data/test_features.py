@@ -133,3 +133,12 @@ def test_youtube8ms_own() -> None:
     assert not FeatureSet({"video": 16, "audio": 128}).youtube8m
     assert not FeatureSet({"video": 1024, "audio": 128, "text": 7}).youtube8m
     assert not FeatureSet({"video": 1024, "audio": 128}, "ours").youtube8m
+
+
+def test_a_modality_that_the_first_films_lack(tmp_path: Path) -> None:
+    """The encoders' own word is not enough: whole libraries are silent."""
+    FeatureSet(SIZES, "lite-1").save(tmp_path)
+    silent = write(tmp_path / "a.tfrecord", *clips(3, sound=False))
+    assert FeatureSet.of([silent]).sizes == {"video": SIZES["video"]}
+    late = write(tmp_path / "b.tfrecord", *clips(2 * SAMPLE_CLIPS, sound=False), *clips(SAMPLE_CLIPS))
+    assert FeatureSet.of([silent, late]).sizes == SIZES

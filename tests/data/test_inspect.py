@@ -162,6 +162,12 @@ def test_find_shards(folder: Path) -> None:
     assert [path.name for path in find_shards([str(folder / "**" / "train1.*")])] == ["train1.tfrecord"]
 
 
+def test_a_shard_of_two_names_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = find_shards([folder])[0]
+    monkeypatch.chdir(folder)
+    assert len(find_shards([str(shard), Path(shard).name])) == 1
+
+
 def test_path_that_names_no_shard(folder: Path) -> None:
     (folder / "bare").mkdir()
     for path in (folder / "bare", folder / "absent", folder / "*.csv"):

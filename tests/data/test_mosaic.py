@@ -254,7 +254,7 @@ def test_too_few_topics(tmp_path: Path) -> None:
         ({"min_steps": 61}, "above max_steps 60"),
         ({"unrelated": -0.1}, "unrelated must be a share"),
         ({"stretch": 0.0}, "stretch must be a factor above 0"),
-        ({"distractors": -1}, "distractors must be 0 or more"),
+        ({"distractors": -1}, "distractors must be 0 to 64"),
     ],
 )
 def test_mosaics_that_cannot_be(controls: dict[str, float], problem: str) -> None:
@@ -350,6 +350,15 @@ def test_an_interrupted_mosaic_is_no_mosaic(splits: dict[str, Records], tmp_path
         written(splits, tmp_path, progress=stop)
     assert {path.name for path in tmp_path.iterdir()} == before - {MOSAIC_FILE}
     assert len(Shard(tmp_path / "train-0000.tfrecord")) == 5
+
+
+def test_a_refusal_touches_nothing(splits: dict[str, Records], tmp_path: Path) -> None:
+    written(splits, tmp_path)
+    (tmp_path / "train-0099.tfrecord").write_bytes(b"")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CounterpointError, match="an older shard of 'train' would stay"):
+        written(splits, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_real_records(real_data: Path) -> None:

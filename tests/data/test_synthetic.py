@@ -209,7 +209,7 @@ def test_shards_of_another_world_are_not_mixed_in(tmp_path: Path) -> None:
     ("controls", "problem"),
     [
         ({"topics": 5}, "2 distractors need 6 topics"),
-        ({"distractors": -1}, "distractors must be 0 or more"),
+        ({"distractors": -1}, "distractors must be 0 to 64"),
         ({"stretch": 0.0}, "stretch must be a factor above 0"),
         ({"stretch": float("nan")}, "stretch must be a factor above 0"),
         ({"stretch": 6.0}, "min_steps of 36, not 30"),

@@ -265,6 +265,23 @@ def test_other_shard_of_equal_size_and_time(path: Path, scans: list[int]) -> Non
     assert len(scans) == 2
 
 
+def test_mended_shard_of_equal_size_and_time(path: Path) -> None:
+    """As those who copy from a store leave it."""
+    good, stat = path.read_bytes(), path.stat()
+    damage(path, 2)
+    os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+    with pytest.raises(RecordError):
+        Shard(path)
+    path.write_bytes(good)
+    os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+    assert not Shard(path, skip_bad=True).bad
+
+
+def test_shard_from_before_1970(path: Path) -> None:
+    os.utime(path, ns=(-(10**9), -(10**9)))
+    assert len(Shard(path)) == len(Shard(path)) > 0
+
+
 @pytest.mark.parametrize("size", [0, 100, 5000])
 def test_change_of_size_under_the_map_is_noticed(path: Path, size: int) -> None:
     """To touch what was cut off would kill the process."""

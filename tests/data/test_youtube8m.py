@@ -265,7 +265,7 @@ def test_garbage_raises_nothing_but_value_error(data: st.DataObject, clip: Clip)
         return
     for track in read.tracks.values():
         assert track.ndim == 2
-        assert track.sum() is not None  # every byte of it lies in the record
+        track.sum()  # every byte of it lies in the record
     youtube8m._layouts.clear()
     same(parse(bytes(record)), read)  # what was known of the whole record made no difference
 

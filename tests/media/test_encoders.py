@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,16 @@ def test_what_is_missing(lite: Encoders, tmp_path: Path) -> None:
     clip = lite.encode(short, "short").clip
     assert (len(clip.tracks["video"]), len(clip.tracks["audio"])) == (3, 1)
     assert clip.tracks["audio"].any()  # silence was heard
+    blink = render.write(tmp_path / "blink.wav", None, np.ones(int(0.3 * render.RATE)))
+    with pytest.raises(CounterpointError, match="nothing in it can be decoded"):  # less than half a second is none
+        lite.encode(blink, "blink")
+
+
+def test_a_model_of_silent_films_reads_films(lite: Encoders) -> None:
+    silent = replace(lite.features, sizes={"video": lite.features.sizes["video"]})
+    assert encoders.of(silent, "runs/x").features == lite.features
+    with pytest.raises(CounterpointError, match="runs/x reads lite-0 features"):
+        encoders.of(replace(silent, encoder="lite-0"), "runs/x")
 
 
 def test_fingerprints(lite: Encoders) -> None:

@@ -148,6 +148,46 @@ def test_labels_and_their_changes(videos: Path, lite: Encoders, tmp_path: Path) 
     assert load(out / "taxonomy").taxonomy.paths == ("Food", "Food:Soup", "Animal")
 
 
+def test_clips_that_keep_their_labels_keep_their_categories(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    out, sheet = tmp_path / "out", videos / "some.csv"
+    sources = [source for source in find([videos]) if source.id in GOOD]
+    sheet.write_text("path,categories\na.mp4,Sun\n", encoding="utf-8")
+    extract.extract(sources[:1], out, lite, labels.read(sheet))
+    sheet.write_text("path,categories\nb.mkv,Dog\n", encoding="utf-8")
+    other = labels.read(sheet)
+    with pytest.raises(CounterpointError, match=r"label 0 of a\.mp4 would stand for dog, not sun: give the --taxonomy"):
+        extract.extract(sources[1:2], out, lite, other)
+    assert load(out / "taxonomy").taxonomy.paths == ("Sun",)
+    sheet.write_text("path,categories\na.mp4,Dog\nb.mkv,Dog\n", encoding="utf-8")  # all of them anew
+    extract.extract(sources[:2], out, lite, labels.read(sheet))
+    assert {name: clip.labels.tolist() for name, clip in stored(out).items()} == {"a.mp4": [0], "b.mkv": [0]}
+
+
+def test_another_file_of_the_same_name(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    extract.extract(find([videos / "a.mp4"]), out, lite)
+    other.mkdir()
+    render.write(other / "a.mp4", [np.zeros((48, 64, 3), np.uint8)] * 25, None)
+    before = stored(out)["a.mp4"]
+    (other / "labels.csv").write_text("path,categories\na.mp4,Night\n", encoding="utf-8")
+    report = extract.extract(find([other]), out, lite, labels.read(other / "labels.csv"))
+    assert [(failure.path, failure.cause) for failure in report.failures] == [
+        (other / "a.mp4", f"{out} has a clip of another file of this name; choose another --out for it")
+    ]
+    assert not len(stored(out)["a.mp4"].labels)
+    assert np.array_equal(stored(out)["a.mp4"].tracks["video"], before.tracks["video"])
+
+
+def test_a_part_that_never_reached_the_disk(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sources = [source for source in find([videos]) if source.id in GOOD]
+    extract.extract(sources[:1], out, lite)
+    (out / extract.PARTS).mkdir()
+    (out / extract.PARTS / "0.clip").write_bytes(b"")
+    (out / extract.PARTS / "1.clip").write_bytes(b"half")
+    assert extract.extract(sources[:2], out, lite).new == 1
+
+
 def test_another_folder_is_left_alone(videos: Path, lite: Encoders, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     FeatureSet({"video": 3}, "others").save(tmp_path / "out")

@@ -55,6 +55,14 @@ def test_files_beside_the_film(film: Path, name: str, content: str) -> None:
     assert spoken(film, 2) == EXPECTED[:2]
 
 
+def test_another_films_subtitles_are_not_this_ones(film: Path) -> None:
+    film.with_name("film.2.mp4").write_bytes(film.read_bytes())
+    film.with_name("film.2.srt").write_text(SRT)
+    assert spoken(film, 300) == []
+    film.with_name("film.SRT").write_text(SRT)
+    assert spoken(film, 300) == EXPECTED
+
+
 def test_a_stream_in_the_film(film: Path, tmp_path: Path) -> None:
     assert spoken(with_text(film, tmp_path / "both.mkv", "subrip"), 300) == EXPECTED
 
