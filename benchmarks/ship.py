@@ -31,7 +31,7 @@ frame-level ones, whose steps it averages) and names the 640 categories of the s
 
 ```
 counterpoint categorize youtube8m clips.tfrecord
-counterpoint evaluate youtube8m --data 'yt8m/validate00*.tfrecord'
+counterpoint evaluate youtube8m --data 'yt8m/validate007[2-9].tfrecord'
 ```
 
 ## What it is

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from counterpoint.errors import CounterpointError, NoClipsError
@@ -35,7 +34,7 @@ def told(run: Run, predictions: Predictions, top: int, codes: bool) -> list[Answ
     taxonomy = run.labelling.taxonomy
     answers = []
     for clip_id, probabilities in zip(predictions.ids, predictions.probabilities, strict=True):
-        best = np.argsort(-probabilities, kind="stable")[:top]
+        best = taxonomy.ranked(probabilities)[:top]
         categories = [{"path": taxonomy.paths[i], "probability": float(probabilities[i])} for i in best]
         if codes:
             categories = [{**one, "iab": taxonomy.codes[i] or None} for one, i in zip(categories, best, strict=True)]

@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -182,6 +182,8 @@ def categorize(args: Namespace) -> int:
     from counterpoint import batch
     from counterpoint.run import Run
 
+    if args.explain:
+        raise CounterpointError("--explain is for video files; `counterpoint explain` draws why for a clip of a shard")
     run = Run.load(args.run)
     codes = args.codes == "iab"
     if codes and not any(run.labelling.taxonomy.codes):
@@ -283,9 +285,19 @@ def explain(args: Namespace) -> int:
     following = (index + 1) % len(dataset) if len(dataset) > 1 else None
     other = explaining.find(dataset, args.swap) if args.swap else following
     explanation = explaining.explain(run, dataset, index, other, args.top)
-    path = explaining.draw(explanation, Path(args.out or f"{explanation.clip}.png"))
+    path = explaining.draw(explanation, Path(args.out or f"{_file_name(explanation.clip)}.png"))
     _print(args.json, explanation.to_dict, lambda: explaining.shown(explanation, path))
     return 0
+
+
+def _file_name(clip: str) -> str:
+    r"""A clip's id as a file's name in the folder that one is in.
+
+    >>> _file_name("holiday/reef.mp4"), _file_name("../../etc/passwd"), _file_name("..")
+    ('reef.mp4', 'passwd', 'clip')
+    """
+    name = PurePath(clip.replace("\\", "/")).name
+    return name if name.strip(".") else "clip"
 
 
 VERBS: dict[str, Callable[[Namespace], int]] = {
@@ -329,7 +341,7 @@ def _parser(arguments: Sequence[str]) -> ArgumentParser:
     verbs = parser.add_subcommands(dest="verb", title="verbs", description="`counterpoint VERB --help` tells more")
 
     sub = _verb(verbs, "demo", demo)
-    sub.add_argument("--out", default="demo", help="folder to write to (%(default)s)")
+    sub.add_argument("--out", default="demo", help="folder to write to")
 
     media.add_extract(verbs, _verb)
 

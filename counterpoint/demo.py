@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from counterpoint.data import synthetic
@@ -52,7 +53,8 @@ def demo(out: Path, console: Console) -> None:
         written = synthetic.write(
             WORLD, shards, progress=lambda done, total: progress.update(task, completed=done, total=total)
         )
-    console.print(f"[bold]1.[/] wrote {sum(map(len, written.values()))} shards of made-up clips to {shards}")
+    count = sum(map(len, written.values()))
+    console.print(f"[bold]1.[/] wrote {count} shards of made-up clips to {escape(str(shards))}", soft_wrap=True)
     labelling = load(shards / "taxonomy")
     data = {split: ClipDataset(paths, labelling) for split, paths in written.items()}
     features = FeatureSet.of(data["train"].paths)
@@ -86,10 +88,10 @@ def demo(out: Path, console: Console) -> None:
     shown.print(rich_table(table4(breakdowns), title))
     shown.print(rich_table(named, f"{NAMED} test clips by {BEST}"))
     print(f"{films.right} of {len(films.films)} video files that were held out are in their category")
-    shown.print(f"runs    {', '.join(str(out / name) for name in (TOWER, *SHOWN))}", highlight=False)
-    shown.print(f"report  {report}", highlight=False)
-    shown.print(f"go on   counterpoint categorize {out / BEST} {written['test'][0]}", highlight=False)
-    shown.print(f"        counterpoint categorize {films.run} {films.films[0]} --explain {out}", highlight=False)
+    print(f"runs    {', '.join(str(out / name) for name in (TOWER, *SHOWN))}")
+    print(f"report  {report}")
+    print(f"go on   counterpoint categorize {out / BEST} {written['test'][0]}")
+    print(f"        counterpoint categorize {films.run} {films.films[0]} --explain {out}")
 
 
 def _small(recipe: R) -> R:

@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from counterpoint.errors import CounterpointError
+
 
 def launched() -> bool:
     """Whether torchrun started this process."""
@@ -24,6 +26,9 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
 
     The same as `torchrun --standalone --nproc-per-node PROCESSES -m counterpoint.cli ARGUMENTS`, without torchrun's own
     report of a failure: the processes have said what is wrong. Where one dies, the others are ended.
+
+    Raises:
+        CounterpointError: the system ended a process.
     """
     import logging
     import uuid
@@ -47,7 +52,13 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "counterpoint.cli", *arguments)
     except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode or 1
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:  # it could not say so itself
+            told = signal.strsignal(-failure.exitcode) or f"signal {-failure.exitcode}"
+            raise CounterpointError(
+                f"process {rank} of {processes} was ended ({told}); if memory was short, take fewer --devices"
+            ) from error
+        return failure.exitcode or 1
     except SignalException as stopped:
         if stopped.sigval == signal.SIGINT:
             raise KeyboardInterrupt from stopped

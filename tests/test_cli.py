@@ -597,6 +597,20 @@ def test_explain_swaps(command: Command, world: Path, tmp_path: Path, monkeypatc
     assert list(command("explain", world / "run", f"{alone}#alone", "--json").json["changes"]) == ["without video"]
 
 
+def test_a_picture_is_drawn_where_one_is(
+    command: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clips of videos are called by their paths, and other people's clips as they please."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ids = ["trip/reef.mp4", "../above", f"{tmp_path}/away"]
+    shard = write(tmp_path / "a.tfrecord", *(clip(name, [10], video=codes(3, 16)) for name in ids))
+    for name in ids:
+        assert command("explain", world / "run", f"{shard}#{name}").code == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["above.png", "away.png", "reef.mp4.png"]
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_explain_errors(command: Command, world: Path) -> None:
     shard = world / "validation" / "b.tfrecord"
     assert "name the clip as SHARD#ID" in command.fails("explain", world / "run", shard)
@@ -617,6 +631,11 @@ def test_categorize(command: Command, world: Path) -> None:
     assert {row[0] for row in rows[1::2]} == {""}
     assert all(row[2] in TAXONOMY.paths for row in rows)
     assert all(re.fullmatch(r"[01]\.\d{3}", row[1]) for row in rows)
+
+
+def test_categorize_explains_video_files_alone(command: Command, world: Path, tmp_path: Path) -> None:
+    said = command.fails("categorize", world / "run", world / "validation", "--explain", tmp_path / "why")
+    assert "--explain is for video files" in said
 
 
 def test_categorize_json(command: Command, world: Path) -> None:

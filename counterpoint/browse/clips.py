@@ -135,9 +135,8 @@ class Clips:
         kept = np.ones(len(self), np.bool_)
         if chosen.category is not None:
             kept &= self._in(self.category(chosen.category), chosen.role)
+        self._check_level(chosen.level)
         if chosen.level is not None:
-            if not 0 <= chosen.level < self.best.shape[1]:
-                raise CounterpointError(f"no level {chosen.level}: they are 0 to {self.best.shape[1] - 1}")
             kept &= self.deepest >= chosen.level
         if chosen.verdict is not None:
             kept &= (self.correct(chosen.level) == (chosen.verdict == "correct")) & (self.deepest >= 0)
@@ -153,6 +152,10 @@ class Clips:
             key = {"loss": -self.loss, "surprise": -self.surprise, "correlation": self.correlation}[chosen.sort]
             numbers = numbers[np.argsort(key[numbers], kind="stable")]
         return numbers[::-1] if chosen.reverse else numbers
+
+    def _check_level(self, level: int | None) -> None:
+        if level is not None and not 0 <= level < self.best.shape[1]:
+            raise CounterpointError(f"no level {level}: they are 0 to {self.best.shape[1] - 1}")
 
     def _in(self, category: int, role: Role) -> Bool[np.ndarray, "clip"]:
         assert self.survey.bits is not None
@@ -170,6 +173,7 @@ class Clips:
     ) -> list[dict[str, Any]]:
         """What is told of some clips, as plain values for JSON."""
         numbers = np.asarray(numbers, np.int64)
+        self._check_level(level)
         correct = self.correct(level)
         levels = self.deepest if level is None else np.where(self.deepest < 0, -1, level)
         probability, labels = self.survey.probabilities(numbers), self.survey.labels(numbers)
@@ -213,7 +217,7 @@ class Clips:
     def _best(self, probability: Float[np.ndarray, "category"]) -> list[int]:
         """The most probable categories, but for those that are named with one below, which says more."""
         specific = set(self._leaves(probability >= NAMED))
-        order = np.argsort(-probability, kind="stable")[:TOP_OF].tolist()
+        order = self.taxonomy.ranked(probability)[:TOP_OF].tolist()
         return [i for i in order if i in specific or probability[i] < NAMED][:TOP]
 
     def link(self, name: str) -> str | None:

@@ -169,6 +169,11 @@ def _mapped(path: str, size: int, modified: int) -> Bytes:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
+def forget_maps() -> None:
+    """Let go of files that were read, so that removed ones take up no disk."""
+    _mapped.cache_clear()
+
+
 def _file_size(mapped: Bytes) -> int:
     """Bytes of the file as it is now."""
     return mapped.base.obj.size()  # type: ignore[union-attr,no-any-return]  # mmap <- memoryview <- array

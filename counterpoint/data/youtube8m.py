@@ -39,7 +39,8 @@ Span = tuple[int, int]
 _CODE = np.dtype(np.uint8)
 _BYTES, _FLOATS, _INTS = 1, 2, 3  # the kinds of Feature, by field number
 _WIRES = {_BYTES: (LENGTH,), _FLOATS: (LENGTH, FIXED32), _INTS: (LENGTH, VARINT)}  # of their values
-_LAYOUTS = 4096  # kept at once
+_LAYOUTS = 4096  # kept at once, each of no more than so many bytes
+_LAYOUT_BYTES = 1 << 13
 
 
 def dequantize(codes: ArrayLike) -> NDArray[np.float32]:
@@ -149,10 +150,11 @@ def _places(view: memoryview) -> tuple[dict[str, Span], dict[str, Span]]:
         elif wire == LENGTH and field == 2:
             lists |= _entries(view, start, stop)
     ends = [0, *(end for span in sorted([*features.values(), *lists.values()]) for end in span), len(view)]
-    pairs = zip(ends[::2], ends[1::2], strict=True)
-    if len(_layouts) >= _LAYOUTS:
-        _layouts.clear()
-    _layouts[len(view)] = _Layout(features, lists, [(a, b, view[a:b].tobytes()) for a, b in pairs])
+    pairs = list(zip(ends[::2], ends[1::2], strict=True))
+    if sum(b - a for a, b in pairs) <= _LAYOUT_BYTES:  # of others than the data set's there may be any amount
+        if len(_layouts) >= _LAYOUTS:
+            _layouts.clear()
+        _layouts[len(view)] = _Layout(features, lists, [(a, b, view[a:b].tobytes()) for a, b in pairs])
     return features, lists
 
 

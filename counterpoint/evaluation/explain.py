@@ -129,7 +129,7 @@ def explain(run: Run, dataset: ClipDataset, index: int, other: int | None = None
     with torch.inference_mode():
         output = model(clip, show=True)
         said = run.probabilities(output.logits)[0]
-        best = np.argsort(-said, kind="stable")[:top]
+        best = run.labelling.taxonomy.ranked(said)[:top]
         changes = {
             what: (run.probabilities(model(tracks).logits)[0] - said)[best].tolist()
             for what, tracks in _interventions(run, dataset, index, other).items()

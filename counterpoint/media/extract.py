@@ -45,9 +45,8 @@ from counterpoint.taxonomy.mapping import LABELS_FILE
 _NAMES = "3g2 3gp asf avi dv flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm rmvb ts vob webm wmv"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
 """Of the files that are looked for in folders."""
-SOUNDS = frozenset(
-    f".{name}" for name in ["aac", "ac3", "aiff", "amr", "flac", "gif", "m4a", "mp3", "oga", "ogg", "opus", "wav"]
-)
+_SOUNDS = "aac ac3 aiff amr flac gif m4a mp3 oga ogg opus wav"
+SOUNDS = frozenset(f".{name}" for name in _SOUNDS.split(" "))
 """Of further files that are read where they are named."""
 PARTS = ".parts"
 SOURCES_FILE = "sources.jsonl"

@@ -137,7 +137,7 @@ def _answers(app: FastAPI) -> None:
         await service.wait([found], wait)
         return service.told(found, top)
 
-    @app.delete("/v1/jobs/{job}", status_code=204, dependencies=KEYED, responses={**keyed, **problems(404, 422)})
+    @app.delete("/v1/jobs/{job}", status_code=204, dependencies=KEYED, responses={**keyed, **problems(403, 404, 422)})
     async def forget(service: Serving, job: str) -> None:
         """Stop a job and forget all that is known of its clip."""
         service.jobs.forget(service.jobs.find(job))

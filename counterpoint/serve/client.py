@@ -21,6 +21,7 @@ from counterpoint.errors import CounterpointError
 from counterpoint.serve.answers import About, Answer, Explanation, Job, Jobs, Tree
 
 FEATURES_FILE = "features.json"
+LATER = 1.0  # seconds to wait where a server that is full does not say how long
 WAIT = 30.0  # seconds that one request waits for an answer
 
 Answered = TypeVar("Answered", bound=BaseModel)
@@ -77,8 +78,8 @@ class Client:
         """
         sent = self._send("/v1/categorize", "file", [Path(path)], top)
         if sent.status_code == 200:
-            return Answer.model_validate_json(sent.content)
-        job = self._finished(Job.model_validate_json(sent.content), top)
+            return self._read(Answer, sent)
+        job = self._finished(self._read(Job, sent), top)
         if job.answer is None:
             raise ServerError(job.status or 500, job.detail or "")
         return job.answer
@@ -89,7 +90,7 @@ class Client:
         What could not be read has failed, and says why.
         """
         sent = self._send("/v1/categorize/batch", "files", [Path(path) for path in paths], top)
-        return [self._finished(job, top) for job in Jobs.model_validate_json(sent.content).jobs]
+        return [self._finished(job, top) for job in self._read(Jobs, sent).jobs]
 
     def explain(self, job: str, swap: str | None = None, top: int = 8) -> Explanation:
         """Why an answer's clip was categorized as it was; ``swap`` is another answer's job to take tracks from."""
@@ -107,7 +108,7 @@ class Client:
         if size > self.about.max_bytes:
             raise ServerError(413, f"{paths[0]}: {size:,} bytes; the server takes {self.about.max_bytes:,} at most")
         beside = {path.with_name(FEATURES_FILE) for path in paths if path.suffix == ".tfrecord"}
-        texts = {path.read_text(encoding="utf-8") for path in beside if path.exists()}
+        texts = {path.read_text(encoding="utf-8", errors="replace") for path in beside if path.exists()}
         if len(texts) > 1:
             raise CounterpointError("shards of several kinds of features; send one kind at a time")
         data = {"features": texts.pop()} if texts else {}
@@ -131,7 +132,13 @@ class Client:
         return job
 
     def _get(self, where: str, kind: type[Answered], **options: Any) -> Answered:
-        return kind.model_validate_json(self._ask("GET", where, params=options).content)
+        return self._read(kind, self._ask("GET", where, params=options))
+
+    def _read(self, kind: type[Answered], answer: httpx.Response) -> Answered:
+        try:
+            return kind.model_validate_json(answer.content)
+        except ValueError as error:
+            raise CounterpointError(f"{self.url}: no answer of a Counterpoint server ({error})") from error
 
     def _ask(self, method: str, where: str, **options: Any) -> httpx.Response:
         try:
@@ -145,7 +152,8 @@ class Client:
         except (ValueError, KeyError, TypeError):
             detail = answer.reason_phrase
         if answer.status_code == 429:
-            raise _LaterError(detail, float(answer.headers.get("Retry-After", 1)))
+            later = answer.headers.get("Retry-After", "")
+            raise _LaterError(detail, float(later) if later.isdecimal() else LATER)
         raise ServerError(answer.status_code, detail)
 
 

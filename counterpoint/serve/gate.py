@@ -6,8 +6,7 @@ All of it is decided from a request's head, before its body is read; the body is
 import asyncio
 import hmac
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 from fastapi import HTTPException
@@ -15,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from counterpoint.serve.service import Service
+from counterpoint.serve.service import UPLOAD, Service, log
 from counterpoint.serve.settings import MEGABYTE, RefusedError
 
 UPLOADS = ("/v1/categorize", "/v1/categorize/batch")
@@ -24,6 +23,7 @@ PAGE = Path(__file__).with_name("page")
 OPEN = frozenset({"/healthz", "/openapi.json", "/"} | {f"/{path.name}" for path in PAGE.iterdir()})
 """What needs no key: the page asks for it, and whoever watches over the server has none."""
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+NOTHING = 0  # has been answered yet
 PATIENCE = 30.0  # seconds without a byte of an upload
 DRAINED, DRAINING = 64 * MEGABYTE, 10.0  # bytes and seconds of a refused upload that are read, so that its client hears
 
@@ -58,7 +58,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
-        status = 500
+        status = NOTHING
 
         async def sent(message: Message) -> None:
             nonlocal status
@@ -72,6 +72,12 @@ class Gate:
 
         try:
             await self._pass(scope, receive, sent)
+        except Exception:
+            if status != NOTHING:
+                raise
+            log.exception("%s %s", scope["method"], scope["path"])
+            answer = problem(500, "an error of the server, which its log tells more about")
+            await answer(scope, receive, sent)
         finally:
             refused = scope["path"] if scope["path"] in UPLOADS else "other"  # before there is a route
             endpoint = getattr(scope.get("route"), "path", None) or refused
@@ -96,12 +102,12 @@ class Gate:
             await self.app(scope, receive, send)
             return
         upload = object()
-        over = partial(self.service.uploads.discard, upload)
         self.service.uploads.add(upload)
+        UPLOAD.set(upload)
         try:
-            await self.app(scope, self._counted(receive, over), send)
+            await self.app(scope, self._counted(receive), send)
         finally:
-            over()
+            self.service.uploads.discard(upload)
 
     def _check(self, path: str, headers: Headers) -> None:
         settings = self.service.settings
@@ -130,8 +136,8 @@ class Gate:
     def _too_large(self) -> str:
         return f"an upload of more than {self.service.settings.max_bytes / MEGABYTE:g} MB"
 
-    def _counted(self, receive: Receive, over: Callable[[], None]) -> Receive:
-        """The body, up to what is allowed and as long as it keeps coming; ``over`` is called at its end."""
+    def _counted(self, receive: Receive) -> Receive:
+        """The body, up to what is allowed and as long as it keeps coming."""
         seen = 0
 
         async def counted() -> Message:
@@ -144,8 +150,6 @@ class Gate:
             seen += len(message.get("body", b""))
             if seen > self.service.settings.max_bytes:
                 raise HTTPException(413, self._too_large)
-            if not message.get("more_body"):
-                over()
             return message
 
         return counted

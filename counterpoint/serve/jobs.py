@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from counterpoint.data.clip import Clip
+from counterpoint.data.tfrecord import forget_maps
 from counterpoint.serve import answers, encoding
 from counterpoint.serve.predicting import Said
 from counterpoint.serve.settings import RefusedError, Settings
@@ -97,6 +98,7 @@ class Jobs:
         if not sharing:
             self._sharing.pop(job.folder, None)
             shutil.rmtree(job.folder, ignore_errors=True)
+            forget_maps()
 
     def find(self, job: str) -> Job:
         """The job of this id; RefusedError where there is none."""

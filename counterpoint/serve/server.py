@@ -12,6 +12,7 @@ from counterpoint.errors import CounterpointError
 from counterpoint.serve.app import build
 from counterpoint.serve.service import Service
 
+GRACE = 5  # seconds for requests that are still open when the patience is over
 FETCHING = 5.0  # seconds for which answers that nobody has heard yet can still be asked for
 
 
@@ -31,7 +32,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
-                timeout_graceful_shutdown=max(1, round(patience)),
+                timeout_graceful_shutdown=GRACE,
             )
         )
         self.service = service

@@ -13,8 +13,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 
+import numpy as np
 from fastapi import UploadFile
 
 from counterpoint import __version__
@@ -33,7 +35,9 @@ from counterpoint.serve.predicting import Predictor
 from counterpoint.serve.settings import RefusedError, Settings
 from counterpoint.serve.uploads import RECORDS, keep, name_of, records
 
-UPLOAD = "upload"
+FILE = "upload"
+UPLOAD: ContextVar[object] = ContextVar("upload", default=None)
+"""The request whose clips are being taken, of `Service.uploads`."""
 EXPLANATIONS = 16  # that may wait
 TYPICAL = 2.0  # seconds that a clip takes, before any has been through
 RECENT = 0.1  # how much the last clip counts in what is typical
@@ -53,7 +57,7 @@ class Service:
         self.settings = settings
         self.stopping = False
         self.uploads: set[object] = set()
-        """Requests whose clips are still being sent."""
+        """Requests whose clips are still being sent, or taken."""
         self.metrics = Metrics()
         self._typical = TYPICAL
         self._explaining = 0
@@ -68,11 +72,16 @@ class Service:
             videos=self._children is not None,
             max_bytes=settings.max_bytes,
             max_seconds=settings.max_seconds,
-            max_clips=settings.max_clips,
+            max_clips=self.most,
             keep_seconds=settings.keep_seconds,
         )
         if settings.examples is not None and not settings.examples.is_dir():
             raise CounterpointError(f"{settings.examples}: no folder of examples")
+
+    @property
+    def most(self) -> int:
+        """Clips that one request may bring."""
+        return min(self.settings.max_clips, self.settings.capacity)
 
     def _encoders(self) -> tuple[Children | None, str]:
         """The children, or why there are none: the run's features are made elsewhere, or the weights are not here."""
@@ -124,7 +133,7 @@ class Service:
             RefusedError: a file is of the wrong kind, there are too many clips, or a feature record is not one for
                 the run.
         """
-        most = 1 if one else self.settings.max_clips
+        most = 1 if one else self.most
         jobs: list[Job] = []
         try:
             for file in files:
@@ -134,12 +143,14 @@ class Service:
                     several = "; /v1/categorize/batch takes several" if one else ""
                     raise RefusedError(413, f"{name}: {len(jobs)} clips, {most} at most in one request{several}")
             self.admit(len(jobs))
+            for job in jobs:
+                self._begin(job)
         except BaseException:
             for job in jobs:
                 self.jobs.clear(job)
             raise
-        for job in jobs:
-            self._begin(job)
+        finally:
+            self.uploads.discard(UPLOAD.get())  # from here on its clips count
         return jobs
 
     def _taken(self, name: str, file: UploadFile, features: str | None) -> list[Job]:
@@ -149,11 +160,12 @@ class Service:
         first = self.jobs.new(name, "video" if video else "features")
         try:
             if video:
-                first.source = first.folder / UPLOAD
+                first.source = first.folder / FILE
                 keep(file, first.source)
                 return [first]
             keep(file, first.folder / CLIP)
-            clips = records(self.run, first.folder / CLIP, name, features, self.settings.max_clips)
+            limits = self.most, self.settings.max_seconds
+            clips = records(self.run, first.folder / CLIP, name, features, *limits)
         except BaseException:
             self.jobs.clear(first)
             raise
@@ -170,8 +182,12 @@ class Service:
             elif path.suffix.lower() == RECORDS:
                 beside = path.with_name(FEATURES_FILE)
                 features = beside.read_text(encoding="utf-8") if beside.exists() else None
-                with path.open("rb") as file:
-                    jobs = self._taken(path.name, UploadFile(file), features)
+                try:
+                    with path.open("rb") as file:
+                        jobs = self._taken(path.name, UploadFile(file), features)
+                except RefusedError as refused:
+                    log.warning("example left out: %s", refused.detail)
+                    continue
             else:
                 continue
             for job in jobs:
@@ -194,6 +210,9 @@ class Service:
             job.seconds = job.clip.steps
             job.modalities = sorted(job.clip.tracks)
             job.said = await self._predictor.predict(job.clip)
+            if not np.isfinite(job.said.probabilities).all():
+                job.said = None
+                raise RefusedError(422, f"{job.name}: features so large that what the model says is no number")
             job.state = "done"
         except asyncio.CancelledError:
             self._fail(job, 503, "given up")
@@ -220,7 +239,7 @@ class Service:
             self.metrics.failures.labels(refused.status).inc()
             raise RefusedError(refused.status, f"{job.name}: {refused.detail}") from refused
         finally:
-            (job.folder / UPLOAD).unlink(missing_ok=True)
+            (job.folder / FILE).unlink(missing_ok=True)
         job.clip = await asyncio.to_thread(lambda: clip_of(Shard(job.folder / CLIP), 0))
 
     def _fail(self, job: Job, status: int, detail: str) -> None:

@@ -46,5 +46,6 @@ class RefusedError(Exception):
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, detail)
         self.status = status
-        self.detail = " ".join(detail.split())
+        shown = " ".join(detail.split()).encode("utf-8", "backslashreplace").decode()
+        self.detail = "".join(letter for letter in shown if letter.isprintable())
         self.headers = headers

@@ -52,8 +52,8 @@ def _node(taxonomy: Taxonomy, i: int) -> answers.Node:
 
 
 def best(taxonomy: Taxonomy, probabilities: Float[np.ndarray, "category"], top: int) -> list[answers.Category]:
-    """The most probable categories; of equal ones the higher first, so that none stands before its parent."""
-    order = np.lexsort((taxonomy.levels, -probabilities))[:top]
+    """The most probable categories."""
+    order = taxonomy.ranked(probabilities)[:top]
     return [_category(taxonomy, i, float(probabilities[i])) for i in order.tolist()]
 
 

@@ -15,6 +15,7 @@ from counterpoint.serve.settings import RefusedError
 
 RECORDS = ".tfrecord"
 NAME_LENGTH = 200
+FRAME_BYTES, LABELS_BYTES = 64, 1 << 16  # of a record, beside its features
 
 
 def name_of(filename: str | None) -> str:
@@ -34,7 +35,7 @@ def keep(file: UploadFile, path: Path) -> None:
         shutil.copyfileobj(file.file, kept, 1 << 20)
 
 
-def records(run: Run, path: Path, name: str, features: str | None, most: int) -> list[Clip]:
+def records(run: Run, path: Path, name: str, features: str | None, most: int, seconds: int) -> list[Clip]:
     """The clips of a shard, of which there is at least one.
 
     Args:
@@ -42,6 +43,7 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int) ->
         name: what to call it.
         features: the text of a `features.json`; without, the shard is taken for YouTube-8M's.
         most: clips that it may hold.
+        seconds: that a clip may last.
 
     Raises:
         RefusedError: it is damaged, holds too much, or the run reads other features.
@@ -54,8 +56,18 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int) ->
             raise shard.bad[0]
         if len(shard) > most:
             raise RefusedError(413, f"{name}: {len(shard)} clips; {most} at most in one request")
+        # Before any is parsed, which takes up many times its bytes.
+        largest = LABELS_BYTES + (seconds + 1) * sum(FRAME_BYTES + 4 * size for size in run.features.sizes.values())
+        if len(shard) and (bytes_ := int(shard.lengths.max())) > largest:
+            raise RefusedError(413, f"{name}: a clip of {bytes_:,} bytes; of {seconds} s it has {largest:,} at most")
         run.features.check(FeatureSet.of([path]), run.folder.resolve().name)
-        return [parse(bytes(shard[record])) for record in range(len(shard))]
+        clips = [parse(bytes(shard[record])) for record in range(len(shard))]
+        for clip in clips:
+            if clip.steps > seconds + 1:  # the data set has clips of one second more than it says
+                raise RefusedError(413, f"{name}: clip {clip.id!r} lasts {clip.steps} s; {seconds} at most")
+            sizes = {modality: track.shape[1] for modality, track in clip.tracks.items()}
+            run.features.check(FeatureSet(sizes, run.features.encoder), run.folder.resolve().name)
+        return clips
     except (CounterpointError, ValueError) as error:
         told = str(error).replace(str(path), name).replace(f"{path.parent}/", "")
         told = told if told.startswith(name) else f"{name}: {told}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from counterpoint.errors import CounterpointError
 from counterpoint.files import write_text
@@ -149,6 +149,10 @@ class Taxonomy:
             matrix[i, list(self.ancestors(i))] = True
         matrix.setflags(write=False)
         return matrix
+
+    def ranked(self, probabilities: Float[np.ndarray, "category"]) -> Int[np.ndarray, "category"]:
+        """The most probable first; of equal ones the higher, so that none stands before its parent."""
+        return np.lexsort((self.levels, -probabilities))
 
     def ancestors(self, i: int) -> tuple[int, ...]:
         """The categories above i, nearest first."""

@@ -58,6 +58,8 @@ def test_one_clip_and_why(server: str) -> None:
         ("v1/clips?category=Nothing", 422, "no category 'Nothing'"),
         ("v1/clips?role=none", 422, "role"),
         ("v1/clips?level=9", 422, "no level 9"),
+        ("v1/clips/0?level=2", 422, "no level 2"),
+        ("v1/clips/0?level=-1", 422, "no level -1"),
         ("v1/clips?low=x", 422, "low"),
         ("v1/clips/60", 404, "no clip 60"),
         ("v1/clips/-1", 404, "no clip -1"),

@@ -312,7 +312,8 @@ def test_too_many(server: Served, films: Path) -> None:
         waited = list(pool.map(lambda file: server.ask("POST", "/v1/categorize?wait=60", files=file), files))
     assert [answer.status_code for answer in waited] == [200] * CAPACITY
     too_many = [("files", (f"{number}.mp4", content[:10])) for number in range(CAPACITY + 1)]
-    assert server.ask("POST", "/v1/categorize/batch", files=too_many).status_code == 429
+    assert server.ask("POST", "/v1/categorize/batch", files=too_many).status_code == 413  # now and later
+    assert server.ask("GET", "/v1/about").json()["max_clips"] == CAPACITY
 
 
 def test_metrics(server: Served, films: Path) -> None:

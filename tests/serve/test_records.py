@@ -210,6 +210,45 @@ def test_faulty_requests(server: Served, shards: list[Path]) -> None:
     assert server.ask("PUT", "/v1/categorize", headers=HEADERS).status_code == 405
 
 
+@pytest.mark.parametrize(
+    ("steps", "value", "status", "detail"),
+    [
+        (302, 1.0, 413, "long.tfrecord: clip 'long' lasts 302 s; 300 at most"),
+        (20_000, 1.0, 413, "long.tfrecord: a clip of 720,066 bytes"),
+        (2, 3e38, 422, "long: features so large that what the model says is no number"),
+    ],
+)
+def test_clips_that_are_too_much(
+    server: Served, tmp_path: Path, steps: int, value: float, status: int, detail: str
+) -> None:
+    FeatureSet(SIZES, "synthetic").save(tmp_path)
+    tracks = {name: np.full((steps, size), value, np.float32) for name, size in SIZES.items()}
+    tracks = {name: (track if value > 1 else track.astype(np.uint8)) for name, track in tracks.items()}
+    shard = write(tmp_path / "long.tfrecord", Clip("long", np.zeros(0, np.int64), tracks))
+    answer = send(server, shard)
+    assert answer.status_code == status
+    assert answer.json()["detail"].startswith(detail)
+    if status == 422:  # and whoever asks again hears the same
+        (job,) = send(server, shard, where="/v1/categorize/batch").json()["jobs"]
+        again = server.ask("GET", f"/v1/jobs/{job['id']}", headers=HEADERS)
+        assert (again.status_code, again.json()["state"]) == (200, "failed")
+
+
+def test_text_that_is_no_unicode(server: Served, shards: list[Path]) -> None:
+    answer = send(server, shards[0], features=json.dumps({"encoder": "\ud800\0", "sizes": SIZES}))
+    assert answer.status_code == 422
+    assert r"\ud800" in answer.json()["detail"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+def test_what_is_forgotten_takes_up_no_disk(server: Served, shards: list[Path]) -> None:
+    jobs = [send(server, shard).json()["job"] for shard in shards[:5]]
+    for job in jobs:
+        server.ask("DELETE", f"/v1/jobs/{job}", headers=HEADERS)
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text().splitlines()
+    assert not [line for line in maps if "clip.tfrecord (deleted)" in line]
+
+
 def test_answers_expire(server: Served, shards: list[Path]) -> None:
     job = send(server, shards[0]).json()["job"]
     assert server.ask("GET", f"/v1/jobs/{job}", headers=HEADERS).status_code == 200

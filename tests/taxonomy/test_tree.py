@@ -172,3 +172,8 @@ def test_errors_without_a_file_name_the_row():
         Taxonomy((Category("a", "", "Fo\tod"),))
     with pytest.raises(CounterpointError, match="at least one"):
         Taxonomy(())
+
+
+def test_of_equal_categories_the_higher_comes_first():
+    taxonomy = Taxonomy((Category("child", "top", "Child"), Category("top", "", "Top"), Category("other", "", "Other")))
+    assert taxonomy.ranked(np.array([0.4, 0.4, 0.9])).tolist() == [2, 1, 0]

@@ -262,7 +262,7 @@ function made(by) {
 
 function route() {
   const [, job] = location.hash.match(/^#clip\/(.+)$/) ?? [];
-  if (job) return open(decodeURIComponent(job));
+  if (job) return open(job); // ids need no escaping
   current = null;
   document.title = "Counterpoint";
   scene("start");
