@@ -16,10 +16,9 @@ import torch
 
 from counterpoint.errors import CounterpointError
 from counterpoint.models.categorizer import Categorizer
-from counterpoint.run import TOWER_FOLDER, WEIGHTS_FILE, Run
+from counterpoint.run import DATA_FILE, TOWER_FOLDER, WEIGHTS_FILE, Run
 from counterpoint.taxonomy import Labelling, Taxonomy
 from counterpoint.taxonomy.diff import Diff, diff
-from counterpoint.training.checkpoints import CHECKPOINTS
 
 CERTAIN = 20.0
 """A logit whose probability is one in 32 bits, nearly."""
@@ -33,7 +32,7 @@ def remap(run: Run, labelling: Labelling, folder: Path) -> Diff:
     Raises:
         CounterpointError: the run is not trained, the folder holds a run already, or no category survives.
     """
-    if (folder / WEIGHTS_FILE).exists() or (folder / CHECKPOINTS).exists():
+    if any((folder / name).exists() for name in (WEIGHTS_FILE, DATA_FILE)):  # a training begins with the second
         raise CounterpointError(f"{folder}: holds a run already")
     model = run.model()
     changes = diff(run.labelling, labelling)

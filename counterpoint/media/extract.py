@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,14 +220,14 @@ def _check_labels(out: Path, new: Labelling, of: dict[str, tuple[int, ...]]) -> 
     other = {index for index, categories in was.items() if now.get(index) != categories}
     if not other:
         return
-    for path in (*out.glob("clips-*.tfrecord"), *(out / PARTS).glob("*.clip")):
-        for clip in _clips(path):
-            for label in other & {*map(int, clip.labels)} if clip.id not in of else ():
-                before, after = ", ".join(was[label]), ", ".join(now.get(label, ())) or "nothing"
-                raise CounterpointError(
-                    f"{out}: label {label} of {clip.id} would stand for {after}, not {before}: "
-                    "give the --taxonomy of the first call, or choose another --out"
-                )
+    stored = (clip for path in out.glob("clips-*.tfrecord") for clip in _clips(path))
+    for clip in chain(stored, (clip for _, clip in _parts(out))):
+        for label in other & {*map(int, clip.labels)} if clip.id not in of else ():
+            before, after = ", ".join(was[label]), ", ".join(now.get(label, ())) or "nothing"
+            raise CounterpointError(
+                f"{out}: label {label} of {clip.id} would stand for {after}, not {before}: "
+                "give the --taxonomy of the first call, or choose another --out"
+            )
 
 
 def _is_unicode(name: str) -> bool:
@@ -274,12 +275,7 @@ class _Store:
         self.coming = deque(id_ for id_ in order if id_ not in self.ids)
         self.parts: dict[str, Path] = {}
         self.left_out: set[str] = set()
-        for path in sorted((out / PARTS).glob("*.clip")):
-            try:
-                (clip,) = _clips(path)
-            except (CounterpointError, ValueError):  # the machine stopped before it was on the disk: made again
-                path.unlink()
-                continue
+        for path, clip in _parts(out):
             if clip.id in self.ids:  # its shard was written, and then the end came
                 path.unlink()
             else:
@@ -320,6 +316,17 @@ class _Store:
         if clip.id not in self.labels:
             return clip
         return replace(clip, labels=np.array(self.labels[clip.id], np.int64))
+
+
+def _parts(out: Path) -> Iterator[tuple[Path, Clip]]:
+    """The clips that are in no shard yet."""
+    for path in sorted((out / PARTS).glob("*.clip")):
+        try:
+            (clip,) = _clips(path)
+        except (CounterpointError, ValueError):  # the machine stopped before it was on the disk: made again
+            path.unlink()
+        else:
+            yield path, clip
 
 
 def _clips(path: Path) -> list[Clip]:

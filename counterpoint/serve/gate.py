@@ -83,7 +83,7 @@ class Gate:
             endpoint = getattr(scope.get("route"), "path", None) or refused
             metrics = self.service.metrics
             method = scope["method"] if scope["method"] in METHODS else "other"
-            metrics.requests.labels(method, endpoint, status).inc()
+            metrics.requests.labels(method, endpoint, status or 500).inc()
             metrics.latency.labels(endpoint).observe(time.perf_counter() - begun)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
