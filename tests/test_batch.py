@@ -79,15 +79,20 @@ def test_goes_on_where_it_stopped(run: Run, shards: list[Path], tmp_path: Path) 
     assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
 
 
-def test_what_an_interrupted_table_was_about(run: Run, shards: list[Path], tmp_path: Path) -> None:
-    """Other options are another table."""
+def interrupted(run: Run, shards: list[Path], out: Path) -> None:
+    """A table of which one shard is done."""
 
     def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
         yield todo[0][0], batch.answers(run, todo[0][1], **options)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        batch.categorize(run, shards, tmp_path / "a.jsonl", engine=stops, **OPTIONS)
+        batch.categorize(run, shards, out, engine=stops, **OPTIONS)
+
+
+def test_what_an_interrupted_table_was_about(run: Run, shards: list[Path], tmp_path: Path) -> None:
+    """Other options are another table."""
+    interrupted(run, shards, tmp_path / "a.jsonl")
     batch.categorize(run, shards, tmp_path / "a.jsonl", **{**OPTIONS, "top": 1})
     lines = (tmp_path / "a.jsonl").read_text().splitlines()
     assert {len(json.loads(line)["categories"]) for line in lines} == {1}
@@ -103,12 +108,7 @@ def test_damage(run: Run, shards: list[Path], tmp_path: Path) -> None:
 
 
 def test_a_shard_that_changed_meanwhile(run: Run, shards: list[Path], tmp_path: Path) -> None:
-    def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
-        yield todo[0][0], batch.answers(run, todo[0][1], **options)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        batch.categorize(run, shards, tmp_path / "a.jsonl", engine=stops, **OPTIONS)
+    interrupted(run, shards, tmp_path / "a.jsonl")
     write(shards[0], *clips(2, prefix="new"))
     batch.categorize(run, shards, tmp_path / "a.jsonl", **OPTIONS)
     found = [json.loads(line)["id"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
