@@ -4,11 +4,11 @@ A grid is values by dotted field of a recipe. The first trial is the recipe as i
 grid in a random order that depends on the grid alone, so the trials are known before any is trained.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +18,7 @@ from counterpoint.run import read_json, write_json
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
 STORAGE = "trials.db"
@@ -56,13 +57,13 @@ class Search:
 
     def trials(self) -> list[Trial]:
         """All trials, the first time drawn. Call it in one process at a time."""
-        with self._kept():
-            return self._trials()
+        with self._kept() as storage:
+            return self._trials(storage)
 
-    def _trials(self) -> list[Trial]:
-        study = self._study()
+    def _trials(self, storage: "RDBStorage") -> list[Trial]:
+        study = self._study(storage)
         # Drawn in memory, where all of them come again in the same order, and each kept at once or not at all.
-        points = self._study(kept=False)
+        points = self._study(None)
         points.add_trial(_as_it_is())
         drawn = points.trials
         while len(drawn) < self.count:
@@ -79,8 +80,8 @@ class Search:
 
     def tell(self, trial: Trial, value: float) -> None:
         """Keep a trial's validation figure."""
-        with self._kept():
-            self._study().tell(trial.number, value, skip_if_finished=True)
+        with self._kept() as storage:
+            self._study(storage).tell(trial.number, value, skip_if_finished=True)
         write_json(self.told(trial.number), {"settings": trial.settings, "validation_gap": value})
 
     def told(self, number: int) -> Path:
@@ -96,20 +97,9 @@ class Search:
         results = self.results()
         return dict(max(results, key=lambda result: result["validation_gap"])["settings"]) if results else {}
 
-    @contextmanager
-    def _kept(self) -> Iterator[None]:
-        """Says in a line what is wrong with Optuna's storage, such as a full disk."""
-        try:
-            yield
-        except Exception as error:
-            # Its storage's errors, and SQLite's below them, whose packages are not there without Optuna.
-            cause = error.__cause__ if type(error).__name__ == "StorageInternalError" else error
-            if type(cause).__name__ not in ("OperationalError", "DatabaseError"):
-                raise
-            told = getattr(cause, "orig", cause)
-            raise CounterpointError(f"{self.folder / STORAGE}: {told}; the same command goes on from there") from error
-
-    def _study(self, kept: bool = True) -> "Study":
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator["RDBStorage"]:
+        """Optuna's storage, closed afterwards; says in a line what is wrong with it, such as a full disk."""
         try:
             import optuna
         except ImportError:
@@ -119,6 +109,23 @@ class Search:
             ) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with contextlib.ExitStack() as stack:
+                storage = optuna.storages.RDBStorage(f"sqlite:///{(self.folder / STORAGE).resolve()}")
+                stack.callback(storage.engine.dispose)
+                stack.callback(storage.remove_session)
+                yield storage
+        except Exception as error:
+            # Its storage's errors, and SQLite's below them, whose packages are not there without Optuna.
+            cause = error.__cause__ if type(error).__name__ == "StorageInternalError" else error
+            if type(cause).__name__ not in ("OperationalError", "DatabaseError"):
+                raise
+            told = getattr(cause, "orig", cause)
+            raise CounterpointError(f"{self.folder / STORAGE}: {told}; the same command goes on from there") from error
+
+    def _study(self, storage: "RDBStorage | None") -> "Study":
+        import optuna
+
         space = {name: [json.dumps(value, sort_keys=True) for value in values] for name, values in self.grid.items()}
 
         class Points(optuna.samplers.GridSampler):
@@ -127,7 +134,7 @@ class Search:
 
         return optuna.create_study(
             study_name=self.folder.name,
-            storage=f"sqlite:///{(self.folder / STORAGE).resolve()}" if kept else None,
+            storage=storage,
             sampler=Points(space, seed=0),
             direction="maximize",
             load_if_exists=True,

@@ -45,6 +45,14 @@ def test_the_best_is_the_first_of_equals(tmp_path: Path) -> None:
     assert [result["validation_gap"] for result in search.results()] == [0.1, 0.3, 0.3, 0.2]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+def test_the_storage_is_closed(tmp_path: Path) -> None:
+    search = Search(tmp_path / "nv-l", GRID, 4, GIVEN)
+    search.tell(search.trials()[0], 0.1)
+    opened = {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+    assert not [path for path in opened if path.startswith(str(tmp_path))]
+
+
 def test_nothing_to_search(tmp_path: Path) -> None:
     assert Search(tmp_path, GRID, 0, GIVEN).count == 0
     assert Search(tmp_path, {}, 5, {}).count == 1
