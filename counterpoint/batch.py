@@ -81,9 +81,11 @@ def categorize(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", blocking=False):
-            return _categorize(run, shards, out, folder, engine, progress, options)
+            told = _categorize(run, shards, out, folder, engine, progress, options)
     except Timeout:
         raise CounterpointError(f"{out}: another process writes this table; wait for it, or choose another") from None
+    shutil.rmtree(folder)  # when its lock is no longer open, which some systems insist on
+    return told
 
 
 def _stamp(shard: "Shard") -> tuple[str, int | None, int | str]:
@@ -120,7 +122,6 @@ def _categorize(
     contents = (json.loads(part.read_text(encoding="utf-8")) for part in parts)
     bad: list[str] = []
     clips = write(out, _answers(contents, bad))
-    shutil.rmtree(folder)
     return {"out": str(out), "clips": clips, "bad": bad}
 
 

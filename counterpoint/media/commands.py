@@ -117,7 +117,7 @@ def extract(args: Namespace) -> int:
 
 def are_videos(paths: Sequence[str]) -> bool:
     """Whether these name video files, or folders with such and without shards."""
-    from counterpoint.media.extract import SOUNDS, SUFFIXES
+    from counterpoint.media.decode import SOUNDS, SUFFIXES
 
     def is_video(path: Path) -> bool:
         if path.is_dir():

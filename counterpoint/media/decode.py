@@ -31,6 +31,12 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,mjpeg,ogg,asf,nut,mxf,dv,ivf,rm,"
     "gif,wav,mp3,flac,aac,aiff,amr,ac3"
 )
+_NAMES = "3g2 3gp asf avi dv flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm rmvb ts vob webm wmv"
+SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
+"""Of the files that are looked for in folders."""
+_SOUNDS = "aac ac3 aiff amr flac gif m4a mp3 oga ogg opus wav"
+SOUNDS = frozenset(f".{name}" for name in _SOUNDS.split(" "))
+"""Of further files that are read where they are named."""
 UNSPECIFIED = (0, 2)  # colour spaces that say nothing
 HIGH_DEFINITION = 720  # lines, from which on a picture that says nothing about its colours has BT.709's
 NO_MEMORY = "get_buffer() failed"

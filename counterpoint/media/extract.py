@@ -37,18 +37,12 @@ from counterpoint.data.youtube8m import clip_of, encode
 from counterpoint.errors import UNREADABLE, CounterpointError
 from counterpoint.files import holds_anything
 from counterpoint.media import encoders
-from counterpoint.media.decode import DEFAULT, Limits
+from counterpoint.media.decode import DEFAULT, SUFFIXES, Limits
 from counterpoint.media.encoders import Encoded, Encoders
 from counterpoint.media.labels import Labels
 from counterpoint.taxonomy import Labelling, load
 from counterpoint.taxonomy.mapping import LABELS_FILE
 
-_NAMES = "3g2 3gp asf avi dv flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm rmvb ts vob webm wmv"
-SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
-"""Of the files that are looked for in folders."""
-_SOUNDS = "aac ac3 aiff amr flac gif m4a mp3 oga ogg opus wav"
-SOUNDS = frozenset(f".{name}" for name in _SOUNDS.split(" "))
-"""Of further files that are read where they are named."""
 PARTS = ".parts"
 SOURCES_FILE = "sources.jsonl"
 LOCK = ".lock"

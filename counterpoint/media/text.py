@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from counterpoint.errors import CounterpointError
-from counterpoint.media.decode import FORMATS, logged, start_of
+from counterpoint.media.decode import FORMATS, SUFFIXES, logged, start_of
 
 ENDINGS = (".srt", ".vtt")
 SUBTITLE_FORMATS = "srt,webvtt"
@@ -47,7 +47,7 @@ def _beside(path: Path) -> Path | None:
     """`film.srt`, `film.vtt`, then those with something in between."""
     name, endings = re.escape(path.stem), "|".join(map(re.escape, ENDINGS))
     beside = list(path.parent.iterdir())
-    films = {p.stem for p in beside if p != path and p.suffix.lower() not in ENDINGS}  # which have theirs
+    films = {p.stem for p in beside if p != path and p.suffix.lower() in SUFFIXES}  # which have theirs
     found = [p for p in beside if re.fullmatch(rf"{name}(\.[\w-]+)?(?i:{endings})", p.name)]
     found = [p for p in found if p.stem == path.stem or p.stem not in films]
     return min(found, key=lambda p: (len(p.suffixes), p.name), default=None)

@@ -25,7 +25,7 @@ from counterpoint.data.tfrecord import Shard
 from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import CounterpointError
 from counterpoint.media import encoders
-from counterpoint.media.extract import SUFFIXES
+from counterpoint.media.decode import SUFFIXES
 from counterpoint.run import WarmRun
 from counterpoint.serve import answers, encoding, telling
 from counterpoint.serve.encoding import CLIP, Children, Task

@@ -59,6 +59,9 @@ def test_another_films_subtitles_are_not_this_ones(film: Path) -> None:
     film.with_name("film.2.mp4").write_bytes(film.read_bytes())
     film.with_name("film.2.srt").write_text(SRT)
     assert spoken(film, 300) == []
+    film.with_name("film.en.jpg").write_bytes(b"no film, and so without subtitles")
+    film.with_name("film.en.srt").write_text(SRT)
+    assert spoken(film, 300) == EXPECTED
     film.with_name("film.SRT").write_text(SRT)
     assert spoken(film, 300) == EXPECTED
 
