@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from counterpoint.media import encoders, render
+from counterpoint.media.children import Source, encode_all
 from counterpoint.media.decode import Limits, Video
-from counterpoint.media.extract import Source, encode_all
 
 COPIES = 8  # files for each worker
 PARTS = ("decoding", "memory", "workers")

@@ -37,9 +37,9 @@ from counterpoint.data.features import FEATURES_FILE
 from counterpoint.data.tfrecord import Writer
 from counterpoint.data.youtube8m import encode, parse
 from counterpoint.media import encoders, render
+from counterpoint.media.children import Source, encode_all
 from counterpoint.media.decode import DEFAULT
 from counterpoint.media.encoders import Encoded, Encoders
-from counterpoint.media.extract import Source, encode_all
 from counterpoint.recipes import RECIPES
 from counterpoint.run import Run, WarmRun
 from counterpoint.serve.predicting import BATCH, Predictor

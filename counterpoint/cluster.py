@@ -18,9 +18,9 @@ from counterpoint.errors import CounterpointError
 
 if TYPE_CHECKING:
     from counterpoint import batch
+    from counterpoint.media.children import Engine, Failure, Source
     from counterpoint.media.decode import Limits
     from counterpoint.media.encoders import Encoded
-    from counterpoint.media.extract import Engine, Failure, Source
     from counterpoint.run import WarmRun
 
 BLOCKS = 10_000  # of rows, at most: what an actor takes at a time
@@ -121,16 +121,16 @@ class _Encoding:
     """Encodes files in a child process, as on one machine: one that hangs or crashes the decoder costs itself."""
 
     def __init__(self, name: str, limits: "Limits", time_limit: float) -> None:
-        from counterpoint.media import extract
+        from counterpoint.media import children
 
         self.limits, self.time_limit = limits, time_limit
-        self.process = extract.child_processes(1, name)
+        self.process = children.child_processes(1, name)
 
     def __call__(self, source: "Source") -> "tuple[Source, Encoded | Failure]":
-        from counterpoint.media import extract
+        from counterpoint.media import children
 
-        future = extract.begin(self.process, source, self.limits, self.time_limit)
-        return source, extract.result_of(future, source, self.time_limit)
+        future = children.begin(self.process, source, self.limits, self.time_limit)
+        return source, children.result_of(future, source, self.time_limit)
 
 
 def categorization(address: str | None, workers: int) -> "batch.Engine":

@@ -21,6 +21,7 @@ from counterpoint.data.clip import Clip
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
 from counterpoint.experiments.engine import Log
 from counterpoint.media import extract, render
+from counterpoint.media.children import Source
 from counterpoint.media.encoders import Encoded
 
 RECIPE = [
@@ -68,7 +69,7 @@ def small_shards() -> None:
 def quickly() -> None:
     """In the process: as `small_shards`, and features that need no encoding in child processes."""
 
-    def encode_all(todo: list[extract.Source], *options: Any) -> Any:
+    def encode_all(todo: list[Source], *options: Any) -> Any:
         for source in todo:
             codes = np.frombuffer(source.path.read_bytes()[-200:], np.uint8).reshape(2, 100)
             yield source, Encoded(Clip(source.id, np.zeros(0, np.int64), {"video": codes}), [])

@@ -14,7 +14,8 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from counterpoint.errors import CounterpointError
 
 if TYPE_CHECKING:
-    from counterpoint.media.extract import Report, Source
+    from counterpoint.media.children import Source
+    from counterpoint.media.extract import Report
 
 EVERY = 60.0  # seconds between lines of progress where there is no terminal
 VerbAdder = Callable[..., ArgumentParser]

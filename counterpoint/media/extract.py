@@ -1,8 +1,7 @@
 """Folders of video files -> feature shards.
 
-Files are decoded and encoded in child processes, one thread each, so that a decoder that hangs or crashes costs its
-file and nothing else. A clip is on the disk as soon as it is made, in a file of its own in ``.parts``; so many of them
-become a shard, whole or not at all. The same call goes on where an interrupted one stopped, and takes in what is new.
+A clip is on the disk as soon as it is made, in a file of its own in ``.parts``; so many of them become a shard, whole
+or not at all. The same call goes on where an interrupted one stopped, and takes in what is new.
 
 ===============================  ==================================================
 ``clips-0000.tfrecord`` ...      the clips; an id is a file's path below its folder
@@ -15,20 +14,16 @@ become a shard, whole or not at all. The same call goes on where an interrupted 
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
-from pebble import ProcessExpired, ProcessPool
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FEATURES_FILE, FeatureSet
@@ -36,9 +31,9 @@ from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.data.youtube8m import clip_of, encode
 from counterpoint.errors import UNREADABLE, CounterpointError
 from counterpoint.files import holds_anything
-from counterpoint.media import encoders
+from counterpoint.media.children import TIME_LIMIT, Engine, Failure, Source, encode_all
 from counterpoint.media.decode import DEFAULT, SUFFIXES, Limits
-from counterpoint.media.encoders import Encoded, Encoders
+from counterpoint.media.encoders import Encoders
 from counterpoint.media.labels import Labels
 from counterpoint.taxonomy import Labelling, load
 from counterpoint.taxonomy.mapping import LABELS_FILE
@@ -47,21 +42,6 @@ PARTS = ".parts"
 SOURCES_FILE = "sources.jsonl"
 LOCK = ".lock"
 CLIPS_PER_SHARD = 200
-TIME_LIMIT = 600.0  # seconds
-
-
-class Source(NamedTuple):
-    """A video file and its clip's id."""
-
-    id: str
-    path: Path
-
-
-class Failure(NamedTuple):
-    """A file that gave no clip."""
-
-    path: Path
-    cause: str
 
 
 @dataclass
@@ -122,7 +102,7 @@ def extract(
     limits: Limits = DEFAULT,
     time_limit: float = TIME_LIMIT,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    engine: "Engine | None" = None,
+    engine: Engine | None = None,
 ) -> Report:
     """Make a clip of each file that has none yet; see the module.
 
@@ -150,7 +130,7 @@ def _extract(
     limits: Limits,
     time_limit: float,
     progress: Callable[[int, int], None],
-    engine: "Engine | None",
+    engine: Engine | None,
 ) -> Report:
     report = Report()
     sizes = _sizes(out)
@@ -332,70 +312,3 @@ def _write(path: Path, clips: Sequence[Clip]) -> None:
     with Writer(path) as writer:
         for clip in clips:
             writer.write(encode(clip))
-
-
-# --- child processes --------------------------------------------------------------------------------------------------
-
-Engine = Callable[[Sequence[Source], str, int, Limits, float], Iterator[tuple[Source, Encoded | Failure]]]
-_encoders: Encoders | None = None
-
-
-def encode_all(
-    sources: Sequence[Source], name: str, workers: int, limits: Limits = DEFAULT, time_limit: float = TIME_LIMIT
-) -> Iterator[tuple[Source, Encoded | Failure]]:
-    """The clip of each file by the encoders of this name, or why there is none, in the order in which they are done."""
-    if not sources:
-        return
-    waiting = deque(sources)
-    pool = child_processes(min(workers, len(sources)), name)
-    going: dict[Future[Encoded | str], Source] = {}
-    try:
-        while waiting or going:
-            while waiting and len(going) < 2 * workers:  # the next ones lie ready
-                source = waiting.popleft()
-                going[begin(pool, source, limits, time_limit)] = source
-            for future in wait(going, return_when=FIRST_COMPLETED).done:
-                source = going.pop(future)
-                yield source, result_of(future, source, time_limit)
-    finally:
-        pool.stop()  # type: ignore[no-untyped-call]
-        pool.join()
-
-
-def child_processes(count: int, name: str) -> ProcessPool:
-    """So many, each with the encoders of this name."""
-    return ProcessPool(count, context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(name,))
-
-
-def begin(pool: ProcessPool, source: Source, limits: Limits, time_limit: float) -> "Future[Encoded | str]":
-    """Have a file encoded by one of the processes."""
-    future: Future[Encoded | str] = pool.schedule(_encode, (source, limits), timeout=time_limit)
-    return future
-
-
-def result_of(future: "Future[Encoded | str]", source: Source, time_limit: float) -> Encoded | Failure:
-    """What became of it."""
-    try:
-        result = future.result()
-    except TimeoutError:
-        return Failure(source.path, f"took more than {time_limit:g} s")
-    except ProcessExpired as error:
-        return Failure(source.path, f"the decoder crashed (exit code {error.exitcode})")
-    return Failure(source.path, result.removeprefix(f"{source.path}: ")) if isinstance(result, str) else result
-
-
-def _begin(name: str) -> None:
-    global _encoders
-    torch.set_num_threads(1)
-    _encoders = encoders.build(name)
-
-
-def _encode(source: Source, limits: Limits) -> Encoded | str:
-    """In a child: the clip, or in one line why there is none."""
-    assert _encoders is not None
-    try:
-        return _encoders.encode(source.path, source.id, limits)
-    except CounterpointError as error:
-        return str(error)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from fastapi import UploadFile
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.features import FEATURES_FILE, FeatureSet
+from counterpoint.data.features import FEATURES_FILE, FeatureSet, encoder_of
 from counterpoint.data.tfrecord import Shard
 from counterpoint.data.youtube8m import parse
 from counterpoint.errors import CounterpointError
@@ -36,7 +36,7 @@ def keep(file: UploadFile, path: Path) -> None:
 
 
 def records(run: Run, path: Path, name: str, features: str | None, most: int, seconds: int) -> list[Clip]:
-    """The clips of a shard, of which there is at least one.
+    """The clips of a shard, at least one of which has features.
 
     Args:
         path: the shard, alone in its folder, which gets the `features.json`.
@@ -60,13 +60,16 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int, se
         largest = LABELS_BYTES + (seconds + 1) * sum(FRAME_BYTES + 4 * size for size in run.features.sizes.values())
         if len(shard) and (bytes_ := int(shard.lengths.max())) > largest:
             raise RefusedError(413, f"{name}: a clip of {bytes_:,} bytes; of {seconds} s it has {largest:,} at most")
-        run.features.check(FeatureSet.of([path]), run.folder.resolve().name)
-        clips = [parse(bytes(shard[record])) for record in range(len(shard))]
-        for clip in clips:
+        encoder, clips = encoder_of(path.parent), []
+        for record in range(len(shard)):
+            clip = parse(bytes(shard[record]))
             if clip.steps > seconds + 1:  # the data set has clips of one second more than it says
                 raise RefusedError(413, f"{name}: clip {clip.id!r} lasts {clip.steps} s; {seconds} at most")
-            sizes = {modality: track.shape[1] for modality, track in clip.tracks.items()}
-            run.features.check(FeatureSet(sizes, run.features.encoder), run.folder.resolve().name)
+            sizes = {modality: track.shape[1] for modality, track in sorted(clip.tracks.items())}
+            run.features.check(FeatureSet(sizes, encoder), run.folder.resolve().name)
+            clips.append(clip)
+        if not any(clip.tracks for clip in clips):
+            raise CounterpointError("no clips with features")
         return clips
     except (CounterpointError, ValueError) as error:
         told = str(error).replace(str(path), name).replace(f"{path.parent}/", "")

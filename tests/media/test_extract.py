@@ -13,10 +13,11 @@ from counterpoint.data.inspect import inspect
 from counterpoint.data.tfrecord import Shard
 from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import CounterpointError
-from counterpoint.media import encoders, extract, labels, render
+from counterpoint.media import children, encoders, extract, labels, render
+from counterpoint.media.children import Failure, Source, encode_all
 from counterpoint.media.decode import Limits
 from counterpoint.media.encoders import Encoded, Encoders
-from counterpoint.media.extract import Failure, Source, find
+from counterpoint.media.extract import find
 from counterpoint.taxonomy import load
 
 
@@ -238,10 +239,10 @@ def _misbehaves(source: Source, limits: Limits) -> Encoded | str:
 
 
 def test_a_file_that_hangs_or_crashes_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "_encode", _misbehaves)
+    monkeypatch.setattr(children, "_encode", _misbehaves)
     names = ["fine", "hangs", "crashes", "fails", "fine too"]
     begun = time.monotonic()
-    results = dict(extract.encode_all([Source(name, Path(name)) for name in names], "lite", 2, time_limit=1.5))
+    results = dict(encode_all([Source(name, Path(name)) for name in names], "lite", 2, time_limit=1.5))
     assert time.monotonic() - begun < 50
     told = {source.id: result.cause for source, result in results.items() if isinstance(result, Failure)}
     assert told == {
