@@ -105,6 +105,8 @@ def distil(
     Raises:
         CounterpointError: the folder holds something else; or see `average` and `counterpoint.training.train.train`.
     """
+    if not 0 <= share <= 1:
+        raise CounterpointError(f"the ensemble may count from 0 to 1 (--share), not {share:g}")
     first = runs[0]
     if not isinstance(first.recipe, Recipe):
         raise CounterpointError(f"{first.folder}: a correlation tower, which names no categories")
@@ -131,6 +133,7 @@ def distil(
     result = Distilled(student, accumulator.compute(), evaluate(student, validation, console, workers))
     told = {
         "of": [str(run.folder) for run in runs],
+        "fingerprints": lesson["of"],
         "share": share,
         "teacher": result.teacher.to_dict(),
         "student": result.student.to_dict(),

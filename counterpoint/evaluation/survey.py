@@ -14,7 +14,6 @@ A million clips with 640 categories and 1024 hidden features take 3.3 GB there, 
 """
 
 import copy
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -123,13 +122,11 @@ def folder_name(run: Run, dataset: ClipDataset) -> str:
 
 
 def _about(run: Run, dataset: ClipDataset, vectors: bool) -> dict[str, Any]:
-    labels = run.labelling.labels
-    mapping = hashlib.sha256(repr(labels.labels).encode()).hexdigest()[:16]
     return {
         "version": VERSION,
         "run": run.fingerprint,
         "clips": dataset.fingerprint,
-        "labels": mapping if dataset.labelled else None,
+        "labels": run.labelling.labels.fingerprint if dataset.labelled else None,
         "count": len(dataset),
         "vectors": vectors,
     }

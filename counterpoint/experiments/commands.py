@@ -1,7 +1,8 @@
 """The verbs `reproduce` and `ensemble`; what they need is imported when they run, as in `counterpoint.cli`."""
 
+import tempfile
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from counterpoint.experiments.engine import Job
     from counterpoint.experiments.experiment import Experiment
 
+MAY_BE_NONE = ("control_seeds", "trials", "influence_trials")
+
 
 def reproduce(args: Namespace) -> int:
     """Run a whole experiment of the paper and write its report."""
@@ -19,7 +22,7 @@ def reproduce(args: Namespace) -> int:
 
     from counterpoint import cli
     from counterpoint.experiments import engine, report
-    from counterpoint.experiments.experiment import Experiment
+    from counterpoint.experiments.experiment import SUITE_FILE, Experiment
     from counterpoint.experiments.jobs import Jobs
     from counterpoint.experiments.suites import SUITES, Scale
     from counterpoint.experiments.worlds import Inputs
@@ -30,12 +33,18 @@ def reproduce(args: Namespace) -> int:
     told: dict[str, Any] = {each.name: args[each.name] for each in fields(Scale)}
     told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
     scale = Scale(**told)
-    taxonomy = (args.taxonomy or cli._default_taxonomy(args.data)) if args.data else None
+    taxonomy = args.taxonomy or (cli._default_taxonomy(args.data) if args.data else None)
     shards = {"train": args.data, "validation": args.validation, "test": args.test}
     folder = cli._folder(taxonomy) if taxonomy else None
     inputs = Inputs(shards=shards, clips=scale.clips, taxonomy=folder, skip_bad=args.skip_bad_records)
     experiment = Experiment(suite, scale, inputs, Path(args.out))
     _ = experiment.shape  # which says what is wrong with the data before anything is written
+    experiment.check()
+    if args.plan and not (experiment.folder / SUITE_FILE).exists():
+        with tempfile.TemporaryDirectory() as elsewhere:  # a plan is free to be another one the next time
+            planned = replace(experiment, folder=Path(elsewhere))
+            _plan(planned, Jobs(planned, cli._console).all())
+        return 0
     experiment.save()
     jobs = Jobs(experiment, cli._console, args.workers).all()
     if args.plan:
@@ -158,10 +167,10 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
                 told = f"{told.rstrip('.')}: {', '.join(among)}"
             sub.add_argument(option, nargs="*", type=kind, default=list(default), help=told, **known)
         elif isinstance(default, dict):
-            kinds = {"clips": dict[str, NonNegativeInt], "grid": dict[str, dict[str, list[Any]]]}
+            kinds: dict[str, Any] = {"clips": dict[str, PositiveInt], "grid": dict[str, dict[str, list[Any]]]}
             sub.add_argument(option, type=kinds[each.name], default=default, help=told)
         elif isinstance(default, str):
             sub.add_argument(option, type=Precision, default=default, help=told)
         else:
-            least = PositiveInt if each.name in ("seeds", "test_runs", "test_sample", "resamples") else NonNegativeInt
+            least = NonNegativeInt if each.name in MAY_BE_NONE else PositiveInt
             sub.add_argument(option, type=least, default=default, help=told)

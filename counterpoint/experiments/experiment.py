@@ -10,12 +10,14 @@
 ==============================================  ==================================================================
 """
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from counterpoint.data.inspect import find_shards
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.predictions import SCORES_FILE
@@ -25,7 +27,7 @@ from counterpoint.experiments.worlds import Data, Inputs, Shape, Source
 from counterpoint.files import holds_anything
 from counterpoint.matching import matched, parameters
 from counterpoint.models.fusion import CrossModal
-from counterpoint.recipes import CONSTANT, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe
+from counterpoint.recipes import CONSTANT, FAMILIES, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check
 from counterpoint.run import read_json, write_json
 
 SUITE_FILE = "suite.json"
@@ -58,19 +60,49 @@ class Experiment:
     folder: Path
     opened: dict[Path, Data] = field(default_factory=dict, repr=False)
 
+    def check(self) -> None:
+        """Raise CounterpointError for what cannot be done, which would come to light after hours otherwise."""
+        for name in self.scale.models:
+            if missing := set(ENTRIES[name].of) - set(self.scale.models):
+                raise CounterpointError(f"{name} is made of {', '.join(sorted(missing))} too: add that to --models")
+        if unknown := self.scale.clips.keys() - set(Data._fields):
+            raise CounterpointError(f"--clips: no split {unknown.pop()!r}; there are train, validation and test")
+        if unknown := self.scale.grid.keys() - set(FAMILIES):
+            raise CounterpointError(f"--grid: no family {unknown.pop()!r}; there are {', '.join(FAMILIES)}")
+        for family in self.scale.families:
+            for name, values in self.scale.grid.get(family, {}).items():
+                for value in values:
+                    try:
+                        recipe = with_settings(self.recipe(family, ENTRIES[BASELINE], 0, {}), {name: value})
+                        check(recipe)
+                        self.count(recipe, family)
+                    except (CounterpointError, ValueError, TypeError, LookupError, RuntimeError) as error:
+                        raise CounterpointError(f"--grid: {name} of {family} may not be {value!r}: {error}") from error
+            for entry in self.entries(self.main):
+                if entry.recipe:
+                    self.count(self.recipe(family, replace(entry, like=""), 0), family)
+        kinds = [entry.tower for entry in self.entries(self.main) if entry.tower] + self.further_towers()
+        if kinds and len(self.shape.sizes) < 2:
+            raise CounterpointError(
+                f"a correlation tower compares two modalities, and the clips have {', '.join(self.shape.sizes)} alone: "
+                "name --models without towers, and --negative-weights without any"
+            )
+        for family in self.scale.families:
+            for kind in kinds:
+                check(self.tower_recipe(family, kind, 0))
+
     def save(self) -> None:
         """Keep the settings.
 
         Raises:
-            CounterpointError: the folder holds an experiment whose runs would be others, or an ensemble lacks a member.
+            CounterpointError: the folder holds an experiment whose runs would be others.
         """
-        for name in self.scale.models:
-            if missing := set(ENTRIES[name].of) - set(self.scale.models):
-                raise CounterpointError(f"{name} is made of {', '.join(sorted(missing))} too: add that to --models")
         path = self.folder / SUITE_FILE
-        inputs = asdict(self.inputs)
-        if self.inputs.taxonomy:  # by what it is, not by where
-            inputs["taxonomy"] = self.inputs.labelling().taxonomy.fingerprint
+        # Shards and taxonomy by what they are, not by where.
+        inputs = asdict(self.inputs) | {"shards": {split: _named(of) for split, of in self.inputs.shards.items()}}
+        if self.inputs.taxonomy:
+            labelling = self.inputs.labelling()
+            inputs["taxonomy"] = f"{labelling.taxonomy.fingerprint}, labels {labelling.labels.fingerprint}"
         mine = {"suite": self.suite.name, "scale": asdict(self.scale), "inputs": inputs}
         mine = json.loads(json.dumps(mine))
         if path.exists():
@@ -128,9 +160,12 @@ class Experiment:
         return max([cell.seed, *(member.seed for member in self.members(cell))])
 
     def members(self, cell: Cell) -> list[Cell]:
-        """The runs that an ensemble is of: of its seed, and of the following ones where a model is named again."""
-        names = cell.entry.of
-        seeds = [(cell.seed + names[:i].count(name)) % self.scale.seeds for i, name in enumerate(names)]
+        """The runs that an ensemble is of: of its seed; of seeds of its own where a model is named again.
+
+        Ensembles that had members in common would seem to agree more than others do.
+        """
+        names, each = cell.entry.of, cell.entry.seeds
+        seeds = [cell.seed * each + names[:i].count(name) for i, name in enumerate(names)]
         return [cell._replace(entry=self.suite.entry(name), seed=seed) for name, seed in zip(names, seeds, strict=True)]
 
     def place(self, world: Source, seed: int) -> Path:
@@ -234,6 +269,12 @@ class Experiment:
         if kind.startswith("weight-"):
             settings["negatives.weight"] = float(kind.removeprefix("weight-"))
         return with_settings(recipe, settings)
+
+
+def _named(shards: list[str]) -> str:
+    """How many shards paths name, and a digest of their names."""
+    names = [path.name for path in find_shards(shards)] if shards else []
+    return f"{len(names)} ({hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]})"
 
 
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import Progress
+from safetensors.torch import load_file
 
 from counterpoint.ensemble import ENSEMBLE_FILE, average, distil
 from counterpoint.errors import CounterpointError
@@ -27,7 +28,7 @@ from counterpoint.experiments.worlds import Data, Shape, Source
 from counterpoint.models.correlation import Tower
 from counterpoint.models.track import Track
 from counterpoint.recipes import CONSTANT, Recipe, TowerRecipe
-from counterpoint.run import WEIGHTS_FILE, Predictions, Run, write_json
+from counterpoint.run import TOWER_FOLDER, WEIGHTS_FILE, Predictions, Run, digest, read_json, write_json
 from counterpoint.training.train import train
 
 Recipes = Recipe | TowerRecipe
@@ -46,7 +47,7 @@ class Jobs:
         """Everything, in an order in which each comes after what it needs.
 
         Raises:
-            CounterpointError: a finished run has another recipe than it would get now.
+            CounterpointError: a finished run has another recipe than it would get now, or is of runs that are others.
         """
         jobs: dict[str, Job] = {}
 
@@ -164,8 +165,12 @@ class Jobs:
                 self._fit(world, seed, folder, recipe(), tower)
             return f"validation GAP {best_validation(folder):.4f}"
 
-        if not entry.of:
+        if entry.of:
+            self._check_members(cell, folder / ENSEMBLE_FILE)
+        else:
             _check_finished(folder, recipe)
+            if entry.tower:
+                _check_tower(folder, self.of.tower_folder(world, family, entry.tower, seed))
         done = folder / (ENSEMBLE_FILE if entry.of else WEIGHTS_FILE)
         return Job(f"train {cell}", f"train {family}-{entry.name}", done, work, tuple(needs), self._guess(recipe))
 
@@ -205,6 +210,8 @@ class Jobs:
 
     def _evaluate(self, cell: Cell, needs: list[Job]) -> Job:
         done, scores = self.of.measured(cell), self.of.scores(cell)
+        if not cell.entry.recipe:
+            self._check_members(cell, scores.with_name(ENSEMBLE_FILE))
 
         def work() -> str:
             truth = Truth.load(self.of.truth(cell.world, cell.seed))
@@ -222,7 +229,21 @@ class Jobs:
         if cell.entry.recipe:
             return Run.load(self.of.run_folder(cell)).predict(data.test, workers=self.workers)
         members = [Run.load(self.of.run_folder(member)) for member in self.of.members(cell)]
+        told = self.of.scores(cell).with_name(ENSEMBLE_FILE)
+        told.parent.mkdir(parents=True, exist_ok=True)
+        write_json(told, {"fingerprints": [member.fingerprint for member in members]})
         return average(members, data.test, self.workers)
+
+    def _check_members(self, cell: Cell, path: Path) -> None:
+        """Raise CounterpointError where a finished ensemble is of other runs than its members are now."""
+        known = read_json(path).get("fingerprints", []) if path.exists() else []
+        for member, fingerprint in zip(self.of.members(cell), known, strict=False):
+            folder = self.of.run_folder(member)
+            if not (folder / WEIGHTS_FILE).exists() or Run.load(folder).fingerprint != fingerprint:
+                raise CounterpointError(
+                    f"{self.of.run_folder(cell)}: is of another {folder.name} than there is now; "
+                    "move it away to make it again"
+                )
 
     def _explain(self, family: str, needs: list[Job]) -> Job:
         """Fig. 1: one clip that the headline model wins against the baseline."""
@@ -261,6 +282,13 @@ def _check_finished(folder: Path, recipe: Callable[[], Recipes]) -> None:
             f"{folder}: was trained with {name} {theirs.get(name)}, and would be with {mine[name]} now; "
             "move it away to train it again"
         )
+
+
+def _check_tower(folder: Path, tower: Path) -> None:
+    """Raise CounterpointError where a finished run listens to another tower than the experiment's."""
+    files = [of / WEIGHTS_FILE for of in (folder, folder / TOWER_FOLDER, tower)]
+    if all(path.exists() for path in files) and digest(load_file(files[1])) != digest(load_file(files[2])):
+        raise CounterpointError(f"{folder}: listens to another tower than {tower}; move it away to train it again")
 
 
 def seconds(recipe: Recipe | TowerRecipe, shape: Shape) -> float:

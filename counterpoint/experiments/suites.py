@@ -68,7 +68,8 @@ class Scale:
     resamples: int = 1000
 
     def seeds_of(self, entry: Entry) -> int:
-        return self.seeds if entry.part == "paper" else min(self.seeds, self.control_seeds)
+        """How many times an entry is made: with each seed, or of seeds that no other of its kind has."""
+        return self.seeds if entry.part == "paper" else min(self.seeds // entry.seeds, self.control_seeds)
 
 
 @dataclass(frozen=True, kw_only=True)

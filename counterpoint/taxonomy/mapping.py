@@ -3,6 +3,7 @@
 Ancestors are never written down: a clip's targets are the categories of its labels and all of their ancestors.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -61,6 +62,11 @@ class LabelMap:
 
     def __reduce__(self) -> tuple[type["LabelMap"], tuple[tuple[Label, ...], Taxonomy]]:
         return LabelMap, (self.labels, self.taxonomy)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this mapping from others."""
+        return hashlib.sha256(repr(self.labels).encode()).hexdigest()[:16]
 
     @classmethod
     def identity(cls, taxonomy: Taxonomy) -> "LabelMap":

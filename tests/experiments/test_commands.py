@@ -17,6 +17,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from counterpoint.cli import main
+from counterpoint.data.clip import Clip
+from counterpoint.data.features import FeatureSet
+from counterpoint.data.tfrecord import Writer
+from counterpoint.data.youtube8m import encode
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.experiments import jobs
 from counterpoint.experiments.engine import Log
@@ -179,12 +183,87 @@ def test_a_finished_run_of_another_recipe_is_named(
     assert reproduce(out, "--models", "l", "cm-c", "--seeds", "1", "--report") == 0  # which leaves it out
 
 
+def test_an_ensemble_of_runs_that_are_others_now_is_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = "unrelated-0.25-shift-0"
+    for missing in (True, False):
+        out = shutil.copytree(finished, tmp_path / str(missing))
+        member = out / "runs" / world / "nv-cm-seed-0"
+        if missing:
+            member.rename(tmp_path / "moved away")
+        else:
+            shutil.copy(out / "runs" / world / "nv-cm-seed-1" / "weights.safetensors", member)
+        assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
+        told = "is of another nv-cm-seed-0 than there is now; move it away to make it again"
+        assert f"{out / 'runs' / world / 'nv-ensemble-seed-0'}: {told}" in capsys.readouterr().err
+        shutil.rmtree(out / "runs" / world / "nv-ensemble-seed-0")
+        assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
+        assert f"{out / 'runs' / world / 'nv-distilled-seed-0'}: {told}" in capsys.readouterr().err
+
+
+def test_a_run_that_listens_to_another_tower_is_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    towers = out / "towers" / "unrelated-0.25-shift-0"
+    shutil.copy(towers / "nv-trained-seed-1" / "weights.safetensors", towers / "nv-trained-seed-0")
+    assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
+    run = out / "runs" / "unrelated-0.25-shift-0" / "nv-cm-g-seed-0"
+    assert f"{run}: listens to another tower than {towers / 'nv-trained-seed-0'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--grid", '{"vn": {"head.hidden": [8]}}'), "--grid: no family 'vn'; there are nv, tm, rnn"),
+        (("--grid", '{"nv": {"head.colour": [8]}}'), "--grid: head.colour of nv may not be 8: HeadConfig has no "),
+        (("--grid", '{"nv": {"head.hidden": ["wide"]}}'), "--grid: head.hidden of nv may not be 'wide'"),
+        (("--grid", '{"nv": {"head.dropout": [2]}}'), "--grid: head.dropout of nv may not be 2: nv-l: head.dropout"),
+        (("--clips", '{"tests": 8}'), "--clips: no split 'tests'"),
+        (("--negative-weights", "-1"), "negatives.weight must be at least 0"),
+        (("--taxonomy", "youtube8m"), "this suite makes its clips up: leave --data and --taxonomy out"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+) -> None:
+    assert reproduce(tmp_path / "out", "--models", "l", *arguments) == 1
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_the_records_are_too_little_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures alone: nothing is trained before it is said."""
+    random = np.random.default_rng(0)
+    with Writer(tmp_path / "train.tfrecord") as writer:
+        for i in range(100):
+            codes = random.integers(0, 256, (1, 6), dtype=np.uint8)
+            writer.write(encode(Clip(f"{i}", np.array([0]), {"video": codes})))
+    FeatureSet({"video": 6}, "mine").save(tmp_path)
+    (tmp_path / "categories.tsv").write_text("id\tparent\tname\nf\t\tFood\n")
+    told = ["reproduce", "video-level", "--data", str(tmp_path / "train.tfrecord"), "--out", str(tmp_path / "out")]
+    for models, cause in (
+        (("l", "sound"), "nv-sound reads 'audio', and the features are video"),
+        (("l", "cm-g"), "a correlation tower compares two modalities, and the clips have video alone"),
+    ):
+        assert main([*told, "--taxonomy", str(tmp_path / "categories.tsv"), "--models", *models]) == 1
+        assert cause in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_leaves_nothing(tmp_path: Path) -> None:
+    """Plans are there to be weighed against each other."""
+    for epochs in ("3", "2"):
+        assert reproduce(tmp_path / "out", "--models", "l", "--seeds", "1", "--epochs", epochs, "--plan") == 0
+    assert not (tmp_path / "out").exists()
+
+
 def test_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce(tmp_path / "out", "--models", "l", "cm-c", "--seeds", "3", "--plan") == 0
     printed = capsys.readouterr().out
     assert re.search(r"train nv-cm-c\W+0\W+3\W+", printed)
     assert re.search(r"\d+ of \d+ jobs to do, about \d+", printed)
-    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_real_suites_ask_for_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
