@@ -20,7 +20,8 @@ from counterpoint.evaluation.breakdown import Breakdown, BreakdownAccumulator
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.files import appending, holds_anything
 from counterpoint.recipes import Recipe
-from counterpoint.run import TOWER_FOLDER, Predictions, Run, read_json, write_json
+from counterpoint.run import RECIPE_FILE, TOWER_FOLDER, Predictions, Run, read_json, write_json
+from counterpoint.training.checkpoints import CHECKPOINTS
 from counterpoint.training.folder import claimed
 from counterpoint.training.train import train
 
@@ -115,7 +116,9 @@ def distil(
     tower = Run.load(first.folder / TOWER_FOLDER) if first.recipe.fusion.tower else None
     teacher, lesson = out / TEACHER_FILE, {"of": [run.fingerprint for run in runs], "share": share}
     begun = read_json(out / LESSON_FILE) if (out / LESSON_FILE).exists() else None
-    if begun != lesson and holds_anything(out):
+    # A process that was killed before it wrote of whom the student learns left a run in which nothing is learned yet.
+    fresh = begun is None and (out / RECIPE_FILE).exists() and not (student.trained or (out / CHECKPOINTS).exists())
+    if begun != lesson and holds_anything(out) and not fresh:
         other = "a finished run" if student.trained else "something else"
         what = "a distillation of other runs, or with another share" if begun else other
         raise CounterpointError(f"{out}: holds {what}; choose another --out, or remove it")
@@ -138,7 +141,7 @@ def distil(
         "teacher": result.teacher.to_dict(),
         "student": result.student.to_dict(),
     }
-    write_json(out / ENSEMBLE_FILE, told)
     teacher.unlink(missing_ok=True)
+    write_json(out / ENSEMBLE_FILE, told)
     (out / LESSON_FILE).unlink()
     return result

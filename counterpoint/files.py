@@ -14,6 +14,18 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))  # of di
 
 
 @contextlib.contextmanager
+def naming(path: Path, *also: Path) -> Iterator[None]:
+    """Name the file in an OSError of the block that names none, as a full disk's; or names one of the others."""
+    try:
+        yield
+    except OSError as error:
+        nameless = error.filename is None and error.errno in _FULL
+        if error.errno and (nameless or error.filename in map(str, also)):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` if the block succeeds, and is removed if it does not.
 
@@ -23,15 +35,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with new.open("xb") as file:
-            yield file
-        new.replace(path)
-    except BaseException as error:
+        with naming(path, new):
+            with new.open("xb") as file:
+                yield file
+            new.replace(path)
+    except BaseException:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
-        nameless = isinstance(error, OSError) and error.filename is None and error.errno in _FULL
-        if isinstance(error, OSError) and error.errno and (nameless or error.filename == str(new)):
-            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
 
 

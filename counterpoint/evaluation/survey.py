@@ -31,6 +31,7 @@ from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.loading import Batch
 from counterpoint.errors import CounterpointError
 from counterpoint.experiments.predictions import from_log_odds, log_odds
+from counterpoint.files import naming, replacing
 from counterpoint.models.categorizer import Output
 from counterpoint.run import Run, accelerator, moved, write_json
 
@@ -168,7 +169,7 @@ def _compute(
     known = ids.read_text(encoding="utf-8").splitlines(True)[:done] if done else []
     ids.write_text("".join(known), encoding="utf-8")  # a killed process may have written more than it said
     arrays: dict[str, Any] = {}
-    with ids.open("a", encoding="utf-8") as names:
+    with naming(ids), ids.open("a", encoding="utf-8") as names:
         for batch in run.batches(rest, workers=workers) if len(rest) else ():
             with torch.inference_mode():
                 output = model(moved(batch.tracks, device))
@@ -186,7 +187,8 @@ def _compute(
             write_json(folder / SURVEY_FILE, about | {"done": done, "pairs": pairs})
             progress(len(batch.ids))
     told_ids = [json.loads(line).encode() for line in ids.read_text(encoding="utf-8").splitlines()]
-    np.save(folder / "ids.npy", np.array(told_ids))
+    with replacing(folder / "ids.npy") as file:
+        np.save(file, np.array(told_ids))
     ids.unlink()
 
 

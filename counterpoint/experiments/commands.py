@@ -51,7 +51,7 @@ def reproduce(args: Namespace) -> int:
         _plan(experiment, jobs)
         return 0
     if not args.report:
-        engine.run(jobs, experiment.folder, cli._console, report.commit())
+        engine.run(jobs, experiment.folder, cli._console, report.made_by())
     written = report.write(experiment, cli._console, jobs)
     cli._print(args.json, lambda: {"report": str(written)}, lambda: str(written))
     return 0

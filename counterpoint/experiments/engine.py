@@ -6,7 +6,7 @@ dies. What a job had begun when it was killed is its own to go on with.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from counterpoint.errors import UNREADABLE, CounterpointError
+from counterpoint.files import naming
 
 LOCKS = "locks"
 LOG = "jobs.jsonl"
@@ -53,10 +54,10 @@ class Log:
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOG
 
-    def add(self, job: Job, seconds: float, commit: str) -> None:
+    def add(self, job: Job, seconds: float, made_by: Mapping[str, str]) -> None:
         ended = datetime.now(UTC).isoformat(timespec="seconds")
-        line = {"job": job.name, "kind": job.kind, "seconds": round(seconds, 2), "commit": commit, "ended": ended}
-        with self.path.open("a", encoding="utf-8") as file:
+        line = {"job": job.name, "kind": job.kind, "seconds": round(seconds, 2), **made_by, "ended": ended}
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, str | float]]:
@@ -97,8 +98,11 @@ class Estimate:
         return total
 
 
-def run(jobs: Sequence[Job], folder: Path, console: Console, commit: str) -> None:
+def run(jobs: Sequence[Job], folder: Path, console: Console, made_by: Mapping[str, str]) -> None:
     """Do every job that is not done, in their order as far as their needs allow; returns when all are done.
+
+    Args:
+        made_by: what to log with each job: the commit and the hardware.
 
     Raises:
         CounterpointError: a job needs one that is not among the jobs.
@@ -127,7 +131,7 @@ def run(jobs: Sequence[Job], folder: Path, console: Console, commit: str) -> Non
                 seconds = time.monotonic() - started
                 if not job.done.exists():
                     raise CounterpointError(f"{job.name}: left no {job.done}")
-                log.add(job, seconds, commit)
+                log.add(job, seconds, made_by)
                 if told:
                     console.print(f"    {told}  ({duration(seconds)})", markup=False, highlight=False, soft_wrap=True)
                 break

@@ -227,14 +227,16 @@ class Experiment:
     def recipe(self, family: str, entry: Entry, seed: int, trial: dict[str, Any] | None = None) -> Recipe:
         """An entry's recipe, with what the searches found; ``trial`` are settings to use instead of the best.
 
-        Of late fusion's settings a rival, which has other parts, takes those of the training and the head.
+        Of late fusion's settings a rival, which has other parts, takes those that it has: the training's, the head's
+        and, of a Transformer, those of its layers.
         """
         recipe = RECIPES[entry.recipe if entry.rival else f"{family}-{entry.recipe}"]
         crossed = isinstance(recipe.fusion, CrossModal)
         settings = {**self.suite.settings.get(family, {})}
         settings |= self.search(family, BASELINE).best() if trial is None or crossed else trial
         if entry.rival:
-            settings = {name: value for name, value in settings.items() if name.startswith(("training.", "head."))}
+            of = {"training", "head", *(f"family.{each}" for each in vars(recipe.family))}
+            settings = {name: value for name, value in settings.items() if {name, name.partition(".")[0]} & of}
         if crossed:
             settings |= self.search(family, SEARCHED).best() if trial is None else trial
         settings |= {"training.max_epochs": self.scale.epochs, "training.seed": seed}

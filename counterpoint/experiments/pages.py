@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torchmetrics.functional.classification import binary_auroc
 
 from counterpoint.evaluation import tower as towers
 from counterpoint.evaluation.breakdown import Breakdown, Figures
@@ -174,8 +176,7 @@ def _over_seeds(values: list[float], digits: int) -> Cell:
 
 def _auc(scores: Float[np.ndarray, "clip"], related: Any) -> float:
     """The share of pairs of a related and an unrelated clip of which the related one scores higher."""
-    higher = np.sign(scores[related][:, None] - scores[~related])
-    return float(0.5 + 0.5 * higher.mean())
+    return float(binary_auroc(torch.from_numpy(scores), torch.from_numpy(related).int(), thresholds=None))
 
 
 def tower_pictures(found: list[Judged], family: str) -> list[Picture]:
@@ -235,10 +236,10 @@ def trees(labelling: Labelling) -> list[Picture]:
     roots = [i for i, level in enumerate(taxonomy.levels) if level == 0]
     return [
         Picture(
-            f"tree-{taxonomy.ids[root]}.svg",
+            f"tree-{number}.svg",
             svg(labelling, taxonomy.ids[root]).encode(),
             f"{taxonomy.names[root]}: {1 + len(taxonomy.descendants(root))} categories",
             wide=True,
         )
-        for root in roots
+        for number, root in enumerate(roots)
     ]

@@ -1,5 +1,6 @@
 """An experiment's report: one HTML file that needs no other, the same as Markdown, and every number as JSON."""
 
+import math
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from counterpoint.experiments.entries import BASELINE, SEARCHED
 from counterpoint.experiments.experiment import Experiment
 from counterpoint.experiments.predictions import Truth, draw_runs
 from counterpoint.experiments.statistics import Results
-from counterpoint.files import replacing
+from counterpoint.files import replacing, write_text
 from counterpoint.run import environment, write_json
 
 PICTURES = "figures"
@@ -32,19 +33,27 @@ def write(experiment: Experiment, console: Console, jobs: Sequence[Job]) -> Path
     folder = experiment.folder / PICTURES
     folder.mkdir(exist_ok=True)
     for picture in document.pictures:
-        (folder / picture.name).write_bytes(picture.content)
+        with replacing(folder / picture.name) as file:
+            file.write(picture.content)
     page = experiment.folder / "report.html"
-    for path, text in ((page.with_suffix(".md"), document.markdown(PICTURES)), (page, document.html())):
-        with replacing(path) as file:
-            file.write(text.encode())
+    write_text(page.with_suffix(".md"), document.markdown(PICTURES))
+    write_text(page, document.html())
     write_json(page.with_suffix(".json"), _numbers(results))
     return page
 
 
+def made_by() -> dict[str, str]:
+    """The commit and the hardware of what this process does."""
+    told = environment()
+    gpus = ", ".join(told["gpus"]) or "no GPU"
+    return {"commit": commit(), "hardware": f"{told['processor']}, {told['threads']} threads of PyTorch, {gpus}"}
+
+
 def commit() -> str:
-    """The commit of the package's source, `+` where that differs from it; the version where there is no git."""
+    """The commit of the package's source, `+` where that differs from it; the version where it is in no repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    try:
+    try:  # an installed package may lie, ignored, in the repository of something else
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         told = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".."], check=False).returncode
     except (OSError, subprocess.CalledProcessError):
@@ -86,9 +95,9 @@ def _document(results: Results, jobs: Sequence[Job]) -> Document:
     ]
     if searched:
         told = (
-            "Late fusion's architecture is searched on the main world's validation clips and kept by its variants, as "
-            "in the paper; then F, with the cross-modal model that needs no tower. The first trial is the recipe as it "
-            "is."
+            f"Late fusion's architecture is searched on {experiment.searched.name}'s validation clips and kept by its "
+            "variants, as in the paper; then F, with the cross-modal model that needs no tower. The first trial is the "
+            "recipe as it is."
         )
         sections.append(Section("Search", [told, *searched]))
     sections.append(Section("How this was made", [_made(experiment, jobs)]))
@@ -136,10 +145,11 @@ def _tested(results: Results) -> list[str]:
     if experiment.scale.control_seeds < seeds:
         trained += f", controls with {experiment.scale.control_seeds}"
     resampled = "clips and seeds" if seeds > 1 else "clips"
-    few = " Over so few seeds they are too narrow." if 1 < seeds < FEW else ""
+    fewest = min(map(len, results.breakdowns.values()), default=FEW)
+    few = f" Where there are fewer than {FEW} seeds they are too narrow; over one, they are over clips alone."
     return [
         f"{told} {trained}. Intervals are by paired bootstrap over {resampled}, {experiment.scale.resamples:,} "
-        f"samples: both models are measured on the same ones.{few}"
+        f"samples: both models are measured on the same ones.{few * (fewest < FEW)}"
     ]
 
 
@@ -147,15 +157,14 @@ def _made(experiment: Experiment, jobs: Sequence[Job]) -> Table:
     """Command, commit, hardware, settings and time; of a job that was done again, the last time."""
     told, wanted = environment(), {job.name for job in jobs}
     done = {line["job"]: line for line in Log(experiment.folder).lines() if line["job"] in wanted}
-    commits = dict.fromkeys(str(line["commit"]) for line in done.values())
+    commits, machines = (dict.fromkeys(str(line[k]) for line in done.values() if k in line) for k in made_by())
     seconds = sum(float(line["seconds"]) for line in done.values())
-    gpus = ", ".join(told["gpus"]) or "no GPU"
     rows = {
-        "command": shlex.join([Path(told["command"][0]).name, *told["command"][1:]]),
-        "commit": ", ".join(commits) or commit(),
-        "hardware": f"{told['processor']}, {told['threads']} threads of PyTorch, {gpus}",
+        "this report's command": shlex.join([Path(told["command"][0]).name, *told["command"][1:]]),
+        "commit": ", ".join(commits),
+        "hardware": "; ".join(machines),
         "software": f"Python {told['python']}, PyTorch {told['torch']}, {told['platform']}",
-        "time": f"{duration(seconds)} in {len(done)} jobs, added up",
+        "time": f"{duration(seconds)} in {len(done)} jobs, added up; of those that went on, since then",
         **{name.replace("_", " "): tables.plain(value) for name, value in asdict(experiment.scale).items()},
     }
     for split, shards in experiment.inputs.shards.items():
@@ -180,8 +189,9 @@ def _numbers(results: Results) -> dict[str, Any]:
         ],
         "gains": [
             {"world": world, "family": family, "model": ours, "over": theirs, "metric": metric, "group": group}
-            | {name: value if value == value else None for name, value in gain._asdict().items()}
-            for (world, family, ours, theirs, metric, group), gain in results.gains.items()
+            | {"seeds": seeds}
+            | {name: value if math.isfinite(value) else None for name, value in gain._asdict().items()}
+            for (world, family, ours, theirs, metric, group, seeds), gain in results.gains.items()
         ],
         "towers": [
             {"family": one.family, "kind": one.kind, "seed": one.seed}

@@ -30,6 +30,7 @@ from counterpoint.taxonomy import Taxonomy
 Group = tuple[str, str]
 """All categories, those of a level or under a top-level category; or clips, those with related sound or the others."""
 ALL: Group = ("all", "")
+UNKNOWN = 0.025  # the share of bootstrap samples in which a figure may be no number, as over clips without labels
 Draws = Float[np.ndarray, "sample"]
 
 
@@ -68,7 +69,7 @@ class Results:
                 by_seed[cell.seed] = measured(path)
         self._draws: dict[tuple[Path, str, Group], Draws] = {}
         self._related: dict[Path, Bool[np.ndarray, "clip"] | None] = {}  # noqa: UP037
-        self.gains: dict[tuple[str, str, str, str, str, Group], Gain] = {}
+        self.gains: dict[tuple[str, str, str, str, str, Group, tuple[int, ...]], Gain] = {}
 
     def entries(self, world: Source, family: str) -> list[Entry]:
         """The models that are finished for at least one seed."""
@@ -116,24 +117,43 @@ class Results:
         labels = _truth(self.experiment.truth(world, seed)).labels
         return int(labels[:, _under(top, taxonomy)].any(1).sum())
 
-    def value(self, world: Source, family: str, entry: Entry, metric: str, group: Group = ALL) -> Value:
-        """An entry's error, over all of its seeds."""
-        errors = self.errors(world, family, entry, metric, group, self.seeds(world, family, entry))
+    def value(
+        self,
+        world: Source,
+        family: str,
+        entry: Entry,
+        metric: str,
+        group: Group = ALL,
+        seeds: list[int] | None = None,
+    ) -> Value:
+        """An entry's error, over all of its seeds or some of them."""
+        seeds = self.seeds(world, family, entry) if seeds is None else seeds
+        errors = self.errors(world, family, entry, metric, group, seeds)
         return Value(_mean(errors), _spread(_mean(errors, 0)), _spread(_mean(errors, 1)))
 
-    def gain(self, world: Source, family: str, ours: Entry, theirs: Entry, metric: str, group: Group = ALL) -> Gain:
-        """How much less error one entry has than another, over the seeds that both have."""
-        key = (world.name, family, ours.name, theirs.name, metric, group)
+    def gain(
+        self,
+        world: Source,
+        family: str,
+        ours: Entry,
+        theirs: Entry,
+        metric: str,
+        group: Group = ALL,
+        seeds: list[int] | None = None,
+    ) -> Gain:
+        """How much less error one entry has than another, over the seeds that both have or some of them."""
+        seeds = self.seeds(world, family, ours, theirs) if seeds is None else seeds
+        key = (world.name, family, ours.name, theirs.name, metric, group, tuple(seeds))
         if key not in self.gains:
-            seeds = self.seeds(world, family, ours, theirs)
             means = [_mean(self.errors(world, family, entry, metric, group, seeds)) for entry in (ours, theirs)]
-            drawn = self.gain_draws(world, family, ours, theirs, metric, group)
+            drawn = self.gain_draws(world, family, ours, theirs, metric, group, seeds)
             self.gains[key] = Gain(_less(*means), *_interval(drawn))
         return self.gains[key]
 
-    def gain_draws(self, world: Source, family: str, ours: Entry, theirs: Entry, metric: str, group: Group) -> Draws:
+    def gain_draws(
+        self, world: Source, family: str, ours: Entry, theirs: Entry, metric: str, group: Group, seeds: list[int]
+    ) -> Draws:
         """The gain on each bootstrap sample."""
-        seeds = self.seeds(world, family, ours, theirs)
         size = (max(1, len(seeds) - 1), self.resamples)
         picked = np.random.default_rng(len(seeds)).integers(len(seeds), size=size)
         one, other = (
@@ -147,8 +167,9 @@ class Results:
     def grows(self, world: Source, family: str, ours: Entry, theirs: Entry, levels: int) -> Gain:
         """How much more the gain in GAP is at the deepest level than at the top, in percentage points."""
         groups = [("level", str(level)) for level in (levels - 1, 0)]
+        seeds = self.seeds(world, family, ours, theirs)
         deep, top = (self.gain(world, family, ours, theirs, "gap", group).percent for group in groups)
-        drawn = [self.gain_draws(world, family, ours, theirs, "gap", group) for group in groups]
+        drawn = [self.gain_draws(world, family, ours, theirs, "gap", group, seeds) for group in groups]
         return Gain(deep - top, *_interval(drawn[0] - drawn[1]))
 
     def draws(self, cell: Cell, metric: str, group: Group) -> Draws:
@@ -188,8 +209,9 @@ def _less(ours: Any, theirs: Any) -> Any:
 
 
 def _interval(drawn: Draws) -> tuple[float, float]:
+    """None where what could not be measured might lie beyond either end."""
     known = drawn[np.isfinite(drawn)]
-    if not len(known):
+    if len(known) < (1 - UNKNOWN) * len(drawn):
         return math.nan, math.nan
     low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)

@@ -122,7 +122,7 @@ def controls(results: Results, world: Source, family: str) -> Table:
         "The last two columns: how much less GAP error the model has than L and than CM-C, in % of theirs, over the "
         "seeds that both have (over one seed, the interval is over clips alone); below 0 it has more. Parameters are "
         "those that are learned with the model, without its tower's; of an ensemble, its members' together. Rivals "
-        "take late fusion's training settings; their own were not searched."
+        "take what late fusion's search chose, as far as they have it; they were not searched themselves."
     )
     return Table(f"{paper.FAMILIES[family]}: all models", header, rows, caption)
 
@@ -198,14 +198,16 @@ def summary(results: Results) -> Table:
         gain = results.gain(world, family, *both, "gap")
         levels = len(next(iter(results.breakdowns[world.name, family, HEADLINE].values()))[0].levels)
         grows = results.grows(world, family, *both, levels)
-        single = [entry for entry in results.entries(world, family) if entry.recipe]
+        seeds = len(results.seeds(world, family, both[0]))
+        entries = [entry for entry in results.entries(world, family) if entry.recipe]
+        single = [entry for entry in entries if len(results.seeds(world, family, entry)) >= seeds]
         best = min(single, key=lambda entry: results.value(world, family, entry, "gap").mean)
         rows.append([paper.FAMILIES[family], _value(theirs), _value(ours), _gain(gain), _gain(grows), best.title])
     deeper = "deepest level's gain above the top's"
     header = ["family", "L", "CM-C", "gain", deeper, "least error of one model"]
     caption = (
         f"GAP. {SPREAD} {GAIN} The gain grows with the level, as the paper found, where the {deeper} (in percentage "
-        "points) is clearly above 0."
+        "points) is clearly above 0. The last column is of models with as many seeds as CM-C."
     )
     return Table("CM-C against L", header, rows, caption)
 
@@ -228,11 +230,11 @@ def findings(results: Results, family: str) -> list[str | Table | Picture]:
     found = {entry.name: entry for entry in results.entries(world, family)}
     told: list[str | Table | Picture] = []
     names = (BASELINE, "cm-g", HEADLINE)
-    if all(pair(results, world, family, *step) for step in pairwise(names)):
-        order = [found[name] for name in names]
-        means = [results.value(world, family, entry, "gap").mean for entry in order]
+    order = [found[name] for name in names if name in found]
+    if len(order) == len(names) and (seeds := results.seeds(world, family, *order)):
+        means = [results.value(world, family, entry, "gap", seeds=seeds).mean for entry in order]
         shown = ", ".join(f"{entry.title} {mean:.2f}" for entry, mean in zip(order, means, strict=True))
-        steps = [results.gain(world, family, less, more, "gap") for more, less in pairwise(order)]
+        steps = [results.gain(world, family, less, more, "gap", seeds=seeds) for more, less in pairwise(order)]
         verdict = "does not hold"
         if means[0] > means[1] > means[2]:
             clear = all(step.low > 0 for step in steps)
@@ -244,10 +246,12 @@ def findings(results: Results, family: str) -> list[str | Table | Picture]:
         if both := pair(results, world, family, HEADLINE, name):
             gain = results.gain(world, family, *both, "gap")
             verdict = "CM-C errs less" if gain.low > 0 else "CM-C errs more" if gain.high < 0 else "no clear difference"
-            rows.append([question, found[name].title, verdict, _gain(gain)])
+            seeds = results.seeds(world, family, *both)
+            rows.append([question, found[name].title, verdict, _gain(gain), str(len(seeds))])
     if rows:
-        header = ["question", "control", "answer", "CM-C's gain over it"]
-        told.append(Table(f"{paper.FAMILIES[family]}: the idea or capacity?", header, rows, labels=3))
+        header = ["question", "control", "answer", "CM-C's gain over it", "seeds"]
+        caption = "Over the seeds that both have; over one, the interval is over clips alone."
+        told.append(Table(f"{paper.FAMILIES[family]}: the idea or capacity?", header, rows, caption, 3))
     return told
 
 
@@ -302,17 +306,19 @@ def _epochs(path: Path) -> tuple[int, float]:
 def _value(value: Value) -> Cell:
     if math.isnan(value.mean):
         return Cell(DASH)
-    spread = [f"{sd:.2f}" for sd in (value.over_runs, value.over_seeds) if not math.isnan(sd)]
-    return Cell(f"{value.mean:.2f}", f"± {' / '.join(spread)}" if spread else "")
+    spread = [DASH if math.isnan(sd) else f"{sd:.2f}" for sd in (value.over_runs, value.over_seeds)]
+    return Cell(f"{value.mean:.2f}", f"± {' / '.join(spread)}" if set(spread) > {DASH} else "")
 
 
 def _gain(gain: Gain) -> Cell:
-    if math.isnan(gain.percent):
+    if not math.isfinite(gain.percent):  # the other model has no error
         return Cell(DASH)
     return Cell(_percent(gain.percent), _bounds(gain), bold=gain.clear)
 
 
 def _bounds(gain: Gain) -> str:
+    if math.isnan(gain.low):
+        return "[unknown]"
     return f"[{_signed(gain.low)}, {_signed(gain.high)}]"
 
 

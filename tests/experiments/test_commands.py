@@ -16,17 +16,19 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from counterpoint import __version__
 from counterpoint.cli import main
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.tfrecord import Writer
 from counterpoint.data.youtube8m import encode
 from counterpoint.evaluation.metrics import global_average_precision
-from counterpoint.experiments import jobs
+from counterpoint.experiments import jobs, pages, report
 from counterpoint.experiments.engine import Log
 from counterpoint.experiments.predictions import Truth, draw_runs, probabilities
 from counterpoint.experiments.suites import KNOWN_TRUTH, SUITES
-from counterpoint.run import Run
+from counterpoint.run import Run, environment
+from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy
 from counterpoint.training import train as training
 
 TINY = [
@@ -123,6 +125,39 @@ def test_the_report_tells_related_sound_from_unrelated(finished: Path) -> None:
         aucs.append(roc_auc_score(related, json.loads(told.read_text())["true"]))
     row = next(line for line in text.splitlines() if line.startswith("| NetVLAD | contrastive | 1 | 2 "))
     assert row.split("|")[-2].strip().startswith(f"{np.mean(aucs):.3f} ± {np.std(aucs, ddof=1):.3f}")
+
+
+def test_the_report_names_the_hardware_of_the_jobs_and_not_its_own(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    monkeypatch.setattr(report, "environment", lambda: {**environment(), "processor": "an abacus"})
+    assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 0
+    row = next(line for line in (out / "report.md").read_text().splitlines() if line.startswith("| hardware"))
+    assert environment()["processor"] in row
+    assert "abacus" not in row
+
+
+def test_the_commit_is_the_packages_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed below a repository of something else, it has none."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    installed = tmp_path / "lib" / "report.py"
+    installed.parent.mkdir()
+    installed.touch()
+    for told in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *told], check=True)
+    monkeypatch.setattr(report, "__file__", str(installed))
+    assert report.commit() == f"counterpoint {__version__}"
+    subprocess.run([*git, "add", "lib"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    assert re.fullmatch("[0-9a-f]{7,}", report.commit())
+
+
+def test_trees_of_categories_whose_ids_are_no_file_names() -> None:
+    taxonomy = Taxonomy((Category("/m/04rlf", "", "Music"), Category("/m/0l14jd", "/m/04rlf", "Choir")))
+    (tree,) = pages.trees(Labelling(taxonomy, LabelMap.identity(taxonomy)))
+    assert Path(tree.name).name == tree.name
+    assert b"Choir" in tree.content
 
 
 def test_a_report_of_seeds_that_are_not_begun(finished: Path) -> None:

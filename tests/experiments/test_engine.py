@@ -31,7 +31,7 @@ class Workshop:
 
     def run(self, *jobs: Job) -> str:
         text = io.StringIO()
-        run(jobs, self.folder, Console(file=text, width=100), "abc")
+        run(jobs, self.folder, Console(file=text, width=100), {"commit": "abc"})
         return text.getvalue()
 
 
@@ -83,8 +83,8 @@ def test_estimates_are_measured_or_guessed(workshop: Workshop) -> None:
     log = Log(workshop.folder)
     one, other, unknown = workshop.job("1", kind="k"), workshop.job("2", kind="k"), workshop.job("3")
     assert Estimate(log).seconds([one, other, unknown]) == 300
-    log.add(one, 4.0, "abc")
-    log.add(other, 8.0, "abc")
+    log.add(one, 4.0, {})
+    log.add(other, 8.0, {})
     with log.path.open("a") as file:
         file.write('{"job": "cut off')
     assert Estimate(log).seconds([one, other, unknown]) == 6 + 6 + 100

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from counterpoint.evaluation.breakdown import break_down
-from counterpoint.experiments import statistics
+from counterpoint.evaluation.breakdown import Breakdown, Figures, break_down
+from counterpoint.experiments import statistics, tables
 from counterpoint.experiments.experiment import Experiment
 from counterpoint.experiments.predictions import Truth, probabilities, save_scores
-from counterpoint.experiments.statistics import Gain, Results
+from counterpoint.experiments.statistics import Gain, Results, Value
 from counterpoint.experiments.suites import SUITES
 from counterpoint.experiments.worlds import Inputs
 from counterpoint.run import Predictions
@@ -78,7 +78,7 @@ def test_seeds_count_as_the_mean_of_as_many_varies(monkeypatch: pytest.MonkeyPat
         "draws",
         lambda cell, *_: np.full(scale.resamples, errors[cell.seed] if cell.entry is ours else 100.0),
     )
-    drawn = results.gain_draws(suite.worlds[0], "nv", ours, theirs, "gap", statistics.ALL)
+    drawn = results.gain_draws(suite.worlds[0], "nv", ours, theirs, "gap", statistics.ALL, [0, 1, 2, 3, 4])
     assert drawn.std() == pytest.approx(errors.std(ddof=1) / np.sqrt(5), rel=0.03)
 
 
@@ -90,3 +90,26 @@ def test_relative_gain_and_interval() -> None:
     assert Gain(-1.0, -2.0, -0.1).clear
     assert not Gain(1.0, -0.1, 2.0).clear
     assert math.isnan(statistics._interval(np.array([np.nan]))[0])
+    assert math.isnan(statistics._interval(np.append(np.arange(9.0), np.nan))[0])  # a tenth might lie anywhere
+
+
+def test_what_cannot_be_told_is_not_told() -> None:
+    """No number where the baseline errs not at all, and which of two spreads there is."""
+    assert tables._gain(Gain(float(statistics._less(1.0, 0.0)), math.nan, math.nan)).text == "–"
+    assert tables._value(Value(60, math.nan, 0.26)).note == "± – / 0.26"
+    assert tables._value(Value(60, 0.5, math.nan)).note == "± 0.50 / –"
+    assert tables._value(Value(60, math.nan, math.nan)).note == ""
+
+
+def test_the_order_is_told_over_seeds_that_all_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of one seed of L and CM-C and three of CM-G: means of the same seeds as the steps between them."""
+    suite = SUITES["video-level"]
+    results = Results(Experiment(suite, replace(suite.scale, resamples=9), Inputs(shards={}, clips={}), tmp_path))
+    gaps = {"l": {0: 66.0}, "cm-g": {0: 64.0, 1: 70.0, 2: 70.0}, "cm-c": {0: 62.0}}
+    for name, by_seed in gaps.items():
+        results.breakdowns["video-level", "nv", name] = {
+            seed: [Breakdown(Figures(9, 1 - gap / 100, 0, 0, 0, 0), (), {})] for seed, gap in by_seed.items()
+        }
+    monkeypatch.setattr(results, "draws", lambda cell, *_: np.full(9, gaps[cell.entry.name][cell.seed]))
+    told = tables.findings(results, "nv")[0]
+    assert "holds: L 66.00, CM-G 64.00, CM-C 62.00; each less by +3.0 % [+3.0, +3.0], +3.1 % [+3.1, +3.1]" in str(told)

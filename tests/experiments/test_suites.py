@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from counterpoint.experiments.experiment import Experiment
 from counterpoint.experiments.suites import ENTRIES, SUITES, Suite, with_settings
 from counterpoint.experiments.worlds import Inputs, Shape
 from counterpoint.matching import parameters
-from counterpoint.recipes import RECIPES, TOWER_RECIPES
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, CrossAttentionFamily, TransformerFamily
 from counterpoint.run import Run
 from counterpoint.taxonomy import youtube8m
 
@@ -78,6 +79,21 @@ def test_seeds_are_averaged_where_there_are_enough_of_one_world(tmp_path: Path) 
         names = {cell.entry.name for cell in of.cells()}
         assert "ensemble" in names
         assert "cm-c-seeds" not in names
+
+
+def test_rivals_have_what_was_searched_for_late_fusion(tmp_path: Path) -> None:
+    of = experiment(SUITES["mosaic"], tmp_path)
+    best = {"family.heads": 2, "family.dropout": 0.3, "family.widths": {"video": 64, "audio": 64, "joined": 128}}
+    search = of.search("tm", "l")
+    search.folder.mkdir(parents=True)
+    told = {"settings": {**best, "head.dropout": 0.2, "training.learning_rate": 0.002}, "validation_gap": 0.5}
+    search.told(0).write_text(json.dumps(told))
+    rival, ours = (of.recipe("tm", of.suite.entry(name), 0) for name in ("tm-xattn", "cm-c"))
+    for recipe in (rival, ours):
+        assert isinstance(recipe.family, CrossAttentionFamily | TransformerFamily)
+        assert (recipe.family.heads, recipe.family.dropout) == (2, 0.3)
+        assert (recipe.head.dropout, recipe.training.learning_rate) == (0.2, 0.002)
+    assert of.count(rival, "tm") == pytest.approx(of.count(ours, "tm"), rel=0.01)
 
 
 def test_ensembles_of_seeds_have_no_member_in_common(tmp_path: Path) -> None:
