@@ -82,6 +82,29 @@ def test_distilled_run_is_one_like_any_other_and_goes_on_after_a_kill(
         distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
 
 
+def test_goes_on_though_it_was_killed_before_it_wrote_of_whom(
+    shards: tuple[Path, Path], runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, data = tmp_path / "one", [dataset(shard) for shard in shards]
+
+    def killed(*told: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            distil(runs, out, *data, console=CONSOLE)
+    assert out.exists()
+    assert distil(runs, out, *data, console=CONSOLE).run.trained
+
+
+def test_an_ensemble_counts_from_nothing_to_all(shards: tuple[Path, Path], runs: list[Run], tmp_path: Path) -> None:
+    for share in (-0.1, 1.1):
+        with pytest.raises(CounterpointError, match=r"from 0 to 1 \(--share\)"):
+            distil(runs, tmp_path / "one", *(dataset(shard) for shard in shards), share=share, console=CONSOLE)
+    assert not (tmp_path / "one").exists()
+
+
 def test_no_student_takes_a_runs_place(shards: tuple[Path, Path], runs: list[Run]) -> None:
     with pytest.raises(CounterpointError, match="holds a finished run"):
         distil(runs, runs[1].folder, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)

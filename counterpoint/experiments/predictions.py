@@ -3,9 +3,11 @@
 Scores are log-odds, not probabilities, since many of those would be equal near 1 in 16 bits.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from counterpoint.data.dataset import ClipDataset
+from counterpoint.errors import UNREADABLE, CounterpointError
 from counterpoint.evaluation.breakdown import Breakdown, Figures, break_down
 from counterpoint.files import appending, replacing
 from counterpoint.run import Predictions, write_json
@@ -35,7 +38,7 @@ class Truth(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> "Truth":
-        with np.load(path) as stored:
+        with _read(path, path), np.load(path) as stored:
             labels = np.unpackbits(stored["labels"], axis=1, count=int(stored["shape"][1])).view(np.bool_)
             return cls(stored["ids"].tolist(), labels)
 
@@ -55,7 +58,19 @@ def save_scores(predictions: Iterable[Predictions], clips: int, categories: int,
 
 def probabilities(path: Path) -> Float[np.ndarray, "clip category"]:
     """The probabilities behind the scores, float32."""
-    return from_log_odds(np.load(path))
+    with _read(path, path.parent):
+        return from_log_odds(np.load(path))
+
+
+@contextlib.contextmanager
+def _read(path: Path, made: Path) -> Iterator[None]:
+    """Say which file cannot be read, and what to delete so that it is made again."""
+    try:
+        yield
+    except (*UNREADABLE, EOFError, zipfile.BadZipFile) as error:
+        raise CounterpointError(
+            f"{path}: cannot be read ({error}); delete {made}, and the same command makes it again"
+        ) from error
 
 
 def log_odds(probabilities: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:
@@ -93,7 +108,8 @@ def measure(
 
 def measured(path: Path) -> list[Breakdown]:
     """The metrics of each test run."""
-    return [_breakdown(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    with _read(path, path.parent):
+        return [_breakdown(each) for each in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _breakdown(stored: dict[str, Any]) -> Breakdown:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from training.world import LABELLING, TAXONOMY, clips, dataset, write
 
+from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.breakdown import break_down
 from counterpoint.experiments.predictions import Truth, draw_runs, measure, measured, probabilities, save_scores
 from counterpoint.run import Predictions
@@ -62,3 +63,13 @@ def test_measured_as_the_scores_would_be(tmp_path: Path) -> None:
         assert run.overall.gap == pytest.approx(expected.overall.gap, abs=1e-3)
         assert [level.videos for level in run.levels] == [level.videos for level in expected.levels]
     assert gap == pytest.approx(np.mean([run.overall.gap for run in kept]))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04half", b"\x93NUMPY\x01"])
+def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "evaluation" / "file"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    for read, made in ((Truth.load, path), (probabilities, path.parent), (measured, path.parent)):
+        with pytest.raises(CounterpointError, match=f"{path}: cannot be read .*; delete {made}, and the same command"):
+            read(path)
