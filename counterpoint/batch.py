@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from counterpoint.errors import CounterpointError, NoClipsError
+from counterpoint.errors import UNREADABLE, CounterpointError, NoClipsError
 from counterpoint.files import replacing
 from counterpoint.run import Predictions, Run, WarmRun
 
@@ -76,12 +76,13 @@ def categorize(
     check(out)
     run = WarmRun(run.folder, run.recipe, run.labelling, run.features)
     run.categorizer()  # rather now than on a cluster
-    about = repr((run.fingerprint, [_stamp(shard) for shard in shards], sorted(options.items())))
-    folder = out.with_name(f".{out.name}.{hashlib.sha256(about.encode()).hexdigest()[:12]}")
+    about = [repr((run.fingerprint, _stamp(shard), sorted(options.items()))) for shard in shards]
+    folder = out.with_name(f".{out.name}.parts")
     folder.mkdir(parents=True, exist_ok=True)
+    parts = [folder / f"{hashlib.sha256(each.encode()).hexdigest()[:24]}.json" for each in about]
     try:
         with FileLock(folder / ".lock", blocking=False):
-            told = _categorize(run, shards, out, folder, engine, progress, options)
+            told = _categorize(run, shards, out, parts, engine, progress, options)
     except Timeout:
         raise CounterpointError(f"{out}: another process writes this table; wait for it, or choose another") from None
     shutil.rmtree(folder)  # when its lock is no longer open, which some systems insist on
@@ -104,12 +105,11 @@ def _categorize(
     run: Run,
     shards: Sequence["Shard"],
     out: Path,
-    folder: Path,
+    parts: Sequence[Path],
     engine: Engine | None,
     progress: Callable[[int, int], None],
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    parts = [folder / f"{number:06}.json" for number in range(len(shards))]
     todo = [(number, shard) for number, shard in enumerate(shards) if not parts[number].exists()]
     progress(len(shards) - len(todo), len(shards))
     made = engine(str(run.folder.resolve()), todo, options) if engine else _here(run, todo, options)
@@ -119,10 +119,18 @@ def _categorize(
         with replacing(parts[number]) as file:
             file.write(json.dumps(said).encode())
         progress(done, len(shards))
-    contents = (json.loads(part.read_text(encoding="utf-8")) for part in parts)
+    contents = (_read(part) for part in parts)
     bad: list[str] = []
     clips = write(out, _answers(contents, bad))
     return {"out": str(out), "clips": clips, "bad": bad}
+
+
+def _read(part: Path) -> dict[str, Any]:
+    try:
+        return {**json.loads(part.read_text(encoding="utf-8"))}
+    except UNREADABLE as error:  # the machine stopped before it was on the disk
+        part.unlink(missing_ok=True)
+        raise CounterpointError(f"{part}: was damaged and is removed; the same command makes it again") from error
 
 
 def check(out: Path) -> None:
@@ -146,6 +154,8 @@ def write(out: Path, of: Iterable[Answer]) -> int:
             if count == 1:
                 table.writerow(["id", "rank", *answer["categories"][0]])
             table.writerows([answer["id"], rank, *one.values()] for rank, one in enumerate(answer["categories"], 1))
+        if not count and out.suffix == ".csv":
+            table.writerow(["id", "rank", "path", "probability"])
         file.flush()
         file.detach()
     return count

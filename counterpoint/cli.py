@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -275,9 +276,12 @@ def explain(args: Namespace) -> int:
     from counterpoint.evaluation import explain as explaining
     from counterpoint.run import Run
 
-    shards, _, clip = args.clip.rpartition("#")
-    if not shards:
+    marks = [i for i, character in enumerate(args.clip) if character == "#" and i]
+    if not marks:
         raise CounterpointError(f"{args.clip}: name the clip as SHARD#ID")
+    # Both may hold a #; the shard is what is there.
+    mark = next((i for i in marks if Path(args.clip[:i]).exists()), marks[-1])
+    shards, clip = args.clip[:mark], args.clip[mark + 1 :]
     run = Run.load(args.run)
     dataset = _dataset(args, [shards], run.labelling, labelled=False)
     _report(dataset)
@@ -472,8 +476,16 @@ class _Parser(ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        prog = getattr(ex, "subcommand_parser", self).prog
-        self.exit(2, f"{prog}: {' '.join(message.split())} (`{prog} --help` lists the options)\n")
+        prog, told = getattr(ex, "subcommand_parser", self).prog, " ".join(message.split())
+        if missing := re.fullmatch(r"(the following arguments are required: )(.*)", told):
+            # jsonargparse calls them as they lie in its own tree: `taxonomy.import.out`.
+            names = [name.split(".") for name in missing[2].split(", ")]
+            of: argparse.ArgumentParser = self
+            for verb in names[0][:-1]:
+                of = next(a.choices[verb] for a in of._actions if isinstance(a, argparse._SubParsersAction))
+            prog, options = of.prog, of._option_string_actions
+            told = missing[1] + ", ".join(f"--{name}" if f"--{name}" in options else name for *_, name in names)
+        self.exit(2, f"{prog}: {told} (`{prog} --help` lists the options)\n")
 
 
 class _Help(DefaultHelpFormatter):
@@ -559,25 +571,37 @@ def _folder(path: str) -> Path:
         url = RemotePath(path)
         if url.name.endswith(".tsv"):
             return mirrored(url.parent, [url.name]) / url.name
-        return mirrored(url, [CATEGORIES_FILE, LABELS_FILE, EXCEPTIONS_FILE])
-    return SHIPPED if path == SHIPPED_NAME and not Path(path).exists() else Path(path)
+        folder = mirrored(url, [CATEGORIES_FILE, LABELS_FILE, EXCEPTIONS_FILE])
+        if not (folder / LABELS_FILE).exists():
+            raise CounterpointError(f"{path}: no {LABELS_FILE} there; behind a URL the mapping is called so")
+        return folder
+    return SHIPPED if path == SHIPPED_NAME and not (Path(path) / CATEGORIES_FILE).exists() else Path(path)
 
 
-def _taxonomy_beside(paths: Sequence[str]) -> str | None:
-    """The folder that `counterpoint extract` and others leave beside their shards."""
+def _taxonomy_beside(paths: Sequence[str], where: str = "with --taxonomy") -> str | None:
+    """The folder that `counterpoint extract` and others leave beside their shards; those of several are the same."""
     from counterpoint.data.inspect import find_shards
     from counterpoint.taxonomy.mapping import CATEGORIES_FILE
 
-    beside = {shard.parent / "taxonomy" for shard in find_shards(paths)}
-    return str(beside.pop()) if len(beside) == 1 and all((f / CATEGORIES_FILE).exists() for f in beside) else None
+    beside = sorted({str(shard.parent / "taxonomy"): shard.parent / "taxonomy" for shard in find_shards(paths)}.items())
+    there = [path for path, folder in beside if (folder / CATEGORIES_FILE).exists()]
+    if not there:
+        return None
+    first = _taxonomy(there[0])
+    for path, _ in beside:
+        if path not in there or _taxonomy(path) != first:
+            what = "another taxonomy" if path in there else "no taxonomy"
+            raise CounterpointError(f"{path}: {what} than {there[0]}; name the one of all shards {where}")
+    return there[0]
 
 
 def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> str:
     """The one beside the shards, or the shipped one, which knows the labels of one data set alone."""
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.inspect import find_shards
+    from counterpoint.taxonomy.mapping import SHIPPED
 
-    if beside := _taxonomy_beside(paths):
+    if beside := _taxonomy_beside(paths, where):
         return beside
     features = FeatureSet.of(find_shards(paths))
     if not features.youtube8m:
@@ -585,7 +609,7 @@ def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> s
             f"{features}: the shipped taxonomy is for YouTube-8M's labels and features (video 1024, audio 128); "
             f"name the taxonomy of this data {where}"
         )
-    return SHIPPED_NAME
+    return str(SHIPPED)
 
 
 def _dataset(args: Namespace, paths: Sequence[str], labelling: "Labelling", **options: Any) -> "ClipDataset":

@@ -27,7 +27,7 @@ CERTAIN = 20.0
 def remap(run: Run, labelling: Labelling, folder: Path) -> Diff:
     """Write a trained run into another folder, moved to another taxonomy, and tell what changed.
 
-    The weights of the categories in ``added`` are untrained: train on, or know them for placeholders.
+    The weights of the categories in ``added`` are untrained: placeholders, until another run is trained.
 
     Raises:
         CounterpointError: the run is not trained, the folder holds a run already, or no category survives.

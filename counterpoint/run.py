@@ -95,7 +95,7 @@ class Run:
         Raises:
             CounterpointError: it is not one, or a file of it cannot be read.
         """
-        if not Path(folder).exists() and (SHIPPED / folder / RECIPE_FILE).exists():
+        if not (Path(folder) / RECIPE_FILE).exists() and (SHIPPED / folder / RECIPE_FILE).exists():
             folder = SHIPPED / folder
         folder = Path(folder)
         path = folder / RECIPE_FILE

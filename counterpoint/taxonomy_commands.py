@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def import_(args: Namespace) -> int:
     """Make a first taxonomy from YouTube-8M's vocabulary.csv, IAB's content taxonomy or AudioSet's ontology.json."""
     from counterpoint.taxonomy.importers import OTHER_PARENTS_FILE, read
+    from counterpoint.taxonomy.mapping import CATEGORIES_FILE
 
+    if (Path(args.out) / CATEGORIES_FILE).exists():
+        raise CounterpointError(f"{args.out}: holds a taxonomy; choose another --out, or remove it")
     imported = read(args.file, top=args.top, labels=args.labels)
     imported.save(args.out)
     taxonomy, labels = imported.labelling
@@ -37,6 +40,8 @@ def show(args: Namespace) -> int:
     from counterpoint.taxonomy.page import page
     from counterpoint.taxonomy.show import as_dict, tree
 
+    if args.levels and (args.json or args.svg or args.html):
+        raise CounterpointError("--levels is about the tree that is printed; leave it out")
     labelling = cli._taxonomy(args.taxonomy)
     if (args.svg is None) != (args.out is None):
         raise CounterpointError("--svg CATEGORY and --out FILE go together")
@@ -80,7 +85,7 @@ def measure(args: Namespace) -> int:
     labelling = cli._taxonomy(taxonomy)
     dataset = cli._dataset(args, args.data, labelling)
     cli._report(dataset)
-    evidence = measure(labelling, (dataset.clip(i).labels.tolist() for i in range(len(dataset))))
+    evidence = measure(labelling, (dataset[i][0].labels.tolist() for i in range(len(dataset))))
     reasons = exceptions(cli._folder(taxonomy))
     open_ = unexplained(evidence.findings(), reasons)
     levels = Table("level", "categories", f"with fewer than {SCARCE} clips", title=f"{evidence.clips:,} labelled clips")
@@ -115,10 +120,15 @@ def merge(args: Namespace) -> int:
     """Merge annotators' mappings by majority vote; settle conflicts.tsv in the folder and give the command again."""
     from counterpoint import cli
     from counterpoint.taxonomy import LabelMap
+    from counterpoint.taxonomy.mapping import LABELS_FILE
     from counterpoint.taxonomy.merge import CONFLICTS_FILE, merge, settlements
 
     taxonomy = cli._taxonomy(args.taxonomy).taxonomy
-    conflicts = Path(args.out) / CONFLICTS_FILE
+    conflicts, written = Path(args.out) / CONFLICTS_FILE, Path(args.out) / LABELS_FILE
+    if written.exists() and not conflicts.exists():
+        raise CounterpointError(f"{args.out}: holds a mapping that is not of a merge; choose another --out")
+    if any(Path(path).resolve() == written.resolve() for path in args.files):
+        raise CounterpointError(f"{written}: is what the merge writes, and no annotator's; choose another --out")
     merged = merge([LabelMap.read(path, taxonomy) for path in args.files], settlements(conflicts, taxonomy))
     merged.save(args.out)
     figures = {"labels": len(merged.labelling.labels), "conflicts": len(merged.conflicts), "open": merged.open}

@@ -98,6 +98,27 @@ def test_what_an_interrupted_table_was_about(run: Run, shards: list[Path], tmp_p
     assert {len(json.loads(line)["categories"]) for line in lines} == {1}
 
 
+def test_what_an_interrupted_table_keeps(run: Run, shards: list[Path], tmp_path: Path) -> None:
+    """A shard that comes in between costs itself; a part that the machine lost is told, and made again."""
+    interrupted(run, shards, tmp_path / "a.jsonl")
+    (kept,) = (tmp_path / ".a.jsonl.parts").glob("*.json")
+    asked = []
+
+    def counts(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
+        for number, shard in todo:
+            asked.append(shard.name)
+            yield number, batch.answers(run, shard, **options)
+
+    more = [write(tmp_path / "data" / "-1.tfrecord", *clips(1, prefix="m")), *shards]
+    kept.write_bytes(b"")
+    with pytest.raises(CounterpointError, match=f"{kept}: was damaged and is removed; the same command"):
+        batch.categorize(run, more, tmp_path / "a.jsonl", engine=counts, **OPTIONS)
+    assert asked == ["-1.tfrecord", "1.tfrecord", "2.tfrecord"]
+    assert batch.categorize(run, more, tmp_path / "a.jsonl", engine=counts, **OPTIONS)["clips"] == 16
+    assert asked[3:] == ["0.tfrecord"]
+    assert not (tmp_path / ".a.jsonl.parts").exists()
+
+
 def test_damage(run: Run, shards: list[Path], tmp_path: Path) -> None:
     damage(shards[1], 2)
     with pytest.raises(CounterpointError, match=r"1.tfrecord: record 2 at byte \d+: payload checksum"):
@@ -121,6 +142,8 @@ def test_a_shard_without_clips_has_no_lines(run: Run, shards: list[Path], tmp_pa
     told = batch.categorize(run, [empty, *shards, ruined], tmp_path / "a.jsonl", **{**OPTIONS, "skip_bad": True})
     assert told["clips"] == 15
     assert len(told["bad"]) == 1
+    batch.categorize(run, [empty], tmp_path / "none.csv", **OPTIONS)
+    assert (tmp_path / "none.csv").read_text().splitlines() == ["id,rank,path,probability"]
 
 
 def test_one_process_writes_a_table(run: Run, shards: list[Path], tmp_path: Path) -> None:

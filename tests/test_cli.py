@@ -201,13 +201,13 @@ def test_version(command: Command) -> None:
     ("arguments", "expected"),
     [
         ("nosuch", "invalid choice: 'nosuch'"),
-        ("inspect", "inspect.paths"),
+        ("inspect", "counterpoint inspect: the following arguments are required: paths (`counterpoint inspect --help`"),
         ("inspect --colour red x", "unrecognized arguments: --colour"),
         ("taxonomy nosuch", "invalid choice: 'nosuch'"),
         ("train", "name a recipe right after `train`; there are nv-e, nv-l"),
         ("train nv-x --data a --taxonomy b --out nv-l", "no recipe 'nv-x'; there are nv-e, nv-l"),
         ("train --out nv-l tm-e --data a --taxonomy b", "name a recipe right after `train`; there are nv-e, nv-l"),
-        ("train nv-l --data a --taxonomy b", "train.out"),
+        ("train nv-l --data a --taxonomy b", "counterpoint train: the following arguments are required: --out"),
         ("train nv-l --data a --taxonomy b --out c --training.colour 3", "unrecognized arguments: --training.colour"),
         ("train nv-l --data a --taxonomy b --out c --training.batch_size many", "training.batch_size"),
         ("train nv-l --data a --taxonomy b --out c --family.clusters 3", "family.clusters"),
@@ -603,11 +603,16 @@ def test_a_picture_is_drawn_where_one_is(
     """Clips of videos are called by their paths, and other people's clips as they please."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    ids = ["trip/reef.mp4", "../above", f"{tmp_path}/away"]
+    ids = ["trip/reef.mp4", "../above", f"{tmp_path}/away", "Episode #3.mp4"]
     shard = write(tmp_path / "a.tfrecord", *(clip(name, [10], video=codes(3, 16)) for name in ids))
     for name in ids:
         assert command("explain", world / "run", f"{shard}#{name}").code == 0
-    assert sorted(path.name for path in Path().iterdir()) == ["above.png", "away.png", "reef.mp4.png"]
+    assert sorted(path.name for path in Path().iterdir()) == [
+        "Episode #3.mp4.png",
+        "above.png",
+        "away.png",
+        "reef.mp4.png",
+    ]
     assert not list(tmp_path.glob("*.png"))
 
 

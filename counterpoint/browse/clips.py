@@ -55,12 +55,29 @@ class Filter:
     reverse: bool = False
 
     @property
+    def correlated(self) -> bool:
+        """Whether it asks for a correlation."""
+        return (self.low, self.high) != (None, None) or self.sort == "correlation"
+
+    @property
     def query(self) -> str:
         """The part of the page's address that asks for this; empty where nothing is asked for."""
         asked = {name: value for name, value in vars(self).items() if value != getattr(Filter, name)}
         if asked.pop("reverse", False):
             asked["sort"] = f"{self.sort}-"
         return f"?{urlencode(asked)}" if asked else ""
+
+
+def check(chosen: Filter, run: Run, correlation: bool) -> None:
+    """Raise CounterpointError for a category or level that the taxonomy lacks, or a correlation where none is told."""
+    taxonomy = run.labelling.taxonomy
+    if chosen.category is not None and chosen.category not in taxonomy.paths:
+        raise CounterpointError(f"no category {chosen.category!r} (a path from the top, as in Food:Recipe)")
+    deepest = int(taxonomy.levels.max())
+    if chosen.level is not None and not 0 <= chosen.level <= deepest:
+        raise CounterpointError(f"no level {chosen.level}: they are 0 to {deepest}")
+    if chosen.correlated and not correlation:
+        raise CounterpointError(f"{run.folder}: a model without a correlation tower")
 
 
 class Clips:
@@ -92,7 +109,8 @@ class Clips:
         probability, truth = self.survey.probabilities(clips), self.survey.labels(clips)
         for level in range(self.best.shape[1]):
             here = np.flatnonzero(self.taxonomy.levels == level)
-            best = here[probability[:, here].argmax(1)]
+            highest = probability[:, here] == probability[:, here].max(1, keepdims=True)
+            best = here[(highest + (highest & truth[:, here])).argmax(1)]  # of equals a true one
             self.best[clips, level] = best
             self.right[clips, level] = truth[np.arange(len(truth)), best]
             self.deepest[clips][truth[:, here].any(1)] = level
@@ -114,17 +132,6 @@ class Clips:
         levels = np.maximum(self.deepest, 0) if level is None else np.full(len(self), level)
         return np.asarray(self.right[np.arange(len(self)), levels] & (self.deepest >= 0))
 
-    def category(self, path: str) -> int:
-        """The number of a category.
-
-        Raises:
-            CounterpointError: there is none of this path.
-        """
-        try:
-            return self.taxonomy.paths.index(path)
-        except ValueError:
-            raise CounterpointError(f"no category {path!r} (a path from the top, as in Food:Recipe)") from None
-
     def choose(self, chosen: Filter) -> Int[np.ndarray, "chosen"]:
         """The numbers of the clips that a filter lets through, in its order.
 
@@ -132,17 +139,15 @@ class Clips:
             CounterpointError: it asks for a category or a level that the taxonomy lacks, or for a correlation that
                 the run's model does not tell.
         """
+        check(chosen, self.run, bool(self.survey.pairs))
         kept = np.ones(len(self), np.bool_)
         if chosen.category is not None:
-            kept &= self._in(self.category(chosen.category), chosen.role)
-        self._check_level(chosen.level)
+            kept &= self._in(self.taxonomy.paths.index(chosen.category), chosen.role)
         if chosen.level is not None:
             kept &= self.deepest >= chosen.level
         if chosen.verdict is not None:
             kept &= (self.correct(chosen.level) == (chosen.verdict == "correct")) & (self.deepest >= 0)
-        if (chosen.low, chosen.high) != (None, None) or chosen.sort == "correlation":
-            if not self.survey.pairs:
-                raise CounterpointError(f"{self.run.folder}: a model without a correlation tower")
+        if chosen.correlated:
             low, high = (0.0 if chosen.low is None else chosen.low), (1.0 if chosen.high is None else chosen.high)
             kept &= (self.correlation >= low) & (self.correlation <= high)  # false where a modality is missing
         if chosen.search:
@@ -152,10 +157,6 @@ class Clips:
             key = {"loss": -self.loss, "surprise": -self.surprise, "correlation": self.correlation}[chosen.sort]
             numbers = numbers[np.argsort(key[numbers], kind="stable")]
         return numbers[::-1] if chosen.reverse else numbers
-
-    def _check_level(self, level: int | None) -> None:
-        if level is not None and not 0 <= level < self.best.shape[1]:
-            raise CounterpointError(f"no level {level}: they are 0 to {self.best.shape[1] - 1}")
 
     def _in(self, category: int, role: Role) -> Bool[np.ndarray, "clip"]:
         assert self.survey.bits is not None
@@ -173,7 +174,7 @@ class Clips:
     ) -> list[dict[str, Any]]:
         """What is told of some clips, as plain values for JSON."""
         numbers = np.asarray(numbers, np.int64)
-        self._check_level(level)
+        check(Filter(level=level), self.run, bool(self.survey.pairs))
         correct = self.correct(level)
         levels = self.deepest if level is None else np.where(self.deepest < 0, -1, level)
         probability, labels = self.survey.probabilities(numbers), self.survey.labels(numbers)

@@ -19,25 +19,29 @@ KEPT = "survey"  # below the run's folder
 def browse(args: Namespace) -> int:
     """Look through a data set's clips by what a run says of them, in a local page; or write a list of them."""
     from counterpoint import cli
-    from counterpoint.browse.clips import Clips, Filter
+    from counterpoint.browse.clips import Clips, Filter, check
     from counterpoint.evaluation.survey import folder_name, survey
+    from counterpoint.recipes import Recipe
     from counterpoint.run import Run
 
-    if not args.export:
+    if args.export:
+        from counterpoint.browse.export import kind_of, save
+
+        kind_of(Path(args.export))
+    else:
         server = _server()
     run = Run.load(args.run)
     low, high = args.correlation or (None, None)
     chosen = Filter(args.category, args.role, args.level, args.verdict, low, high, args.search, args.sort, args.reverse)
+    tower = isinstance(run.recipe, Recipe) and run.recipe.fusion.tower
+    check(chosen, run, tower)  # before the long work
     dataset = cli._dataset(args, args.data, run.labelling)
     cli._report(dataset)
     folder = Path(args.out) if args.out else run.findings / KEPT / folder_name(run, dataset)
     with cli._progress("looking at the clips", len(dataset)) as advance:
         answers = survey(run, dataset, folder, workers=args.workers, progress=advance)
     clips = Clips(run, dataset, answers)
-    clips.choose(chosen)  # which says what cannot be asked for
     if args.export:
-        from counterpoint.browse.export import save
-
         count = save(clips, chosen, Path(args.export))
         cli._say(f"{args.export}: {count:,} of {len(clips):,} clips")
         return 0

@@ -29,16 +29,21 @@ def export(clips: Clips, chosen: Filter, kind: Format) -> Iterator[str]:
     return _csv(clips, pieces) if kind == "csv" else _json(pieces)
 
 
+def kind_of(path: Path) -> Format:
+    """What a file's name says it is; raises CounterpointError where that is nothing a list is written as."""
+    kinds: dict[str, Format] = {".csv": "csv", ".json": "json"}
+    if path.suffix.lower() not in kinds:
+        raise CounterpointError(f"{path}: a list is written as .csv or .json")
+    return kinds[path.suffix.lower()]
+
+
 def save(clips: Clips, chosen: Filter, path: Path) -> int:
     """Write the list to a .csv or .json file, whole or not at all; returns how many clips it has.
 
     Raises:
         CounterpointError: the file's name says neither; see also `Clips.choose`.
     """
-    kinds: dict[str, Format] = {".csv": "csv", ".json": "json"}
-    if path.suffix.lower() not in kinds:
-        raise CounterpointError(f"{path}: a list is written as .csv or .json")
-    parts = export(clips, chosen, kinds[path.suffix.lower()])
+    parts = export(clips, chosen, kind_of(path))
     with replacing(path) as file:
         for part in parts:
             file.write(part.encode())

@@ -17,7 +17,8 @@ from counterpoint.data.remote import fetch, open_shards
 from counterpoint.data.store import RemotePath, is_remote
 from counterpoint.data.youtube8m import clip_of
 from counterpoint.errors import CounterpointError, NoClipsError, RecordError
-from counterpoint.taxonomy import Labelling
+from counterpoint.taxonomy import Labelling, load
+from counterpoint.taxonomy.mapping import LABELS_FILE
 
 AT_A_TIME = 256  # clips that are fetched together where all are read
 
@@ -43,6 +44,8 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         labelled: bool = True,
     ) -> None:
         self.paths = find_shards(paths)
+        if labelled:
+            _check_labels(self.paths, labelling)
         self.labelling = labelling
         self.labelled = labelled
         self.shards = open_shards(self.paths, skip_bad=skip_bad)
@@ -167,3 +170,19 @@ def split(
             used += HELD_OUT
     keep = share(used, 1.0, seed) if used else None
     return {"train": ClipDataset(train, labelling, skip_bad=skip_bad, keep=keep), **datasets}
+
+
+def _check_labels(shards: Sequence[Path | RemotePath], labelling: Labelling) -> None:
+    """Raise CounterpointError where a number stands for another label beside the shards than in the mapping."""
+    known = {label.index: label for label in labelling.labels.labels}
+    for folder in sorted({shard.parent / "taxonomy" for shard in shards if isinstance(shard, Path)}):
+        if not (folder / LABELS_FILE).exists():
+            continue
+        for label in load(folder).labels.labels:
+            mine = known.get(label.index, label)
+            # What was renamed is still in the same categories, and what was moved has the same name.
+            if mine.name != label.name and mine.categories != label.categories:
+                raise CounterpointError(
+                    f"{folder}: label {label.index} is {label.name!r} there and {mine.name!r} in the taxonomy that is "
+                    "used; extract both with one --taxonomy, or remove that folder if it is not about these shards"
+                )

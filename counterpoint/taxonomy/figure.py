@@ -37,20 +37,16 @@ def svg(labelling: Labelling, category: str) -> str:
         left[level + 1] = left[level] + max(LETTER * (len(taxonomy.names[i]) + len(counts[i])) for i in here) + GAP
     x = {i: left[int(taxonomy.levels[i] - taxonomy.levels[root])] for i in inside}
 
-    y: dict[int, float] = {}
-    lines = 0
-
-    def place(i: int) -> float:
-        nonlocal lines
+    ordered, left_over = [], [root]  # each before what is below it, and that from top to bottom
+    while left_over:
+        ordered.append(left_over.pop())
+        left_over += reversed(children[ordered[-1]])
+    leaves = [i for i in ordered if not children[i]]
+    lines = len(leaves)
+    y = {leaf: MARGIN + LINE * (line + 0.5) for line, leaf in enumerate(leaves)}
+    for i in reversed(ordered):
         if children[i]:
-            heights = [place(child) for child in children[i]]
-            y[i] = (heights[0] + heights[-1]) / 2
-        else:
-            y[i] = MARGIN + LINE * (lines + 0.5)
-            lines += 1
-        return y[i]
-
-    place(root)
+            y[i] = (y[children[i][0]] + y[children[i][-1]]) / 2
     links, nodes = [], []
     for i in inside:
         begin = x[i] + 28 + LETTER * (len(taxonomy.names[i]) + 0.88 * len(counts[i]))

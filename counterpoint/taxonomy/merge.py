@@ -66,12 +66,15 @@ def merge(annotators: Sequence[LabelMap], settled: Mapping[int, str] | None = No
             now. See `settlements`.
 
     Raises:
-        CounterpointError: there are no mappings, or a settlement is of a label or a category that is not there.
+        CounterpointError: there are no mappings, a category has the id `NONE`, or a settlement is of a label or a
+            category that is not there.
     """
     if not annotators:
         raise CounterpointError("no mappings to merge")
     settled = settled or {}
     taxonomy = annotators[0].taxonomy
+    if NONE in taxonomy.ids:
+        raise CounterpointError(f"the category {NONE!r} is called as votes for no category are; give it another id")
     answers: dict[int, list[Label]] = {}
     for annotator in annotators:
         for label in annotator.labels:

@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+import numpy as np
+
 from counterpoint.taxonomy.mapping import Labelling
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -23,8 +25,10 @@ def page(labelling: Labelling, title: str = "Taxonomy") -> str:
     for i in range(len(taxonomy)):
         children.setdefault(int(taxonomy.parents[i]), []).append(i)
 
+    nodes = [""] * len(taxonomy)
+
     def branch(parent: int) -> str:
-        return f"<ul>\n{''.join(map(node, children[parent]))}</ul>\n" if parent in children else ""
+        return f"<ul>\n{''.join(nodes[i] for i in children[parent])}</ul>\n" if parent in children else ""
 
     def node(i: int) -> str:
         category, count = taxonomy.categories[i], int(labels.counts[i])
@@ -39,6 +43,8 @@ def page(labelling: Labelling, title: str = "Taxonomy") -> str:
             f"{paragraph}{branch(i)}</details></li>\n"
         )
 
+    for i in np.argsort(-taxonomy.levels, kind="stable"):  # the deepest first, as trees may be deeper than Python calls
+        nodes[i] = node(int(i))
     summary = f"{len(taxonomy)} categories, {len(labels)} labels"
     if labels.counts.any():
         summary += "; the numbers are training videos, at most"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training.world import LABELLING, TAXONOMY, clip, clips, dataset, run, write
+from training.world import LABELLING, TAXONOMY, clip, clips, codes, dataset, run, write
 
 from counterpoint.cli import main
 from counterpoint.run import Run
@@ -52,6 +52,37 @@ def test_a_folder_of_the_shipped_ones_name_comes_first(
     assert command("taxonomy", "show", "youtube8m")[1].startswith("5 categories")
 
 
+def test_a_folder_of_shards_is_no_taxonomy_and_no_run(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is called."""
+    (tmp_path / "youtube8m").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert command("taxonomy", "show")[1].startswith("640 categories")
+    assert Run.load("youtube8m").trained
+
+
+def test_shards_of_several_folders(command: Any, own: Path, tmp_path: Path) -> None:
+    """Each with its taxonomy: the same serves, others would be taken for each other."""
+    shards = [write(tmp_path / name / "a.tfrecord", *clips(4, prefix=name)) for name in ("a", "b")]
+    for shard in shards:
+        LABELLING.save(shard.parent / "taxonomy")
+    told = json.loads(command("inspect", *shards, "--json")[1])["categories"]
+    assert set(told) == set(TAXONOMY.paths)
+    renamed = LabelMap((replace(LABELLING.labels.labels[0], name="Sleet", categories=("ball",)),), TAXONOMY)
+    Labelling(TAXONOMY, renamed).save(tmp_path / "b" / "taxonomy")
+    code, _, err = command("inspect", *shards)
+    assert code == 1
+    assert f"{tmp_path}/b/taxonomy: another taxonomy than {tmp_path}/a/taxonomy; name the one of all shards" in err
+    code, _, err = command("train", "nv-l", "--data", *shards, "--taxonomy", own, "--out", tmp_path / "run")
+    assert code == 1
+    assert f"{tmp_path}/b/taxonomy: label 10 is 'Sleet' there and 'Ice cream' in the taxonomy that is used" in err
+    assert not (tmp_path / "run").exists()
+    for path in (tmp_path / "b" / "taxonomy").iterdir():
+        path.unlink()
+    assert "no taxonomy than" in command("inspect", *shards)[2]
+
+
 def test_pages_and_pictures(command: Any, own: Path, tmp_path: Path) -> None:
     html, svg = tmp_path / "tree.html", tmp_path / "food.svg"
     code, out, err = command("taxonomy", "show", own, "--html", html, "--svg", "Food", "--out", svg)
@@ -63,6 +94,7 @@ def test_pages_and_pictures(command: Any, own: Path, tmp_path: Path) -> None:
     code, out, err = command("taxonomy", "show", own, "--svg", "Food")
     assert (code, err) == (1, "counterpoint: --svg CATEGORY and --out FILE go together\n")
     assert command("taxonomy", "show", own, "--svg", "Boat", "--out", svg)[0] == 1
+    assert "--levels is about the tree that is printed" in command("taxonomy", "show", own, "--levels", 1, "--json")[2]
 
 
 def test_exceptions_excuse(command: Any, own: Path) -> None:
@@ -89,6 +121,11 @@ def test_measure(command: Any, own: Path, tmp_path: Path) -> None:
     code, out, _ = command("taxonomy", "measure", own, "--data", shard)
     assert code == 0
     assert "no wonder" in out
+    stranger = write(tmp_path / "data" / "b.tfrecord", clip("stranger", [99], video=codes(2, 16)))
+    code, _, err = command("taxonomy", "measure", own, "--data", stranger)
+    assert code == 1
+    assert "b.tfrecord: record 0" in err
+    assert "stranger" in err
 
 
 def test_import_by_kind(command: Any, tmp_path: Path) -> None:
@@ -101,6 +138,10 @@ def test_import_by_kind(command: Any, tmp_path: Path) -> None:
         "1 categories have several parents; other-parents.tsv lists all but the first",
     ]
     assert load(tmp_path / "made").taxonomy.paths == ("A", "C", "A:B")
+    (tmp_path / "made" / "labels.tsv").write_text("by hand")
+    code, _, err = command("taxonomy", "import", tmp_path / "ontology.json", "--out", tmp_path / "made")
+    assert (code, err) == (1, f"counterpoint: {tmp_path}/made: holds a taxonomy; choose another --out, or remove it\n")
+    assert (tmp_path / "made" / "labels.tsv").read_text() == "by hand"
 
 
 def test_diff(command: Any, own: Path, tmp_path: Path) -> None:
@@ -126,6 +167,10 @@ def test_merge(command: Any, own: Path, tmp_path: Path) -> None:
     figures = json.loads(command(*words, "--json")[1])
     assert figures["open"] == 0
     assert load(tmp_path / "out").labels.labels[0].categories == ("soup",)
+    before = (own / "labels.tsv").read_bytes()
+    assert "not of a merge; choose another --out" in command(*words[:-1], own)[2]
+    assert "no annotator's" in command(*words[:3], tmp_path / "out" / "labels.tsv", *words[4:])[2]
+    assert (own / "labels.tsv").read_bytes() == before
 
 
 @pytest.fixture(scope="module")

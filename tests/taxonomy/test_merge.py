@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from counterpoint.errors import CounterpointError
-from counterpoint.taxonomy import Label, LabelMap, load
+from counterpoint.taxonomy import Category, Label, LabelMap, Taxonomy, load
 from counterpoint.taxonomy.lint import check
 from counterpoint.taxonomy.merge import Conflict, agreement, merge, settlements
 
@@ -127,3 +127,10 @@ def test_without_the_library(monkeypatch):
 def test_nothing_to_merge():
     with pytest.raises(CounterpointError, match="no mappings"):
         merge([])
+
+
+def test_a_category_that_is_called_like_no_vote():
+    taxonomy = Taxonomy((Category("none", "", "None"),))
+    labels = LabelMap((Label(1, "Nothing", 7, ("none",)),), taxonomy)
+    with pytest.raises(CounterpointError, match="the category 'none' is called as votes for no category are"):
+        merge([labels, labels])

@@ -98,3 +98,13 @@ def test_picture_of_a_part_by_path_and_by_id():
 def test_no_such_category():
     with pytest.raises(CounterpointError, match="'Boat'; at the top are Food, Transport"):
         svg(LABELS, "Boat")
+
+
+def test_deep_trees():
+    """Deeper than Python calls."""
+    deep = Taxonomy(tuple(Category(f"c{i}", f"c{i - 1}" if i else "", f"Level {i}") for i in range(1200)))
+    labelling = Labelling(deep, LabelMap.identity(deep))
+    shown = page(labelling)
+    assert shown.count("<details>") == shown.count("</details>") == 1200
+    assert shown.index("Level 1198<") < shown.index("Level 1199<")
+    assert svg(labelling, "c0").count("<circle") == 1200

@@ -43,7 +43,8 @@ async function showState() {
   const now = state(), mine = ++asked;
   for (const name of FIELDS) {
     const field = form.elements[name];
-    if (document.activeElement !== field) field.value = now.get(name) ?? field.querySelector?.("option")?.value ?? "";
+    const typing = document.activeElement === field && field.tagName === "INPUT";
+    if (!typing) field.value = now.get(name) ?? field.querySelector?.("option")?.value ?? "";
   }
   byId("sort").value = now.get("sort") ?? "loss";
   chosen(now.get("category"));
