@@ -69,7 +69,7 @@ class Filter:
 
 
 def check(chosen: Filter, run: Run, correlation: bool) -> None:
-    """Raise CounterpointError for a category or level that the taxonomy lacks, or a correlation where none is told."""
+    """Raise CounterpointError for a category or level that there is not, or a correlation where none is told."""
     taxonomy = run.labelling.taxonomy
     if chosen.category is not None and chosen.category not in taxonomy.paths:
         raise CounterpointError(f"no category {chosen.category!r} (a path from the top, as in Food:Recipe)")
