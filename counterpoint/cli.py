@@ -590,8 +590,8 @@ def _taxonomy_beside(paths: Sequence[str], where: str = "with --taxonomy") -> st
     first = _taxonomy(there[0])
     for path, _ in beside:
         if path not in there or _taxonomy(path) != first:
-            what = "another taxonomy" if path in there else "no taxonomy"
-            raise CounterpointError(f"{path}: {what} than {there[0]}; name the one of all shards {where}")
+            what = "another taxonomy than" if path in there else "not there, unlike"
+            raise CounterpointError(f"{path}: is {what} {there[0]}; name the one of all shards {where}")
     return there[0]
 
 

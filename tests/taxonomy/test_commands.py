@@ -73,14 +73,14 @@ def test_shards_of_several_folders(command: Any, own: Path, tmp_path: Path) -> N
     Labelling(TAXONOMY, renamed).save(tmp_path / "b" / "taxonomy")
     code, _, err = command("inspect", *shards)
     assert code == 1
-    assert f"{tmp_path}/b/taxonomy: another taxonomy than {tmp_path}/a/taxonomy; name the one of all shards" in err
+    assert f"{tmp_path}/b/taxonomy: is another taxonomy than {tmp_path}/a/taxonomy; name the one of all shards" in err
     code, _, err = command("train", "nv-l", "--data", *shards, "--taxonomy", own, "--out", tmp_path / "run")
     assert code == 1
     assert f"{tmp_path}/b/taxonomy: label 10 is 'Sleet' there and 'Ice cream' in the taxonomy that is used" in err
     assert not (tmp_path / "run").exists()
     for path in (tmp_path / "b" / "taxonomy").iterdir():
         path.unlink()
-    assert "no taxonomy than" in command("inspect", *shards)[2]
+    assert f"{tmp_path}/b/taxonomy: is not there, unlike {tmp_path}/a/taxonomy" in command("inspect", *shards)[2]
 
 
 def test_pages_and_pictures(command: Any, own: Path, tmp_path: Path) -> None:
