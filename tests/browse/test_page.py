@@ -104,6 +104,17 @@ def test_filters(page: "sync_api.Page", server: str) -> None:
     settled(page, "60 clips")
 
 
+def test_a_choice_that_is_taken_back_is_shown_as_such(page: "sync_api.Page", server: str) -> None:
+    """Also while its field has the focus."""
+    page.focus("[name=verdict]")
+    page.select_option("[name=verdict]", "wrong")
+    settled(page, asked(server, "verdict=wrong")[0])
+    page.go_back()
+    settled(page, "60 clips")
+    assert page.evaluate("document.activeElement.name") == "verdict"
+    assert page.input_value("[name=verdict]") == ""
+
+
 def test_what_is_wrong_is_said(page: "sync_api.Page", server: str) -> None:
     page.fill("[name=search]", "no such clip")
     settled(page, "No clips like that")
