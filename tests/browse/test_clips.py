@@ -12,6 +12,7 @@ from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
 from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.survey import survey
+from counterpoint.experiments.predictions import log_odds
 from counterpoint.run import Run
 from counterpoint.taxonomy.mapping import youtube8m
 
@@ -51,6 +52,17 @@ def names(clips: Clips, **chosen: object) -> str:
 )
 def test_filters_and_orders(known: Clips, chosen: dict[str, object], expected: str) -> None:
     assert names(known, **chosen) == expected
+
+
+def test_of_equals_a_true_one_is_the_most_probable(known: Clips) -> None:
+    """Children that a model calls more probable than their parent are as probable as it, and no other order is known."""
+    scores = np.array(known.survey.scores)
+    scores[1] = log_odds(np.array([0.6, 0.6, 0.6, 0.1, 0.1]))  # b, a Dessert
+    scores[3] = log_odds(np.array([0.1, 0.1, 0.1, 0.6, 0.6]))
+    tied = Clips(known.run, known.dataset, replace(known.survey, scores=scores))
+    assert names(tied, verdict="correct") == "bda"
+    scores[1] = log_odds(np.array([0.6, 0.5, 0.6, 0.1, 0.1]))
+    assert names(Clips(known.run, known.dataset, replace(known.survey, scores=scores)), verdict="correct") == "da"
 
 
 def test_the_address_of_a_filter() -> None:
