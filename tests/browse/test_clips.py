@@ -55,7 +55,7 @@ def test_filters_and_orders(known: Clips, chosen: dict[str, object], expected: s
 
 
 def test_of_equals_a_true_one_is_the_most_probable(known: Clips) -> None:
-    """Children that a model calls more probable than their parent are as probable as it, and no other order is known."""
+    """Children that a model calls more probable than their parent are as probable as it; no other order is known."""
     scores = np.array(known.survey.scores)
     scores[1] = log_odds(np.array([0.6, 0.6, 0.6, 0.1, 0.1]))  # b, a Dessert
     scores[3] = log_odds(np.array([0.1, 0.1, 0.1, 0.6, 0.6]))
