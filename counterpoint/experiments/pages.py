@@ -1,5 +1,6 @@
 """What a report shows of single clips, of correlation towers and of the taxonomy."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,12 +235,14 @@ def trees(labelling: Labelling) -> list[Picture]:
     """Every top-level category's tree, as the paper's Figs. 6 and 7."""
     taxonomy = labelling.taxonomy
     roots = [i for i, level in enumerate(taxonomy.levels) if level == 0]
+    # Ids may hold anything, AudioSet's a slash.
+    names = [id_ if re.fullmatch(r"[\w-]+", id_) else f"no-{n}" for n, id_ in enumerate(taxonomy.ids[i] for i in roots)]
     return [
         Picture(
-            f"tree-{number}.svg",
+            f"tree-{name}.svg",
             svg(labelling, taxonomy.ids[root]).encode(),
             f"{taxonomy.names[root]}: {1 + len(taxonomy.descendants(root))} categories",
             wide=True,
         )
-        for number, root in enumerate(roots)
+        for name, root in zip(names, roots, strict=True)
     ]

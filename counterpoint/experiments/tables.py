@@ -307,7 +307,7 @@ def _value(value: Value) -> Cell:
     if math.isnan(value.mean):
         return Cell(DASH)
     spread = [DASH if math.isnan(sd) else f"{sd:.2f}" for sd in (value.over_runs, value.over_seeds)]
-    return Cell(f"{value.mean:.2f}", f"± {' / '.join(spread)}" if set(spread) > {DASH} else "")
+    return Cell(f"{value.mean:.2f}", f"± {' / '.join(spread)}" if set(spread) != {DASH} else "")
 
 
 def _gain(gain: Gain) -> Cell:

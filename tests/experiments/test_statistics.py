@@ -98,6 +98,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
     assert tables._gain(Gain(float(statistics._less(1.0, 0.0)), math.nan, math.nan)).text == "–"
     assert tables._value(Value(60, math.nan, 0.26)).note == "± – / 0.26"
     assert tables._value(Value(60, 0.5, math.nan)).note == "± 0.50 / –"
+    assert tables._value(Value(60, 0.5, 0.26)).note == "± 0.50 / 0.26"
     assert tables._value(Value(60, math.nan, math.nan)).note == ""
 
 
