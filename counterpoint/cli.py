@@ -562,7 +562,7 @@ def _taxonomy(path: str) -> "Labelling":
 
 
 def _folder(path: str) -> Path:
-    """Where the taxonomy is, a copy if it is elsewhere: a folder of the shipped one's name comes first."""
+    """Where the taxonomy is, a copy if it is elsewhere: a taxonomy called as the shipped one comes first."""
     from counterpoint.data.store import RemotePath, is_remote, mirrored
     from counterpoint.taxonomy.lint import EXCEPTIONS_FILE
     from counterpoint.taxonomy.mapping import CATEGORIES_FILE, LABELS_FILE, SHIPPED

@@ -90,7 +90,7 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a run folder, or one that comes with the package by its name; a folder of that name comes first.
+        """Read a run folder, or one that comes with the package by its name; a run folder of that name comes first.
 
         Raises:
             CounterpointError: it is not one, or a file of it cannot be read.

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +79,13 @@ def test_what_is_found_with_it_does_not_go_into_the_package(
     assert not list(tmp_path.iterdir())  # a folder called so would come first from then on
 
 
-def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of shards, say, does not."""
     (tmp_path / NAME).mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Exception, match="not a run folder"):
-        Run.load(NAME)
+    assert Run.load(NAME).folder == SHIPPED / NAME
+    replace(Run.load(NAME), folder=tmp_path / NAME).save()
+    assert Run.load(NAME).folder == Path(NAME)
 
 
 def test_the_card_tells_the_truth(real_data: Path) -> None:
