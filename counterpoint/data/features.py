@@ -79,7 +79,7 @@ class FeatureSet:
         if sizes:
             return cls(dict(sorted(sizes.items())), next(iter(encoders.values())))
         if faults:
-            raise faults[0]
+            raise CounterpointError(f"{faults[0]} (the file is damaged, and no clip of it can be read; get it again)")
         others = f" and {len(shards) - 1:,} more shards" if len(shards) > 1 else ""
         raise CounterpointError(f"{shards[0]}{others}: no clips with features" if shards else "no shards")
 
