@@ -2,8 +2,8 @@
 
 ``nv-`` NetVLAD, ``tm-`` Transformer, ``rnn-`` attention clusters; then ``e`` early, ``l`` late, ``cm`` cross-modal,
 ``cm-g`` gated, ``cm-c`` concatenated. Then what the paper leaves out: ``cm-a``, told all that the tower compares;
-``picture`` or ``sound`` alone; and the rivals ``tm-xattn`` cross-attention, ``tm-mbt`` attention bottlenecks,
-``tm-bert`` one stream.
+``cm-self``, whose modalities each hear themselves; ``picture`` or ``sound`` alone; and the rivals ``tm-xattn``
+cross-attention, ``tm-mbt`` attention bottlenecks, ``tm-bert`` one stream.
 
 A recipe is plain data: print it, change a field with `dataclasses.replace`, or build it::
 
@@ -24,7 +24,7 @@ from counterpoint.families import NetVLADFamily as NetVLADFamily
 from counterpoint.families import TransformerFamily as TransformerFamily
 from counterpoint.models.categorizer import JOINED, Categorizer, Head, Read, Trunk
 from counterpoint.models.correlation import Comparison, Constant, Contrastive, Joined, Tower
-from counterpoint.models.fusion import Concatenated, CrossModal, Early, Fusion, Gated, Late
+from counterpoint.models.fusion import Concatenated, CrossModal, Early, Fusion, Gated, Late, SelfModal
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 """As in Lightning."""
@@ -199,10 +199,10 @@ def build_trunk(
 
 
 def _recipes(prefix: str, family: Family, influence: CrossModal) -> list[Recipe]:
-    """One family's eight; ``influence`` is its F."""
+    """One family's nine; ``influence`` is its F."""
     f: dict[str, Any] = {"hidden": influence.hidden, "reach": influence.reach, "start": influence.start}
     fusions = {"e": Early(), "l": Late(), "cm": influence, "cm-g": Gated(**f), "cm-c": Concatenated(**f)}
-    fusions["cm-a"] = Concatenated(told="agreement", **f)
+    fusions |= {"cm-a": Concatenated(told="agreement", **f), "cm-self": SelfModal(**f)}
     alone = {"picture": ("video",), "sound": ("audio",)}
     return [
         *(Recipe(name=f"{prefix}-{name}", family=family, fusion=fusion) for name, fusion in fusions.items()),

@@ -16,7 +16,7 @@ ALL = RECIPES | TOWER_RECIPES
 
 
 def test_the_papers_fifteen_and_what_they_are_compared_with() -> None:
-    kinds = (*FUSIONS, "cm-a", "picture", "sound")
+    kinds = (*FUSIONS, "cm-a", "cm-self", "picture", "sound")
     rivals = {"tm-xattn", "tm-mbt", "tm-bert"}
     assert set(RECIPES) == {f"{family}-{kind}" for family in ("nv", "tm", "rnn") for kind in kinds} | rivals
 

@@ -114,6 +114,12 @@ CONTROLS = (
         tower="constant",
         what="F is told the same of every clip",
     ),
+    Entry(
+        name="cm-self",
+        title="CM, hearing itself",
+        recipe="cm-self",
+        what="all that F brings, but each modality hears itself and not the other",
+    ),
     Entry(name="picture", title="picture only", recipe="picture", what="late fusion's picture, without sound"),
     Entry(name="sound", title="sound only", recipe="sound", what="late fusion's sound, without picture"),
     *(

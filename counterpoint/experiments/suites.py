@@ -236,6 +236,7 @@ SUITES: dict[str, Suite] = {
                 control_seeds=2,
                 influence_trials=4,
             ),
+            further=("l", "cm", "cm-self", "cm-g", "cm-c"),
             settings=HEARING,
             towers=TOWERS,
             judge=JUDGE,

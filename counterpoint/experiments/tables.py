@@ -215,6 +215,7 @@ def summary(results: Results) -> Table:
 QUESTIONS = {
     "l-equal": "Would more parameters alone do?",
     "e-equal": "Would early fusion of the same size?",
+    "cm-self": "Would F alone, with nothing of the other modality?",
     "cm": "Does the tower help?",
     "cm-c-random": "Or would one that knows nothing?",
     "cm-c-constant": "Or one that always says the same?",

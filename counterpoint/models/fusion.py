@@ -12,6 +12,7 @@ late          separate                                    nothing
 cross-modal   separate                                    F(weights)
 gated         separate                                    F(weights) in clips that the tower calls correlated
 concatenated  separate                                    F([weights, correlation])
+self-modal    separate                                    nothing: F reads its own weights (a control, not the paper's)
 ============  ==========================================  =================================================
 
 ``F`` is a ReLU network along the last axis of the weights, the one they compete over. Without hidden layers it is a
@@ -250,6 +251,8 @@ class Early:
 
     joined: ClassVar[bool] = True
     tower: ClassVar[bool] = False
+    itself: ClassVar[bool] = False
+    """Whether F reads the modality's own weights instead of the others'."""
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
         """Nobody hears anybody."""
@@ -300,6 +303,13 @@ class CrossModal(Late):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelfModal(CrossModal):
+    """CM whose modalities each hear themselves: all that F brings, and nothing of another modality."""
+
+    itself: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gated(CrossModal):
     """CM-G: F is heard where the tower's probability is at least ``threshold``."""
 
@@ -329,4 +339,4 @@ class Concatenated(CrossModal):
         return 1 if self.told == "probability" else agreement
 
 
-Fusion = Early | Late | CrossModal | Gated | Concatenated
+Fusion = Early | Late | CrossModal | SelfModal | Gated | Concatenated

@@ -81,7 +81,7 @@ class CrossModalLayer(Layer):
         self.weighers = nn.ModuleDict(weighers)
         influences: dict[str, Influence] = {}
         inlets: dict[str, Inlet] = {}
-        for source, target in ((s, t) for s in weighers for t in weighers if s != t):
+        for source, target in ((s, t) for s in weighers for t in weighers if (s == t) == fusion.itself):
             if influence := fusion.influence(weighers[source].axis, weighers[target].axis, context):
                 influences[_key(source, target)] = influence
             if inlet := fusion.inlet(weighers[target].inputs, context):

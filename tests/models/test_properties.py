@@ -402,6 +402,18 @@ def test_a_modality_that_the_features_lack():
         replace(small("nv-l"), modalities=("video", "smell")).build(TWO, CATEGORIES)
 
 
+@every_family
+def test_who_hears_itself_hears_nobody_else(family: str):
+    tracks = batch(TWO)
+    trunk = model(f"{family}-cm-self").trunk
+    vectors, (shown,) = trunk(tracks, show=True)
+    louder = Track(tracks["audio"].features.flip(0), tracks["audio"].mask.flip(0))
+    others, _ = trunk({**tracks, "audio": louder})
+    assert torch.equal(vectors["video"], others["video"])
+    assert not torch.equal(vectors["audio"], others["audio"])
+    assert all(each.heard.abs().max() > 0 for each in shown.values())
+
+
 @pytest.mark.parametrize("name", RIVALS)
 def test_rivals_hear_the_other_modality_step_by_step(name: str):
     """What the sound shows at one second changes what a rival reads from the picture."""
