@@ -1,0 +1,65 @@
+"""Does a model listen? GAP error where F reads its own clip's weights, and where it reads another clip's.
+
+    python benchmarks/hearing.py 'mosaic/worlds/mosaic/test-*.tfrecord' mosaic/runs/mosaic/*-cm-seed-0
+
+The other clip has as many steps. What each modality itself shows stays the clip's own, and nothing is trained again: a
+model that makes nothing of what it hears errs the same.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from counterpoint.data.dataset import ClipDataset
+from counterpoint.evaluation.metrics import global_average_precision
+from counterpoint.models.fusion import Hearing, Influence, Weights
+from counterpoint.run import Run
+
+own_ear = Influence.ear
+
+
+def neighbours(steps: Tensor) -> Tensor:
+    """For each clip of a batch another one of as many steps, or itself where there is none."""
+    others = torch.arange(len(steps))
+    for length in steps.unique():
+        alike = (steps == length).nonzero().squeeze(1)
+        others[alike] = alike.roll(1)
+    return others
+
+
+def error(run: Run, dataset: ClipDataset, others: bool) -> float:
+    """GAP error in %."""
+    model, scores, labels = run.categorizer(), [], []
+    for batch in run.batches(dataset):
+        heard = neighbours(next(iter(batch.tracks.values())).mask.sum(1))
+
+        def ear(influence: Influence, weights: Weights, *told: Any, heard: Tensor = heard) -> Hearing:
+            return own_ear(influence, weights[heard] if others else weights, *told)
+
+        with torch.inference_mode(), patch.object(Influence, "ear", ear):
+            scores.append(run.probabilities(model(batch.tracks).logits[: len(batch.ids)]))
+        labels.append(batch.labels[: len(batch.ids)].numpy())
+    return 100 * (1 - global_average_precision(np.concatenate(scores), np.concatenate(labels)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", help="test clips; a glob in quotes")
+    parser.add_argument("runs", nargs="+", type=Path)
+    args = parser.parse_args()
+    print(f"{'run':30}{'own':>10}{'another':>10}")
+    for folder in args.runs:
+        run = Run.load(folder)
+        dataset = ClipDataset([args.shards], run.labelling)
+        dataset.where = dataset.where[np.argsort(dataset.lengths, kind="stable")]  # batches of like lengths
+        own, another = (error(run, dataset, others) for others in (False, True))
+        print(f"{folder.name:30}{own:10.2f}{another:10.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
