@@ -178,9 +178,7 @@ GRID: dict[str, dict[str, list[Any]]] = {
 }
 OVER_TIME: dict[str, list[Any]] = {"fusion.hidden": [[], [1]], "fusion.reach": [10, 30]}  # hidden: only how many
 # With one step a clip there is nothing to either side.
-AT_ONCE: dict[str, dict[str, list[Any]]] = {
-    "nv": {"fusion.hidden": [[], [32], [64], [128]], "training.hearing_rate": [1, 10]}
-}
+AT_ONCE: dict[str, dict[str, list[Any]]] = {"nv": {"fusion.hidden": [[], [32], [64], [128]]}}
 IN_TIME: dict[str, dict[str, list[Any]]] = {
     "nv": {"fusion.hidden": [[64], [128]], "fusion.reach": [10, 30]},
     "tm": OVER_TIME,
@@ -214,7 +212,7 @@ SUITES: dict[str, Suite] = {
             title="Video-level records",
             what="One step a clip, the mean over its seconds: no time to attend over.",
             worlds=(RealRecords(name="video-level", what="real video-level records, as they are"),),
-            scale=Scale(families=("nv",), epochs=20, tower_epochs=20, control_seeds=2, influence_trials=8),
+            scale=Scale(families=("nv",), epochs=20, tower_epochs=20, control_seeds=2, influence_trials=4),
             settings=SETTINGS,
             towers=TOWERS,
             judge=JUDGE,
