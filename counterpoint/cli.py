@@ -115,7 +115,7 @@ def train(args: Namespace) -> int:
     distributed.join()
     with distributed.leader_first():  # which makes the shards' indexes
         labelling = _taxonomy(args.taxonomy or _default_taxonomy(args.data))
-        data, validation = _training_data(args, labelling, recipe.training.seed)
+        data, validation = _training_data(args, labelling)
         run = Run(Path(args.out), recipe, labelling, FeatureSet.of(data.paths))
         run.features.check(FeatureSet.of(validation.paths), "the model to train")
     _say(
@@ -627,14 +627,15 @@ def _report(*datasets: "ClipDataset") -> None:
         _say(f"damaged records left out: {len(skipped):,}")
 
 
-def _training_data(args: Namespace, labelling: "Labelling", seed: int) -> "tuple[ClipDataset, ClipDataset]":
-    from counterpoint.data.dataset import HELD_OUT, share
+def _training_data(args: Namespace, labelling: "Labelling") -> "tuple[ClipDataset, ClipDataset]":
+    from counterpoint.data.dataset import HELD_OUT, check_apart, share
 
     if args.validation:
         data, validation = _dataset(args, args.data, labelling), _dataset(args, args.validation, labelling)
-    else:
-        data = _dataset(args, args.data, labelling, keep=share(HELD_OUT, 1.0, seed))
-        validation = _dataset(args, args.data, labelling, keep=share(0.0, HELD_OUT, seed))
+        check_apart(data.paths, validation.paths)
+    else:  # of every seed the same clips: a tower's or an ensemble's members may have others than the model's own
+        data = _dataset(args, args.data, labelling, keep=share(HELD_OUT, 1.0))
+        validation = _dataset(args, args.data, labelling, keep=share(0.0, HELD_OUT))
     _report(data, validation)
     return data, validation
 

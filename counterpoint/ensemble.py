@@ -19,7 +19,7 @@ from counterpoint.errors import CounterpointError
 from counterpoint.evaluation.breakdown import Breakdown, BreakdownAccumulator
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.files import appending, holds_anything
-from counterpoint.recipes import Recipe
+from counterpoint.recipes import Recipe, check
 from counterpoint.run import RECIPE_FILE, TOWER_FOLDER, Predictions, Run, read_json, write_json
 from counterpoint.training.checkpoints import CHECKPOINTS
 from counterpoint.training.folder import claimed
@@ -59,17 +59,28 @@ class Distilled:
     student: Breakdown
 
 
-def average(runs: Sequence[Run], dataset: ClipDataset, workers: int = 0) -> Iterator[Predictions]:
-    """The mean of the runs' probabilities, batch by batch and in order.
+def check_alike(runs: Sequence[Run]) -> None:
+    """Raise CounterpointError for runs that are not trained, or do not name the same categories of the same features.
 
-    Raises:
-        CounterpointError: the runs do not name the same categories, or not from the same features.
+    Nothing of the weights is read.
     """
-    for run in runs[1:]:
+    for run in runs:
+        if not isinstance(run.recipe, Recipe):
+            raise CounterpointError(f"{run.folder}: a correlation tower, which names no categories")
+        run.check_trained()
         for what in ("taxonomy", "features"):
             one, other = (r.labelling.taxonomy if what == "taxonomy" else r.features for r in (runs[0], run))
             if one != other:
                 raise CounterpointError(f"{run.folder}: has another {what} than {runs[0].folder}; no ensemble")
+
+
+def average(runs: Sequence[Run], dataset: ClipDataset, workers: int = 0) -> Iterator[Predictions]:
+    """The mean of the runs' probabilities, batch by batch and in order.
+
+    Raises:
+        CounterpointError: see `check_alike`.
+    """
+    check_alike(runs)
     for parts in zip(*(run.predict(dataset, workers=workers) for run in runs), strict=True):
         yield parts[0]._replace(probabilities=np.mean([part.probabilities for part in parts], axis=0))
 
@@ -104,15 +115,17 @@ def distil(
         seed: of the student's training; the first run's without.
 
     Raises:
-        CounterpointError: the folder holds something else; or see `average` and `counterpoint.training.train.train`.
+        CounterpointError: the folder holds something else; or see `check_alike` and
+            `counterpoint.training.train.train`.
     """
     if not 0 <= share <= 1:
         raise CounterpointError(f"the ensemble may count from 0 to 1 (--share), not {share:g}")
+    check_alike(runs)
     first = runs[0]
-    if not isinstance(first.recipe, Recipe):
-        raise CounterpointError(f"{first.folder}: a correlation tower, which names no categories")
+    assert isinstance(first.recipe, Recipe)
     training = replace(first.recipe.training, seed=first.recipe.training.seed if seed is None else seed)
     student = replace(first, folder=out, recipe=replace(first.recipe, training=training))
+    check(student.recipe)
     tower = Run.load(first.folder / TOWER_FOLDER) if first.recipe.fusion.tower else None
     teacher, lesson = out / TEACHER_FILE, {"of": [run.fingerprint for run in runs], "share": share}
     begun = read_json(out / LESSON_FILE) if (out / LESSON_FILE).exists() else None

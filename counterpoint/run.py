@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -114,6 +115,11 @@ class Run:
         """Whether the training has ended."""
         return (self.folder / WEIGHTS_FILE).exists()
 
+    def check_trained(self) -> None:
+        """Raise CounterpointError where the training has not ended."""
+        if not self.trained:
+            raise CounterpointError(f"{self.folder}: training has not ended; run the same `counterpoint train` again")
+
     @property
     def fingerprint(self) -> str:
         """What tells this trained model from others: its recipe, categories, features and weights, a tower's too."""
@@ -149,6 +155,8 @@ class Run:
         model = tower.tower()
         inside = dataclasses.replace(tower, folder=self.folder / TOWER_FOLDER)
         inside.save()
+        if (tower.folder / ENVIRONMENT_FILE).exists():  # its own training's, not this one's
+            shutil.copyfile(tower.folder / ENVIRONMENT_FILE, inside.folder / ENVIRONMENT_FILE)
         inside.save_weights(model)
 
     def categorizer(self) -> Categorizer:
@@ -172,8 +180,7 @@ class Run:
             CounterpointError: there are no weights, or not those of this recipe.
         """
         path = self.folder / WEIGHTS_FILE
-        if not self.trained:
-            raise CounterpointError(f"{self.folder}: training has not ended; run the same `counterpoint train` again")
+        self.check_trained()
         try:
             stored, known = load_file(path), _digest_of(path)
             if known and known != digest(stored):

@@ -361,6 +361,9 @@ def test_train_without_validation_shards(command: Command, world: Path, tmp_path
     assert 1 <= int(match[2]) <= 15
     assert printed.json.keys() == {"run", "validation_gap"}
     assert 0 < printed.json["validation_gap"] <= 1
+    seed = ("--training.max_epochs", "1", "--training.seed", "5")  # whose clips an ensemble may hold out likewise
+    again = command(*training(world, tmp_path / "again", "--json", *seed))
+    assert again.err.splitlines()[0] == printed.err.splitlines()[0]
 
 
 def test_train_with_another_fusion(command: Command, world: Path, tmp_path: Path) -> None:
@@ -371,6 +374,8 @@ def test_train_with_another_fusion(command: Command, world: Path, tmp_path: Path
 
 def test_train_refusals(command: Command, world: Path, tmp_path: Path) -> None:
     assert "holds a finished run" in refused(command, training(world, world / "run"))
+    said = refused(command, training(world, tmp_path / "run", "--validation", str(world / "train")))
+    assert "in more than one split; splits share no shards" in said
     (tmp_path / "few").mkdir()
     write(tmp_path / "few" / "a.tfrecord", *clips(1))
     arguments = ["train", "nv-l", "--data", tmp_path / "few", "--taxonomy", world / "taxonomy", "--out", "x"]

@@ -13,6 +13,7 @@ from counterpoint.ensemble import ENSEMBLE_FILE, TEACHER_FILE, Taught, average, 
 from counterpoint.errors import CounterpointError
 from counterpoint.run import Run
 from counterpoint.taxonomy import Label, Labelling, LabelMap, Taxonomy
+from counterpoint.training import checkpoints
 from counterpoint.training.train import train
 
 CONSOLE = Console(quiet=True)
@@ -103,6 +104,35 @@ def test_an_ensemble_counts_from_nothing_to_all(shards: tuple[Path, Path], runs:
         with pytest.raises(CounterpointError, match=r"from 0 to 1 \(--share\)"):
             distil(runs, tmp_path / "one", *(dataset(shard) for shard in shards), share=share, console=CONSOLE)
     assert not (tmp_path / "one").exists()
+
+
+def test_nothing_is_left_of_a_call_that_cannot_be(shards: tuple[Path, Path], runs: list[Run], tmp_path: Path) -> None:
+    data, out = [dataset(shard) for shard in shards], tmp_path / "one"
+    unfinished = replace(runs[1], folder=tmp_path / "unfinished")
+    unfinished.save()
+    for members, seed, problem in (
+        ([runs[0], unfinished], 0, "unfinished: training has not ended"),
+        (runs, -1, "training.seed must be at least 0"),
+    ):
+        with pytest.raises(CounterpointError, match=problem):
+            distil(members, out, *data, seed=seed, console=CONSOLE)
+        assert not out.exists()
+
+
+def test_what_the_ensemble_said_outlives_the_students_error(
+    shards: tuple[Path, Path], runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = [dataset(shard) for shard in shards], tmp_path / "one"
+
+    def full(*told: object, **more: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Files, "save_checkpoint", full)
+        with pytest.raises(OSError, match="no space left"):
+            distil(runs, out, *data, console=CONSOLE)
+    assert (out / TEACHER_FILE).exists()
+    assert distil(runs, out, *data, console=CONSOLE).run.trained
 
 
 def test_no_student_takes_a_runs_place(shards: tuple[Path, Path], runs: list[Run]) -> None:

@@ -156,9 +156,7 @@ def split(
     Raises:
         CounterpointError: a shard is in two splits, or a split has no clips.
     """
-    given = [path.resolve() for paths in (train, validation, test) if paths for path in find_shards(paths)]
-    if twice := [path for path, times in Counter(given).items() if times > 1]:
-        raise CounterpointError(f"{twice[0]}: in more than one split; splits share no shards")
+    check_apart(*(find_shards(paths) for paths in (train, validation, test) if paths))
     used = 0.0
     datasets: dict[str, ClipDataset] = {}
     for name, paths in (("validation", validation), ("test", test)):
@@ -170,6 +168,13 @@ def split(
             used += HELD_OUT
     keep = share(used, 1.0, seed) if used else None
     return {"train": ClipDataset(train, labelling, skip_bad=skip_bad, keep=keep), **datasets}
+
+
+def check_apart(*splits: Sequence[Path | RemotePath]) -> None:
+    """Raise CounterpointError for a shard that is in more than one split."""
+    given = Counter(path.resolve() for shards in splits for path in shards)
+    if twice := [path for path, times in given.items() if times > 1]:
+        raise CounterpointError(f"{twice[0]}: in more than one split; splits share no shards")
 
 
 def _check_labels(shards: Sequence[Path | RemotePath], labelling: Labelling) -> None:

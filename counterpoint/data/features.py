@@ -7,10 +7,11 @@ for YouTube-8M's, whose encoders are the only ones that publish records of this 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from counterpoint.data.clip import Clip
 from counterpoint.data.remote import open_shard
 from counterpoint.data.store import RemotePath
 from counterpoint.data.youtube8m import clip_of
@@ -48,34 +49,31 @@ class FeatureSet:
         Raises:
             CounterpointError: the shards hold no clips that can be read, or features of several kinds.
         """
-        folders = {path.parent for path in shards}
+        folders: dict[Path | RemotePath, list[Path | RemotePath]] = {}
+        for path in shards:
+            folders.setdefault(path.parent, []).append(path)
         stored = {folder: cls.load(folder) for folder in folders if (folder / FEATURES_FILE).exists()}
         encoders = {folder: stored[folder].encoder if folder in stored else YOUTUBE8M for folder in folders}
-        made = {folder: set(stored[folder].sizes) if folder in stored else set() for folder in folders}
         if len(set(encoders.values())) > 1:
             kinds = ", ".join(f"{folder}: {encoder}" for folder, encoder in sorted(encoders.items(), key=str))
             raise CounterpointError(f"the shards hold features of several encoders ({kinds}); read one kind at a time")
         sizes: dict[str, int] = {}
         faults: list[RecordError] = []
-        for path in shards:
-            shard = open_shard(path, skip_bad=True)  # damage is reported by whoever reads the clips
-            faults += shard.bad
-            apart = 1 if isinstance(path, RemotePath) else max(1, len(shard) // SAMPLE_CLIPS)
-            for record in range(0, min(len(shard), apart * SAMPLE_CLIPS), apart):
-                try:
-                    clip = clip_of(shard, record)
-                except RecordError as error:
-                    faults.append(error)
-                    continue
-                for name, track in clip.tracks.items():
-                    if sizes.setdefault(name, track.shape[1]) != track.shape[1]:
-                        raise CounterpointError(
-                            f"{path}: record {shard.number(record)}: {name!r} has {track.shape[1]} features a step, "
-                            f"other clips have {sizes[name]}"
-                        )
-            # Some films have no sound: what the encoders make is looked for in more shards than one.
-            if sizes and made[path.parent] <= sizes.keys():
-                break
+        for folder, own in folders.items():
+            # What encoders make is looked for until it is found, since some films have no sound. Where it is not
+            # known, three shards speak for the others, unless none of them can be read.
+            few = list(dict.fromkeys((own[0], own[len(own) // 2], own[-1])))
+            for looked, path in enumerate(own if folder in stored else [*few, *own], 1):
+                for record, clip in _some(path, faults):
+                    for name, track in clip.tracks.items():
+                        if sizes.setdefault(name, track.shape[1]) != track.shape[1]:
+                            raise CounterpointError(
+                                f"{path}: record {record}: {name!r} has {track.shape[1]} features a step, "
+                                f"other clips have {sizes[name]}"
+                            )
+                found = stored[folder].sizes.keys() <= sizes.keys() if folder in stored else looked >= len(few)
+                if sizes and found:
+                    break
         if sizes:
             return cls(dict(sorted(sizes.items())), next(iter(encoders.values())))
         if faults:
@@ -124,6 +122,18 @@ class FeatureSet:
             return found
         except UNREADABLE as error:
             raise CounterpointError(f"{path}: cannot be read as a feature set ({error})") from error
+
+
+def _some(path: Path | RemotePath, faults: list[RecordError]) -> Iterator[tuple[int, Clip]]:
+    """Clips of a shard by their numbers, evenly spread where it is here; ``faults`` gets what cannot be read."""
+    shard = open_shard(path, skip_bad=True)  # damage is reported by whoever reads the clips
+    faults += shard.bad
+    apart = 1 if isinstance(path, RemotePath) else max(1, len(shard) // SAMPLE_CLIPS)
+    for record in range(0, min(len(shard), apart * SAMPLE_CLIPS), apart):
+        try:
+            yield shard.number(record), clip_of(shard, record)
+        except RecordError as error:
+            faults.append(error)
 
 
 def encoder_of(folder: Path | RemotePath) -> str:

@@ -134,7 +134,7 @@ def find_shards(paths: Sequence[str | Path | RemotePath]) -> list[Path | RemoteP
 
 def _natural(path: Path | RemotePath) -> list[tuple[int, str]]:
     """Sorts `shard2` before `shard10`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
 def inspect(

@@ -33,18 +33,16 @@ class Batch(NamedTuple):
     """Clips of the batch that processes share, in all of them together. 0: the batch is this process's alone."""
 
 
-def collate(
-    items: Sequence[tuple[Clip, "np.ndarray[Any, Any]"]], features: FeatureSet, max_steps: int, fixed: bool = False
-) -> Batch:
+def collate(items: Sequence[tuple[Clip, "np.ndarray[Any, Any]"]], features: FeatureSet, max_steps: int) -> Batch:
     """Clips and their targets as a batch with a track for every modality of ``features``.
 
-    Steps are those of the batch's longest clip and at most ``max_steps``, or with ``fixed`` exactly that.
+    Steps are those of the batch's longest clip and at most ``max_steps``.
 
     Raises:
         CounterpointError: a clip's features have another size or, within a batch, another type.
     """
     clips = [clip for clip, _ in items]
-    steps = max_steps if fixed else min(max_steps, max(1, *(clip.steps for clip in clips)))
+    steps = min(max_steps, max(1, *(clip.steps for clip in clips)))
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, size in features.sizes.items():
         dtype = next((clip.tracks[name].dtype for clip in clips if name in clip.tracks), np.dtype(np.uint8))

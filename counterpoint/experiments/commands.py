@@ -65,7 +65,7 @@ def ensemble(args: Namespace) -> int:
     from counterpoint.run import Run
 
     runs = [Run.load(folder) for folder in args.runs]
-    data, validation = cli._training_data(args, runs[0].labelling, runs[0].recipe.training.seed)
+    data, validation = cli._training_data(args, runs[0].labelling)
     with cli._progress("hearing the ensemble", len(data)) as advance:
         distilled = distil(
             runs,

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from counterpoint.errors import CounterpointError
 from counterpoint.models.fusion import Correlation, Heard
 from counterpoint.models.layers import Layer, Shown
 from counterpoint.models.track import Track, Tracks
@@ -105,7 +106,7 @@ class Bottlenecks(Layer):
     def __init__(self, blocks: Sequence[Mapping[str, TransformerBlock]], tokens: int) -> None:
         super().__init__()
         if len(blocks) < 2:
-            raise ValueError("bottlenecks need 2 layers or more: what is written in one is read in the next")
+            raise CounterpointError("bottlenecks need 2 layers or more: what is written in one is read in the next")
         self.blocks = nn.ModuleList(nn.ModuleDict(layer) for layer in blocks)
         width = next(iter(blocks[0].values())).inputs
         self.tokens = nn.Parameter(torch.randn(tokens, width) * 0.02)

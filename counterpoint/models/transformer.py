@@ -19,6 +19,7 @@ import torch.nn.functional as functional
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from counterpoint.errors import CounterpointError
 from counterpoint.models.fusion import Axis, Heard, Hearing, Weights
 from counterpoint.models.layers import Shown, Weigher
 from counterpoint.models.listening import CHUNK_LOGITS as CHUNK_LOGITS
@@ -80,7 +81,7 @@ class TransformerBlock(Weigher):
     def __init__(self, size: int, heads: int, max_steps: int, dropout: float) -> None:
         super().__init__()
         if size % heads:
-            raise ValueError(f"a width of {size} does not divide into {heads} heads")
+            raise CounterpointError(f"a width of {size} does not divide into {heads} heads")
         self.inputs = size
         self.outputs = size
         self.axis = Axis(max_steps, steps=True, heads=heads)

@@ -5,6 +5,7 @@ best epoch's weights among it, and is written whole or not at all. A checkpoint 
 CRC-32 of each of its parts; they are checked before it is read, and nothing that it says is executed.
 """
 
+import errno
 import io
 import os
 import time
@@ -92,7 +93,7 @@ class Files(CheckpointIO):
         except OSError as error:
             raise CounterpointError(
                 f"{path}: cannot be written ({error.strerror or error}); the training stops, and the same command "
-                "goes on from the last checkpoint"
+                + ("goes on from the last checkpoint" if any(path.parent.glob("*.ckpt")) else "begins anew")
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -107,30 +108,40 @@ def newest(run: Path, console: Console) -> Path | None:
     """A run's newest checkpoint that is whole, or None where there is none; a damaged one is put aside and named.
 
     Raises:
-        CounterpointError: all are damaged.
+        CounterpointError: all are damaged, or one cannot be read.
     """
     folder = run / CHECKPOINTS
     for left in folder.glob(f".{LAST}.*"):  # by a process that was killed as it wrote
         left.unlink()
     there = [folder / name for name in (LAST, BEFORE) if (folder / name).exists()]
-    for path in there:
-        if whole(path):
-            return path
+    if not there:
+        return None
+    last = next((path for path in there if whole(path)), None)
+    if last is None:  # they stay, so that the next call says so too
+        raise CounterpointError(f"{folder}: no checkpoint is whole; remove {run} to train anew")
+    for path in there[: there.index(last)]:
         aside = path.with_suffix(".damaged")
         path.replace(aside)
         console.print(f"{path}: damaged, and put aside as {aside.name}", markup=False, soft_wrap=True)
-    if there:
-        raise CounterpointError(f"{folder}: no checkpoint is whole; remove {run} to train anew")
-    return None
+    return last
 
 
 def whole(path: Path) -> bool:
-    """Whether a checkpoint agrees with its checksums, and can be read."""
+    """Whether a checkpoint agrees with its checksums, and can be read.
+
+    Raises:
+        CounterpointError: not now, for a reason that is not the file's.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return False
         torch.load(path, "cpu", weights_only=True, mmap=True)  # what lies between the parts; tensors are not read
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno in (None, errno.EINVAL):  # places outside of the file
+            return False
+        reason = getattr(error, "strerror", None) or error or "out of memory"
+        raise CounterpointError(f"{path}: cannot be read ({reason}); nothing was changed") from error
     except Exception:  # whatever either stumbles over
         return False
     return True

@@ -17,7 +17,6 @@ import torch.distributed as dist
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from counterpoint.data.loading import Batch
 from counterpoint.launch import launched
 from counterpoint.models.track import Track, Tracks
 
@@ -118,10 +117,6 @@ class Part:
     rank: int = 0
     world: int = 1
     whole: int = 0
-
-    @classmethod
-    def of(cls, batch: Batch) -> "Part":
-        return cls(rank(), world(), batch.whole) if batch.whole else cls()
 
     @property
     def alone(self) -> bool:

@@ -2,9 +2,8 @@
 
 import contextlib
 import dataclasses
-import json
-import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ from filelock import FileLock, Timeout
 from counterpoint.data.dataset import ClipDataset
 from counterpoint.errors import CounterpointError
 from counterpoint.recipes import Recipe
-from counterpoint.run import DATA_FILE, LOCK_FILE, RECIPE_FILE, TOWER_FOLDER, Run, digest, write_json
+from counterpoint.run import DATA_FILE, LOCK_FILE, RECIPE_FILE, TOWER_FOLDER, Run, digest, read_json, write_json
 
 
 @contextlib.contextmanager
-def claimed(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Iterator[None]:
+def claimed(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Iterator[bool]:
     """Within the block the run folder is there, of this run, and no other process's to train in.
+
+    Gives whether it is new, written by this call.
 
     A process that dies, however it does, lets go of it.
 
@@ -29,13 +30,13 @@ def claimed(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Itera
     if (tower is not None) and not (isinstance(run.recipe, Recipe) and run.recipe.fusion.tower):
         raise CounterpointError(f"{run.recipe.name} listens to no correlation tower")
     try:
-        lock = None if (run.folder / RECIPE_FILE).exists() else _written(run, tower, clips)
-        lock = lock or _locked(run.folder)
+        new = None if (run.folder / RECIPE_FILE).exists() else _written(run, tower, clips)
+        lock = new or _locked(run.folder)
     except OSError as error:
         raise CounterpointError(f"{run.folder}: cannot be written ({error.strerror or error})") from error
     try:
         check(run, tower, clips)
-        yield
+        yield new is not None
     finally:
         with contextlib.suppress(OSError):
             (run.folder / LOCK_FILE).unlink(missing_ok=True)
@@ -47,20 +48,27 @@ def check(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> None:
     there = Run.load(run.folder)
     if there.trained:
         raise CounterpointError(f"{run.folder}: holds a finished run; choose another --out, or remove it")
+    if what := next(_differing(run, there, tower, clips), None):
+        raise CounterpointError(
+            f"{run.folder}: holds an unfinished run with another {what}; choose another --out, or remove it"
+        )
+
+
+def _differing(run: Run, there: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Iterator[str]:
+    """In what a run differs from the one in its folder; in this order, since another recipe may have no tower."""
+    if run.recipe != there.recipe:
+        yield "recipe"
+    if run.labelling != there.labelling:
+        yield "taxonomy"
+    if tower and _told(tower) != _told(Run.load(run.folder / TOWER_FOLDER)):
+        yield "correlation tower"
+    if run.features != there.features:
+        yield "feature set"
     data = run.folder / DATA_FILE
-    known = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {}
-    inside = run.folder / TOWER_FOLDER
-    for what, mine, theirs in (
-        ("recipe", run.recipe, there.recipe),
-        ("taxonomy", run.labelling, there.labelling),
-        *([("correlation tower", _told(tower), _told(Run.load(inside)))] if tower else []),
-        ("feature set", run.features.fingerprint, there.features.fingerprint),
-        *((f"set of {kind} clips", dataset.contents, known.get(kind)) for kind, dataset in clips.items()),
-    ):
-        if mine != theirs:
-            raise CounterpointError(
-                f"{run.folder}: holds an unfinished run with another {what}; choose another --out, or remove it"
-            )
+    known = read_json(data) if data.exists() else {}
+    for kind, dataset in clips.items():
+        if dataset.contents != known.get(kind):
+            yield f"set of {kind} clips"
 
 
 def _told(tower: Run) -> tuple[Any, str]:
@@ -70,23 +78,35 @@ def _told(tower: Run) -> tuple[Any, str]:
 
 def _written(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> FileLock | None:
     """Write the folder, and lock it; None where another process was quicker."""
-    if run.folder.exists() and any(run.folder.iterdir()):
+    there = run.folder.exists()
+    if there and any(run.folder.iterdir()):
         raise CounterpointError(f"{run.folder}: not empty and not a run; choose another --out")
     if isinstance(run.recipe, Recipe) and run.recipe.fusion.tower and tower is None:
         raise CounterpointError(f"{run.recipe.name} needs a trained correlation tower (--tower RUN)")
     # Beside its place and then moved there, so that a run folder is whole or not there at all. The lock moves with it.
-    begun = dataclasses.replace(run, folder=run.folder.with_name(f"{run.folder.name}.{os.getpid()}.tmp"))
-    begun.save()
-    lock = _locked(begun.folder)
+    # An empty folder that is there stays, since it may be a volume or the working directory; then the recipe, which
+    # makes it a run, comes last.
+    beside = run.folder if there else run.folder.parent
+    begun = dataclasses.replace(run, folder=beside / f".{run.folder.name}.{uuid.uuid4().hex}")
+    lock = _locked(run.folder) if there else None
     try:
+        begun.save()
+        lock = lock or _locked(begun.folder)
         write_json(begun.folder / DATA_FILE, {kind: dataset.contents for kind, dataset in clips.items()})
         if tower is not None:
             begun.take_in(tower)
-        begun.folder.rename(run.folder)
+        if there:
+            for part in sorted(begun.folder.iterdir(), key=lambda part: part.name == RECIPE_FILE):
+                part.rename(run.folder / part.name)
+            begun.folder.rmdir()
+        else:
+            begun.folder.rename(run.folder)
         return lock
     except BaseException as error:
-        lock.release()
         shutil.rmtree(begun.folder, ignore_errors=True)
+        if lock:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
         if isinstance(error, OSError) and (run.folder / RECIPE_FILE).exists():
             return None
         raise

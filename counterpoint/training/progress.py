@@ -83,7 +83,7 @@ class EpochLog(Callback):
         rows = [old for old in self._rows() if int(old["epoch"]) < row["epoch"]]
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows([*rows, row])
         temporary.replace(self.path)
@@ -98,8 +98,16 @@ class EpochLog(Callback):
     def _rows(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            [int(row["epoch"]) for row in rows]
+            return rows
+        except (KeyError, TypeError, ValueError, csv.Error):  # a spreadsheet saved it
+            aside = self.path.with_suffix(".damaged")
+            self.path.replace(aside)
+            self.console.print(f"{self.path}: not as it was written; put aside as {aside.name}", soft_wrap=True)
+            return []
 
 
 class quiet:  # noqa: N801 - used as a context manager

@@ -46,8 +46,8 @@ def train(
 
     The run folder is written first and holds a checkpoint of every epoch's end, and of every so many ``minutes`` within
     one, so that the same call goes on where a killed one stopped; on a CPU the weights are then bit for bit those of an
-    uninterrupted training. An error before the first checkpoint leaves no folder. With no epochs at all the weights are
-    those that were drawn.
+    uninterrupted training. An error before the first checkpoint leaves no folder that this call made. With no epochs at
+    all the weights are those that were drawn.
 
     In processes that torchrun started, they share each batch, and the result is one process's but for rounding.
 
@@ -60,12 +60,12 @@ def train(
     check(run.recipe)
     distributed.join()
     clips = {"training": data, "validation": validation}
-    last: Path | None = None
+    new, last = False, None
     with contextlib.ExitStack() as claim:
         with distributed.leader_first():
             if distributed.rank() == 0:
                 _check_clips(run, clips)
-                claim.enter_context(claimed(run, tower, clips))
+                new = claim.enter_context(claimed(run, tower, clips))
                 last = checkpoints.newest(run.folder, console)
         last = distributed.told(last)
         if last is not None:
@@ -74,7 +74,7 @@ def train(
             return _fit(run, data, validation, last, workers, minutes, console)
         except Exception:
             # Nothing to go on from: it would only be in the way.
-            if distributed.rank() == 0 and not any((run.folder / CHECKPOINTS).glob("*.ckpt")):
+            if distributed.rank() == 0 and new and not any((run.folder / CHECKPOINTS).glob("*.ckpt")):
                 shutil.rmtree(run.folder, ignore_errors=True)
             raise
 

@@ -83,6 +83,18 @@ def test_several_sizes_are_refused(tmp_path: Path) -> None:
     assert str(raised.value) == f"{path}: record 1: 'video' has 17 features a step, other clips have 16"
 
 
+def test_what_shards_of_unlike_folders_hold(tmp_path: Path) -> None:
+    """Where nothing says what is in them, some of each folder's are looked into."""
+    silent = [write(tmp_path / "a" / f"{i}.tfrecord", *clips(3, sound=False)) for i in range(9)]
+    later = write(tmp_path / "a" / "9.tfrecord", *clips(3))
+    other = write(tmp_path / "b" / "0.tfrecord", *clips(3))
+    wider = write(tmp_path / "c" / "0.tfrecord", clip("c", [], video=codes(1, 17)))
+    assert FeatureSet.of(silent).sizes == {"video": SIZES["video"]}
+    assert FeatureSet.of([*silent, later]).sizes == FeatureSet.of([*silent, other]).sizes == SIZES
+    with pytest.raises(CounterpointError, match="'video' has 17 features a step, other clips have 16"):
+        FeatureSet.of([other, wider])
+
+
 def test_why_nothing_can_be_read_is_told(tmp_path: Path) -> None:
     text = tmp_path / "text.tfrecord"
     text.write_text("id,label\n" * 40)

@@ -16,15 +16,15 @@ FEATURES = FeatureSet(SIZES)
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-def batch(folder: Path, max_steps: int, fixed: bool = False, features: FeatureSet = FEATURES) -> Batch:
+def batch(folder: Path, max_steps: int, features: FeatureSet = FEATURES) -> Batch:
     data = dataset(folder)
-    return collate([data[i] for i in range(3)], features, max_steps, fixed)
+    return collate([data[i] for i in range(3)], features, max_steps)
 
 
-@pytest.mark.parametrize(("max_steps", "fixed", "steps"), [(300, False, 4), (3, False, 3), (4, True, 4), (6, True, 6)])
-def test_steps_of_a_batch(folder: Path, max_steps: int, fixed: bool, steps: int) -> None:
-    """To the longest clip, cut at the most, or fixed."""
-    made = batch(folder, max_steps, fixed)
+@pytest.mark.parametrize(("max_steps", "steps"), [(300, 4), (3, 3)])
+def test_steps_of_a_batch(folder: Path, max_steps: int, steps: int) -> None:
+    """To the longest clip, cut at the most."""
+    made = batch(folder, max_steps)
     assert list(made.tracks) == ["audio", "video"]
     assert made.tracks["audio"].features.shape == (3, steps, 8)
     assert made.tracks["video"].features.shape == (3, steps, 16)

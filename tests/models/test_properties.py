@@ -346,7 +346,7 @@ def test_a_model_computes_in_its_own_precision(family: str):
 
 
 def test_a_width_that_does_not_divide_into_the_heads():
-    with pytest.raises(ValueError, match="a width of 8 does not divide into 3 heads"):
+    with pytest.raises(CounterpointError, match="a width of 8 does not divide into 3 heads"):
         small("tm-l", {"heads": 3}).build(TWO, CATEGORIES)
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from counterpoint.errors import CounterpointError
 from counterpoint.models.rivals import Bottlenecks, CrossAttention, OneStream
 from counterpoint.models.track import Track, Tracks
 from counterpoint.models.transformer import TransformerBlock
@@ -98,7 +99,7 @@ def test_shown_weights_are_shares_of_one(name: str):
 
 
 def test_bottlenecks_need_a_layer_that_reads():
-    with pytest.raises(ValueError, match="bottlenecks need 2 layers"):
+    with pytest.raises(CounterpointError, match="bottlenecks need 2 layers"):
         small("tm-mbt", {"layers": 1}).build(TWO, CATEGORIES)
 
 

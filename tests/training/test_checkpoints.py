@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -6,6 +7,7 @@ import resource
 import signal
 import stat
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,8 +102,37 @@ def test_with_no_whole_checkpoint_it_stops(world: World) -> None:  # noqa: F811
     for name in ("last", "before"):
         path = subject.folder / "checkpoints" / f"{name}.ckpt"
         path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(CounterpointError, match=f"no checkpoint is whole; remove {subject.folder} to train anew"):
+    for _ in range(2):  # not anew the second time
+        with pytest.raises(CounterpointError, match=f"no checkpoint is whole; remove {subject.folder} to train anew"):
+            world.fit(subject)
+
+
+def test_what_cannot_be_read_now_is_not_damaged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    subject = world.new(max_epochs=4)
+    with stopped_before(3, 0), pytest.raises(KilledError):
         world.fit(subject)
+    last = subject.folder / "checkpoints" / "last.ckpt"
+
+    def away(*told: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "ZipFile", away)
+        with pytest.raises(CounterpointError, match=f"{last}: cannot be read \\(Stale file handle\\); nothing was"):
+            world.fit(subject)
+    assert last.exists()
+    world.fit(subject)
+
+
+def test_a_log_that_a_spreadsheet_saved_stops_nothing(world: World) -> None:  # noqa: F811
+    subject = world.new(max_epochs=3)
+    with stopped_before(2, 0), pytest.raises(KilledError):
+        world.fit(subject)
+    log = subject.folder / "epochs.csv"
+    log.write_text(log.read_text().replace(",", ";"))
+    world.fit(subject)
+    assert log.with_suffix(".damaged").exists()
+    assert len(log.read_text().splitlines()) == 2
 
 
 def test_every_flipped_bit_is_noticed_or_changes_nothing(world: World, tmp_path: Path) -> None:  # noqa: F811

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from counterpoint.data.loading import Batch
 from counterpoint.run import Run
 from counterpoint.training.distributed import Part, draw_for_all
 
@@ -91,7 +90,6 @@ def test_a_part_has_every_nth_row_of_what_is_drawn() -> None:
     assert [Part(rank, 3, 7).mine(drawn).tolist() for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
     assert Part(2, 3, 2).mine(torch.arange(2)).tolist() == [0]  # it has none of them, and keeps in step with the first
     assert Part().mine(drawn) is drawn
-    assert Part.of(Batch({}, torch.empty(0), [])) == Part()
 
 
 def test_dropout_is_that_of_one_process() -> None:

@@ -433,6 +433,24 @@ def test_other_clips_are_refused(world: World) -> None:
     train(subject, moved, dataset(world.validation), console=QUIET)
 
 
+def test_a_folder_that_is_there_stays(world: World) -> None:
+    """It may be a volume, a link, or where the shell is."""
+    volume = world.folder / "volume"
+    volume.mkdir()
+    (link := world.folder / "link").symlink_to(volume)
+    before = volume.stat().st_ino
+    subject = replace(world.new(max_epochs=1), folder=link)
+    world.fit(subject)
+    assert Run.load(volume).trained
+    assert volume.stat().st_ino == before
+    assert not list(volume.glob("..*"))
+    with pytest.MonkeyPatch.context() as patch:
+        (world.folder / "here").mkdir()
+        patch.chdir(world.folder / "here")
+        world.fit(replace(subject, folder=Path()))
+        assert Run.load(".").trained
+
+
 FEW = "no two have every modality and top-level categories apart"
 
 
