@@ -151,9 +151,11 @@ def write(out: Path, of: Iterable[Answer]) -> int:
             if out.suffix == ".jsonl":
                 file.write(json.dumps(answer, ensure_ascii=False) + "\n")
                 continue
+            pairs = answer.get("correlation", {})  # of films
             if count == 1:
-                table.writerow(["id", "rank", *answer["categories"][0]])
-            table.writerows([answer["id"], rank, *one.values()] for rank, one in enumerate(answer["categories"], 1))
+                table.writerow(["id", "rank", *answer["categories"][0], *pairs])
+            ranked = enumerate(answer["categories"], 1)
+            table.writerows([answer["id"], rank, *one.values(), *pairs.values()] for rank, one in ranked)
         if not count and out.suffix == ".csv":
             table.writerow(["id", "rank", "path", "probability"])
         file.flush()

@@ -34,6 +34,8 @@ def remap(run: Run, labelling: Labelling, folder: Path) -> Diff:
     """
     if any((folder / name).exists() for name in (WEIGHTS_FILE, DATA_FILE)):  # a training begins with the second
         raise CounterpointError(f"{folder}: holds a run already")
+    if folder.resolve().is_relative_to(run.folder.resolve()):
+        raise CounterpointError(f"{folder}: is in the run's own folder; choose another --out")
     model = run.model()
     changes = diff(run.labelling, labelling)
     old, new = run.labelling.taxonomy, labelling.taxonomy

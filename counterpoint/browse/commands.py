@@ -83,7 +83,7 @@ def _ids(told: str) -> list[str]:
     if not told.startswith("@"):
         return [told]
     try:
-        lines = Path(told[1:]).read_text(encoding="utf-8").splitlines()
+        lines = Path(told[1:]).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CounterpointError(f"{told[1:]}: cannot be read as a list of ids, one a line ({error})") from error
     return [line.strip() for line in lines if line.strip()]

@@ -122,7 +122,10 @@ def are_videos(paths: Sequence[str]) -> bool:
 
     def is_video(path: Path) -> bool:
         if path.is_dir():
-            return not any(path.rglob("*.tfrecord")) and any(p.suffix.lower() in SUFFIXES for p in path.rglob("*"))
+            videos = any(p.suffix.lower() in SUFFIXES for p in path.rglob("*"))
+            if videos and any(path.rglob("*.tfrecord")):
+                raise CounterpointError(f"{path}: holds video files and shards; name the ones to categorize")
+            return videos
         return path.suffix.lower() in SUFFIXES | SOUNDS
 
     kinds = {is_video(Path(path)) for path in paths}
@@ -147,15 +150,18 @@ def categorize(args: Namespace) -> int:
     run = WarmRun.load(args.run)
     run.categorizer()
     taxonomy = run.labelling.taxonomy
+    if args.codes and not any(taxonomy.codes):
+        raise CounterpointError(f"{args.run}: no category of its taxonomy has an IAB code")
     codes = dict(zip(taxonomy.paths, taxonomy.codes, strict=True)) if args.codes else {}
+    failed = 0
     answers: list[dict[str, Any]] = []
     table = Table("video", "probability", "category", *(["IAB"] if codes else []), "correlation")
     with tempfile.TemporaryDirectory() as folder:
         report = _extracted(args, find(args.data), folder, encoders.of(run.features, args.run))
-        clips = ClipDataset([folder], run.labelling, labelled=False) if report.new else None
+        made = ClipDataset([folder], run.labelling, labelled=False) if report.new else None
         for number in range(report.new):
-            assert clips is not None
-            told = explaining.explain(run, clips, number, top=args.top)
+            assert made is not None
+            told = explaining.explain(run, made, number, top=args.top)
             correlation = ", ".join(f"{value:.2f}" for value in told.correlation.values())
             categories = [
                 {"path": path, "probability": probability, **({"iab": codes[path] or None} if codes else {})}
@@ -173,17 +179,21 @@ def categorize(args: Namespace) -> int:
                 )
             if args.explain:
                 picture = Path(args.explain) / f"{told.clip}.png"
-                picture.parent.mkdir(parents=True, exist_ok=True)
-                answer["explanation"] = str(explaining.draw(told, picture))
+                try:
+                    picture.parent.mkdir(parents=True, exist_ok=True)
+                    answer["explanation"] = str(explaining.draw(told, picture))
+                except OSError as error:  # the answers are worth more
+                    failed += 1
+                    _say(f"{picture}: cannot be written ({error.strerror or error})")
             answers.append(answer)
     if args.out:
-        batch.write(Path(args.out), answers)
-        _say(f"written: {args.out}")
+        clips = batch.write(Path(args.out), answers)
+        _cli()._print(args.json, lambda: {"out": args.out, "clips": clips}, lambda: f"{args.out}: {clips:,} clips")
     elif args.json or answers:
         _cli()._print(args.json, lambda: answers, lambda: table)
     if args.explain and answers:
         _say(f"drawn in {args.explain}")
-    return int(bool(report.failures))
+    return int(bool(report.failures or failed))
 
 
 def uses_ray(args: Namespace) -> bool:

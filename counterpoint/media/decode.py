@@ -232,7 +232,10 @@ class Video:
             if not times:
                 return None
             ordered = np.unique(np.array(times, np.int64))
-            targets = (ordered[0] if start is None else start / unit) + np.arange(self.limits.seconds + 1) / unit
+            first = ordered[0] if start is None else start / unit
+            length = max(0, math.ceil((ordered[-1] - first) * unit))  # the last one is the nearest to all later steps
+            seconds = min(self.limits.seconds, length)
+            targets = first + np.arange(seconds + 1) / unit
             after = np.searchsorted(ordered, targets).clip(1, max(1, len(ordered) - 1))
             near = np.stack([ordered[after - 1], ordered[np.minimum(after, len(ordered) - 1)]])
             # Both where it is a tie, so that the choice is left to one place.

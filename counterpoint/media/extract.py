@@ -6,7 +6,7 @@ or not at all. The same call goes on where an interrupted one stopped, and takes
 ===============================  ==================================================
 ``clips-0000.tfrecord`` ...      the clips; an id is a file's path below its folder
 ``features.json``                which encoders made them
-``sources.jsonl``                how large the file of each was
+``sources.jsonl``                how large the file of each was, and where it was cut
 ``taxonomy/``                    categories and labels, if there is a labels file
 ===============================  ==================================================
 """
@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -54,7 +54,7 @@ class Report:
     shards: int = 0
     failures: list[Failure] = field(default_factory=list)
     notes: list[tuple[Path, str]] = field(default_factory=list)
-    """What was amiss with files that gave clips nonetheless."""
+    """What was amiss with files that gave clips nonetheless, and with clips of earlier calls."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -67,10 +67,15 @@ class Report:
 def find(paths: Sequence[str | Path]) -> list[Source]:
     """The video files that files and folders (everything below them that is called like a video) name, in order.
 
+    One that is named twice is the clip that it was first.
+
     Raises:
         CounterpointError: nothing is there, or two files would have one id.
     """
     sources: dict[str, Source] = {}
+    taken: set[Path] = set()
+    if not all(map(str, paths)):
+        raise CounterpointError("an empty name is no folder of video files (a variable of the shell that is not set?)")
     for path in map(Path, paths):
         if path.is_dir():
             named = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
@@ -84,6 +89,10 @@ def find(paths: Sequence[str | Path]) -> list[Source]:
         else:
             raise CounterpointError(f"{path}: no such file or folder")
         for source in sorted(found):
+            place = source.path.absolute()
+            if place in taken:
+                continue
+            taken.add(place)
             same = sources.setdefault(source.id, source)
             if same.path.resolve() != source.path.resolve():
                 raise CounterpointError(
@@ -133,8 +142,8 @@ def _extract(
     engine: Engine | None,
 ) -> Report:
     report = Report()
-    sizes = _sizes(out)
-    others = {s.id for s in sources if sizes.get(s.id) not in (None, _size(s.path))}
+    made = _made(out)
+    others = {s.id for s in sources if s.id in made and made[s.id].get("bytes") not in (None, _size(s.path))}
     report.failures += [
         Failure(source.path, f"{out} has a clip of another file of this name; choose another --out for it")
         for source in sources
@@ -147,6 +156,12 @@ def _extract(
         labels.labelling.save(out / "taxonomy")
     store = _Store(out, of, [source.id for source in sources])
     report.before = len(store.ids)
+    if unnamed := len(store.ids - of.keys()) if labels else 0:
+        report.notes.append((out, f"{unnamed:,} clips of earlier calls, which the labels file does not name, stay"))
+    cut = Counter(one.get("cut", limits.seconds) for name, one in made.items() if name in store.ids)
+    for seconds in cut.keys() - {limits.seconds}:
+        told = f"{cut[seconds]:,} clips of earlier calls were cut at {seconds} s, and stay so (--max-seconds)"
+        report.notes.append((out, told))
     todo = []
     for source in sources:
         if _is_unicode(source.id):
@@ -160,9 +175,10 @@ def _extract(
             report.failures.append(result)
             store.leave_out(source.id)
         else:
-            with (out / SOURCES_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"id": source.id, "bytes": _size(source.path)}) + "\n")
             store.add(result.clip)
+            with (out / SOURCES_FILE).open("a", encoding="utf-8") as file:
+                line = {"id": source.id, "bytes": _size(source.path), "cut": limits.seconds}
+                file.write(json.dumps(line) + "\n")
             report.notes += [(source.path, note) for note in result.notes]
             report.new += 1
         progress(done, len(todo))
@@ -175,14 +191,14 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
-def _sizes(out: Path) -> dict[str, int | None]:
+def _made(out: Path) -> dict[str, dict[str, Any]]:
     """Of the files that clips were made of, by the clips' ids; older folders do not tell."""
-    path, sizes = out / SOURCES_FILE, {}
+    path, made = out / SOURCES_FILE, {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
-        with contextlib.suppress(*UNREADABLE):  # a killed process leaves a line unfinished, and then no clip
+        with contextlib.suppress(*UNREADABLE):  # a killed process leaves a line unfinished
             told = json.loads(line)
-            sizes[told["id"]] = told["bytes"]
-    return sizes
+            made[told["id"]] = {**told}
+    return made
 
 
 def _check_labels(out: Path, new: Labelling, of: dict[str, tuple[int, ...]]) -> None:

@@ -71,7 +71,14 @@ def _rows(path: Path) -> list[tuple[int, Path, list[str]]]:
             header = reader.fieldnames or []
             if missing := [column for column in COLUMNS if column not in header]:
                 raise CounterpointError(f"{path}: no column {missing[0]!r} in its first line, which needs {COLUMNS}")
-            rows = [(reader.line_num, row["path"] or "", row["categories"] or "") for row in reader]
+            rows = []
+            for row in reader:
+                if any(cell.strip() for cell in row.get(None, ())):
+                    raise CounterpointError(
+                        f"{path}, line {reader.line_num}: more cells than the header has; several categories are "
+                        f"separated by {BETWEEN}, and one with a comma in its name is in quotes"
+                    )
+                rows.append((reader.line_num, row["path"] or "", row["categories"] or ""))
     except OSError as error:
         raise CounterpointError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:

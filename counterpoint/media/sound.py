@@ -29,7 +29,7 @@ class Listener:
         self.limit = seconds
         self.position = 0.0  # seconds that have been taken in
         self.there = np.zeros(seconds)  # of each second, how much
-        self.samples = np.zeros(seconds * RATE, np.float32)  # takes up memory as it is written to
+        self.samples = np.zeros(0, np.float32)  # grows as it is written to
         self.written = 0
         self.resampler: soxr.ResampleStream | None = None
         self.rate = 0
@@ -64,6 +64,9 @@ class Listener:
         self._finish()
         heard = self.heard
         steps = int(heard.nonzero()[0].max(initial=-1)) + 1
+        missing = steps * RATE - len(self.samples)  # of the last second, half of which may do
+        if missing > 0:
+            self.samples = np.concatenate([self.samples, np.zeros(missing, np.float32)])
         return Sound(self.samples[: steps * RATE].reshape(steps, RATE), heard[:steps])
 
     def _resample(self, samples: NDArray[np.float32]) -> None:
@@ -83,9 +86,13 @@ class Listener:
         assert self.resampler is not None
         chunk = self.resampler.resample_chunk(np.concatenate([np.zeros(0, np.float32), *self.waiting]), last=last)
         self.waiting = []
-        place = self.samples[self.written : self.written + len(chunk)]
-        place[:] = np.nan_to_num(chunk[: len(place)]).clip(-1, 1)
-        self.written += len(chunk)
+        chunk = chunk[: self.limit * RATE - self.written]
+        end = self.written + len(chunk)
+        if end > len(self.samples):
+            room = min(max(end, 2 * len(self.samples)), self.limit * RATE)
+            self.samples = np.concatenate([self.samples, np.zeros(room - len(self.samples), np.float32)])
+        self.samples[self.written : end] = np.nan_to_num(chunk).clip(-1, 1)
+        self.written = end
 
 
 def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:

@@ -177,6 +177,7 @@ def _answers(app: FastAPI) -> None:
         """What this server is, and what it takes."""
         return service.about
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses={503: {"model": answers.Health}})
     async def healthz(service: Serving, response: Response) -> answers.Health:
         """Whether the server takes work."""

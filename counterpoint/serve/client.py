@@ -106,7 +106,8 @@ class Client:
     def _send(self, where: str, field: str, paths: list[Path], top: int) -> httpx.Response:
         size = sum(_size(path) for path in paths)
         if size > self.about.max_bytes:
-            raise ServerError(413, f"{paths[0]}: {size:,} bytes; the server takes {self.about.max_bytes:,} at most")
+            which = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+            raise ServerError(413, f"{which}: {size:,} bytes; the server takes {self.about.max_bytes:,} at most")
         beside = {path.with_name(FEATURES_FILE) for path in paths if path.suffix == ".tfrecord"}
         texts = {path.read_text(encoding="utf-8", errors="replace") for path in beside if path.exists()}
         if len(texts) > 1:
@@ -165,6 +166,8 @@ class _LaterError(ServerError):
 
 def _size(path: Path) -> int:
     try:
+        if path.is_dir():
+            raise CounterpointError(f"{path}: a folder; send files")
         return path.stat().st_size
     except OSError as error:
         raise CounterpointError(f"{path}: {error.strerror or error}") from error

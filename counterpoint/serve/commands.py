@@ -75,6 +75,8 @@ def serve(args: Namespace) -> int:
     except ModuleNotFoundError as error:
         raise CounterpointError(f"{error.name} is missing: pip install 'counterpoint[serve]'") from error
 
+    if ported := [host for host in args.hosts if ":" in host and not (host.startswith("[") and host.endswith("]"))]:
+        raise CounterpointError(f"--hosts {ported[0]}: a name without a port, an IPv6 address in brackets")
     local = args.host in LOCAL or is_loopback(args.host)
     settings = Settings(
         workers=args.workers,
@@ -114,8 +116,11 @@ def is_loopback(host: str) -> bool:
 
 def _key(file: str | None) -> str | None:
     if file is None:
-        return os.environ.get(KEY) or None
-    key = Path(file).read_text(encoding="utf-8").strip()
+        return os.environ.get(KEY, "").strip() or None
+    try:
+        key = Path(file).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise CounterpointError(f"{file}: not a key in UTF-8 ({error})") from error
     if not key:
         raise CounterpointError(f"{file}: no key in it")
     return key

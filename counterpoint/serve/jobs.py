@@ -35,6 +35,8 @@ class Job:
     """The video file."""
     clip: Clip | None = None
     """Until it is categorized."""
+    refused: RefusedError | None = None
+    """Why there is no clip to work on."""
     lasting: bool = False
     """An example's, which does not expire."""
     state: Literal["running", "done", "failed"] = "running"

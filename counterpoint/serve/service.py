@@ -33,7 +33,7 @@ from counterpoint.serve.jobs import Job, Jobs
 from counterpoint.serve.metrics import Metrics
 from counterpoint.serve.predicting import Predictor
 from counterpoint.serve.settings import RefusedError, Settings
-from counterpoint.serve.uploads import RECORDS, keep, name_of, records
+from counterpoint.serve.uploads import RECORDS, keep, name_of, records, shown
 
 FILE = "upload"
 UPLOAD: ContextVar[object] = ContextVar("upload", default=None)
@@ -127,18 +127,23 @@ class Service:
             raise RefusedError(429, detail, {"Retry-After": str(later)})
 
     async def take(self, files: Sequence[UploadFile], features: str | None, one: bool = False) -> list[Job]:
-        """A job for each clip of the files.
+        """A job for each clip of the files; where there may be several, also for a file that is none, which will fail.
 
         Raises:
-            RefusedError: a file is of the wrong kind, there are too many clips, or a feature record is not one for
-                the run.
+            RefusedError: there are too many clips, or the only file is of the wrong kind, or not one for the run.
         """
         most = 1 if one else self.most
         jobs: list[Job] = []
         try:
             for file in files:
                 name = name_of(file.filename)
-                jobs += await asyncio.to_thread(self._taken, name, file, features)
+                try:
+                    jobs += await asyncio.to_thread(self._taken, name, file, features)
+                except RefusedError as refused:
+                    if one or refused.status != 422:
+                        raise
+                    jobs.append(self.jobs.new(name, "features" if name.lower().endswith(RECORDS) else "video"))
+                    jobs[-1].refused = refused
                 if len(jobs) > most:
                     several = "; /v1/categorize/batch takes several" if one else ""
                     raise RefusedError(413, f"{name}: {len(jobs)} clips, {most} at most in one request{several}")
@@ -171,7 +176,7 @@ class Service:
             raise
         jobs = [first, *(self.jobs.new(name, "features", first) for _ in clips[1:])]
         for number, (job, clip) in enumerate(zip(jobs, clips, strict=True)):
-            job.name, job.record, job.clip = name_of(clip.id), number, clip
+            job.name, job.record, job.clip = shown(clip.id), number, clip
         return jobs
 
     def _examples(self) -> Iterator[Job]:
@@ -202,12 +207,16 @@ class Service:
 
     async def _work(self, job: Job) -> None:
         try:
+            if job.refused:
+                raise job.refused
             async with self._turn if job.lasting else contextlib.nullcontext():
                 if job.source:
                     await self._encode(job, job.source)
             assert job.clip is not None
             job.stage = "categorizing"
-            job.seconds = job.clip.steps
+            job.seconds = min(job.clip.steps, self.run.recipe.max_steps)
+            if job.seconds < job.clip.steps:
+                job.notes.append(f"cut at {job.seconds} s, of which the model reads no more")
             job.modalities = sorted(job.clip.tracks)
             job.said = await self._predictor.predict(job.clip)
             if not np.isfinite(job.said.probabilities).all():

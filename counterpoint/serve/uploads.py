@@ -24,9 +24,13 @@ def name_of(filename: str | None) -> str:
     >>> name_of(r"C:\films\a.mp4"), name_of("../../etc/passwd"), name_of("a\x00\n\u202eb.mp4"), name_of("..")
     ('a.mp4', 'passwd', 'ab.mp4', 'upload')
     """
-    last = PurePosixPath((filename or "").replace("\\", "/")).name
-    shown = "".join(character for character in last if character.isprintable()).strip()
-    return shown[:NAME_LENGTH] if shown.strip(".") else "upload"
+    name = shown(PurePosixPath((filename or "").replace("\\", "/")).name)
+    return name if name.strip(".") else "upload"
+
+
+def shown(text: str) -> str:
+    """A client's text, such as a clip's id, as people should see it."""
+    return "".join(character for character in text if character.isprintable()).strip()[:NAME_LENGTH]
 
 
 def keep(file: UploadFile, path: Path) -> None:
@@ -66,7 +70,11 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int, se
             if clip.steps > seconds + 1:  # the data set has clips of one second more than it says
                 raise RefusedError(413, f"{name}: clip {clip.id!r} lasts {clip.steps} s; {seconds} at most")
             sizes = {modality: track.shape[1] for modality, track in sorted(clip.tracks.items())}
-            run.features.check(FeatureSet(sizes, encoder), run.folder.resolve().name)
+            try:
+                run.features.check(FeatureSet(sizes, encoder), run.folder.resolve().name)
+            except CounterpointError as error:
+                hint = "" if features is not None else "; send the features.json beside it as `features`"
+                raise CounterpointError(f"{error}{hint}") from error
             clips.append(clip)
         if not any(clip.tracks for clip in clips):
             raise CounterpointError("no clips with features")
@@ -74,5 +82,4 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int, se
     except (CounterpointError, ValueError) as error:
         told = str(error).replace(str(path), name).replace(f"{path.parent}/", "")
         told = told if told.startswith(name) else f"{name}: {told}"
-        hint = "" if features is not None else "; send the features.json beside it as `features`"
-        raise RefusedError(422, told + hint) from error
+        raise RefusedError(422, told) from error

@@ -1,6 +1,8 @@
 """The whole way on real files: extract, train, categorize, by the command line."""
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +63,8 @@ def trained(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     shards = folder / "shards"
     assert main(["extract", str(videos), "--labels", str(videos / "labels.csv"), "--out", str(shards)]) == 1
-    data = ["--data", str(shards), "--validation", str(shards)]
+    validation = shutil.copytree(shards, folder / "validation")
+    data = ["--data", str(shards), "--validation", str(validation)]
     assert main(["train", "correlation-nv", *data, "--out", str(folder / "tower"), *TOWER]) == 0
     run = ["--out", str(folder / "run"), "--tower", str(folder / "tower"), *TINY]
     assert main(["train", "nv-cm-c", *data, *run]) == 0
@@ -115,10 +118,15 @@ def test_categorize_videos(command: Any, videos: Path, trained: Path, tmp_path: 
 
 def test_categorize_videos_to_a_table(command: Any, videos: Path, trained: Path, tmp_path: Path) -> None:
     printed = command("categorize", trained / "run", videos / "0.mp4", "--top", 2, "--out", tmp_path / "table.jsonl")
-    assert (printed.code, printed.out) == (0, "")
+    assert (printed.code, printed.out) == (0, f"{tmp_path / 'table.jsonl'}: 1 clips\n")
     (line,) = (tmp_path / "table.jsonl").read_text().splitlines()
     assert json.loads(line)["id"] == "0.mp4"
     assert len(json.loads(line)["categories"]) == 2
+    to = ("--top", 2, "--out", tmp_path / "table.csv", "--json")
+    assert command("categorize", trained / "run", videos / "0.mp4", *to).json["clips"] == 1
+    header, *rows = csv.reader((tmp_path / "table.csv").read_text().splitlines())
+    assert header == ["id", "rank", "path", "probability", "audio and video"]
+    assert [float(row[-1]) for row in rows] == 2 * [json.loads(line)["correlation"]["audio and video"]]
 
 
 def test_categorize_says_what_failed(command: Any, videos: Path, trained: Path) -> None:

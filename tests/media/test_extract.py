@@ -149,6 +149,18 @@ def test_labels_and_their_changes(videos: Path, lite: Encoders, tmp_path: Path) 
     assert load(out / "taxonomy").taxonomy.paths == ("Food", "Food:Soup", "Animal")
 
 
+def test_what_stays_of_earlier_calls_is_said(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    sources = find([videos])
+    out, (one, other) = tmp_path / "out", [source for source in sources if source.id in GOOD][:2]
+    extract.extract([one, other], out, lite, limits=Limits(1))
+    (videos / "one.csv").write_text(f"path,categories\n{one.id},Food\n")
+    named = labels.read(videos / "one.csv")
+    assert extract.extract([one], out, lite, named).notes == [
+        (out, "1 clips of earlier calls, which the labels file does not name, stay"),
+        (out, "2 clips of earlier calls were cut at 1 s, and stay so (--max-seconds)"),
+    ]
+
+
 def test_clips_that_keep_their_labels_keep_their_categories(videos: Path, lite: Encoders, tmp_path: Path) -> None:
     out, sheet = tmp_path / "out", videos / "some.csv"
     sources = [source for source in find([videos]) if source.id in GOOD]
@@ -217,7 +229,10 @@ def test_find(videos: Path, tmp_path: Path) -> None:
     assert find([videos / "notes.txt"]) == [Source("notes.txt", videos / "notes.txt")]  # named, so meant
     assert len(find([videos, videos / "a.mp4"])) == 6
     with pytest.raises(CounterpointError, match=r"would both be clip 'a\.mp4'; name the folder above both"):
-        find([videos, videos / "sub"])
+        find([videos / "sub", videos])
+    assert len(find([videos, videos / "sub"])) == 6
+    with pytest.raises(CounterpointError, match="an empty name is no folder"):
+        find([""])
     with pytest.raises(CounterpointError, match="no such file or folder"):
         find([tmp_path / "none"])
     with pytest.raises(CounterpointError, match="no video files there"):

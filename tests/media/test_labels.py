@@ -68,6 +68,7 @@ def test_other_columns_and_a_byte_order_mark(folder: Path) -> None:
         (["a.mp4,Food", ",Food"], "line 3: no file ''"),
         (["a.mp4,Food", "a.mp4,Soup"], "line 3: a.mp4 is named twice"),
         (["a.mp4"], "line 2: a.mp4 has no category"),
+        (["a.mp4,Food,Soup"], "line 2: more cells than the header has; several categories are separated by ;"),
         (["a.mp4, ; "], "line 2: a.mp4 has no category"),
         (["a.mp4,Food::Soup"], "line 2: the category 'Food::Soup' has an empty name"),
         (['a.mp4,"Food'], "is not CSV in UTF-8"),

@@ -21,6 +21,7 @@ def test_says_in_a_line_why_it_does_not_start(
             ([f"{run}/tower"], "a correlation tower, which names no categories"),
             ([run, "--port", str(port)], f"127.0.0.1:{port}: Address already in use; --host and --port"),
             ([run, "--host", "no.such.host.example"], "no.such.host.example:0: "),
+            ([run, "--hosts", "films.example.org:8443"], "films.example.org:8443: a name without a port"),
             ([run, "--key-file", str(tmp_path / "empty")], "empty: no key in it"),
             ([run, "--examples", str(tmp_path / "nothing")], "nothing: no folder of examples"),
         ):

@@ -165,6 +165,20 @@ def test_several_clips(server: Served, shards: list[Path]) -> None:
     three.unlink()
 
 
+def test_one_bad_file_of_several(lasting: Served, shards: list[Path], tmp_path: Path) -> None:
+    long = Clip("a/b.mp4", np.zeros(0, np.int64), {"video": np.ones((301, 16), np.uint8)})
+    bad = tmp_path / "bad.tfrecord"
+    bad.write_text("id,label\n" * 40)
+    sent = [("files", (path.name, path.read_bytes())) for path in (write(tmp_path / "long.tfrecord", long), bad)]
+    features = shards[0].with_name(FEATURES_FILE).read_text()
+    answer = lasting.ask("POST", "/v1/categorize/batch", files=sent, data={"features": features}, params={"wait": 60})
+    one, other = answer.json()["jobs"]
+    assert (one["name"], one["answer"]["seconds"]) == ("a/b.mp4", 300)
+    assert one["answer"]["notes"] == ["cut at 300 s, of which the model reads no more"]
+    assert other["state"] == "failed"
+    assert other["detail"] == "bad.tfrecord: record 0 at byte 0: not a TFRecord file"
+
+
 @pytest.fixture
 def lasting(record_run: Run) -> Iterator[Served]:
     """A server that forgets nothing meanwhile."""
