@@ -1,6 +1,8 @@
 """Video files -> clips, by child processes of one thread each: a decoder that hangs or crashes costs its file alone."""
 
+import contextlib
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -66,8 +68,22 @@ def child_processes(count: int, name: str) -> ProcessPool:
 
 def begin(pool: ProcessPool, source: Source, limits: Limits, time_limit: float) -> "Future[Encoded | str]":
     """Have a file encoded by one of the processes."""
-    future: Future[Encoded | str] = pool.schedule(_encode, (source, limits), timeout=time_limit)
+    with uninterrupted():
+        future: Future[Encoded | str] = pool.schedule(_encode, (source, limits), timeout=time_limit)
     return future
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Child processes that are begun in the block, or by threads that are, never hear an interrupt.
+
+    It is their parent's to answer, and would end those that still import with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def result_of(future: "Future[Encoded | str]", source: Source, time_limit: float) -> Encoded | Failure:

@@ -33,6 +33,7 @@ from counterpoint.data.tfrecord import Writer
 from counterpoint.data.youtube8m import encode
 from counterpoint.errors import CounterpointError
 from counterpoint.media import encoders
+from counterpoint.media.children import uninterrupted
 from counterpoint.media.decode import Limits, Video
 from counterpoint.media.encoders import Encoders, PictureEncoder
 from counterpoint.serve.settings import RefusedError, Settings
@@ -137,7 +138,9 @@ class _Child:
         for patience in (True, False):
             try:
                 async with asyncio.timeout(longest):
-                    return await asyncio.wrap_future(self.pool.schedule(function, args, timeout=seconds))
+                    with uninterrupted():
+                        future = self.pool.schedule(function, args, timeout=seconds)
+                    return await asyncio.wrap_future(future)
             except TimeoutError:
                 raise CrashedError(422, f"took more than {seconds:g} s") from None
             except ProcessExpired as error:
