@@ -46,6 +46,7 @@ WORKERS_HELP = "processes that read ahead"
 DEVICES_HELP = "processes, one a GPU (torchrun starts them on several machines)"
 UNFOLDED = 10_000  # columns
 RESUMABLE = ("train", "extract", "ensemble", "reproduce", "browse", "recommend")
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 RECIPE_PARTS = ("family", "fusion", "head", "comparison", "negatives", "training")
 
 
@@ -279,6 +280,8 @@ def explain(args: Namespace) -> int:
     marks = [i for i, character in enumerate(args.clip) if character == "#" and i]
     if not marks:
         raise CounterpointError(f"{args.clip}: name the clip as SHARD#ID")
+    if args.out and Path(args.out).suffix.lower() not in PICTURES:
+        raise CounterpointError(f"{args.out}: a picture is called *{', *'.join(PICTURES)}")
     # Both may hold a #; the shard is what is there.
     mark = next((i for i in marks if Path(args.clip[:i]).exists()), marks[-1])
     shards, clip = args.clip[:mark], args.clip[mark + 1 :]

@@ -624,6 +624,8 @@ def test_a_picture_is_drawn_where_one_is(
 def test_explain_errors(command: Command, world: Path) -> None:
     shard = world / "validation" / "b.tfrecord"
     assert "name the clip as SHARD#ID" in command.fails("explain", world / "run", shard)
+    said = command.fails("explain", world / "run", f"{shard}#0", "--out", "x.gif")
+    assert "x.gif: a picture is called *.png, *.svg" in said
     assert f"{shard}: no clip 'nobody'" in command.fails("explain", world / "run", f"{shard}#nobody")
     assert f"{shard}: no clip 'nobody'" in command.fails("explain", world / "run", f"{shard}#0", "--swap", "nobody")
     assert "c.tfrecord: record 3 at byte " in command.fails("explain", world / "run", f"{world / 'bad'}#0")
