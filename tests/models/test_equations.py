@@ -74,17 +74,19 @@ def slow_heard(
     correlation: Correlation,
     clip: int,
 ) -> list[float]:
-    """What ``target`` hears in one row of its weights: the sum of F over all other modalities."""
+    """What ``target`` hears in one row of its weights: the sum of F over all that it hears, others or itself."""
     total = [0.0] * outputs
     for source in weights:
         name = f"{source}_to_{target}"
-        if source == target or name not in layer.influences:
+        if name not in layer.influences:
             continue
         influence = layer.influences[name]
-        pair = tuple(sorted((source, target)))
-        if correlation.probability[pair][clip] < getattr(influence, "threshold", 0.0):
-            continue
-        told = correlation.told(pair, getattr(influence, "told", "probability"))[clip].tolist()
+        told: list[float] = []
+        if source != target:
+            pair = tuple(sorted((source, target)))
+            if correlation.probability[pair][clip] < getattr(influence, "threshold", 0.0):
+                continue
+            told = correlation.told(pair, getattr(influence, "told", "probability"))[clip].tolist()
         heard = slow_f(influence, head, weights[source][row], outputs, told)
         total = [one + other for one, other in zip(total, heard, strict=True)]
     return total

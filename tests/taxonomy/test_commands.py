@@ -217,10 +217,10 @@ def test_train_takes_the_shipped_taxonomy_for_youtube8ms_features(command: Any, 
         )
         for i in range(24)
     ]
-    shard = write(tmp_path / "data" / "a.tfrecord", *made)
+    shard, other = (write(tmp_path / name / "a.tfrecord", *made) for name in ("data", "validation"))
     small = ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", 8, "--head.hidden", 8]
     small += ["--training.max_epochs", 1]
-    words = ["train", "nv-l", "--data", shard, "--validation", shard, "--out", tmp_path / "run", *small]
+    words = ["train", "nv-l", "--data", shard, "--validation", other, "--out", tmp_path / "run", *small]
     assert command(*words)[0] == 0
     assert Run.load(tmp_path / "run").labelling == youtube8m()
 
