@@ -156,7 +156,7 @@ def _extract(
         labels.labelling.save(out / "taxonomy")
     store = _Store(out, of, [source.id for source in sources])
     report.before = len(store.ids)
-    if unnamed := len(store.ids - of.keys()) if labels else 0:
+    if unnamed := len(store.ids - of.keys() - others) if labels else 0:
         report.notes.append((out, f"{unnamed:,} clips of earlier calls, which the labels file does not name, stay"))
     cut = Counter(one.get("cut", limits.seconds) for name, one in made.items() if name in store.ids)
     for seconds in cut.keys() - {limits.seconds}:
