@@ -19,10 +19,10 @@ import torch
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
 from counterpoint.recipes import RECIPES, HeadConfig, NetVLADFamily
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import youtube8m
 
 SIZES = {"audio": 8, "video": 16}
@@ -49,10 +49,18 @@ def main() -> None:
             family = NetVLADFamily(clusters={"video": 2, "audio": 2}, hidden=8)
             recipe = replace(RECIPES["nv-l"], family=family, head=HeadConfig(hidden=8, dropout=0.0))
             torch.manual_seed(0)
-            run = Run(Path(place) / "run", recipe, youtube8m(), FeatureSet(SIZES))
+            run = RunFolder(Path(place) / "run", recipe, youtube8m(), FeatureSet(SIZES))
             run.save()
             run.save_weights(run.build())
-            command = [sys.executable, "-m", "counterpoint.cli", "evaluate", str(run.folder), "--data", str(shards)]
+            command = [
+                sys.executable,
+                "-m",
+                "counterpoint.cli.main",
+                "evaluate",
+                str(run.folder),
+                "--data",
+                str(shards),
+            ]
             begun = time.monotonic()
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             _, status, used = os.wait4(process.pid, 0)

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.metrics import global_average_precision
-from counterpoint.models.fusion import Hearing, Influence, Weights
-from counterpoint.run import Run
+from counterpoint.models.fusion import Influence, LazyInfluence, Weights
+from counterpoint.predict import Predictor, batches
+from counterpoint.run import RunFolder
 
 own_ear = Influence.ear
 
@@ -32,17 +33,18 @@ def neighbours(steps: Tensor) -> Tensor:
     return others
 
 
-def error(run: Run, dataset: ClipDataset, others: bool) -> float:
+def error(run: RunFolder, dataset: Dataset, others: bool) -> float:
     """GAP error in %."""
-    model, scores, labels = run.categorizer(), [], []
-    for batch in run.batches(dataset):
+    predictor = Predictor(run)
+    scores, labels = [], []
+    for batch in batches(run, dataset):
         heard = neighbours(next(iter(batch.tracks.values())).mask.sum(1))
 
-        def ear(influence: Influence, weights: Weights, *told: Any, heard: Tensor = heard) -> Hearing:
+        def ear(influence: Influence, weights: Weights, *told: Any, heard: Tensor = heard) -> LazyInfluence:
             return own_ear(influence, weights[heard] if others else weights, *told)
 
-        with torch.inference_mode(), patch.object(Influence, "ear", ear):
-            scores.append(run.probabilities(model(batch.tracks).logits[: len(batch.ids)]))
+        with patch.object(Influence, "ear", ear):
+            scores.append(predictor.probabilities(predictor.forward(batch.tracks).logits[: len(batch.ids)]))
         labels.append(batch.labels[: len(batch.ids)].numpy())
     return 100 * (1 - global_average_precision(np.concatenate(scores), np.concatenate(labels)))
 
@@ -54,8 +56,8 @@ def main() -> None:
     args = parser.parse_args()
     print(f"{'run':30}{'own':>10}{'another':>10}")
     for folder in args.runs:
-        run = Run.load(folder)
-        dataset = ClipDataset([args.shards], run.labelling)
+        run = RunFolder.load(folder)
+        dataset = Dataset([args.shards], run.labelling)
         dataset.where = dataset.where[np.argsort(dataset.lengths, kind="stable")]  # batches of like lengths
         own, another = (error(run, dataset, others) for others in (False, True))
         print(f"{folder.name:30}{own:10.2f}{another:10.2f}", flush=True)

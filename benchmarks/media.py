@@ -28,9 +28,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from counterpoint.media import encoders, render
-from counterpoint.media.children import Source, encode_all
+from counterpoint.media import encoders
+from counterpoint.media import films as render
 from counterpoint.media.decode import Limits, Video
+from counterpoint.media.workers import Source, encode_all
 
 COPIES = 8  # files for each worker
 PARTS = ("decoding", "memory", "workers")

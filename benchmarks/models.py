@@ -38,10 +38,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from counterpoint.data.loading import EpochSampler
+from counterpoint.data.tracks import Track, Tracks, masked_softmax
 from counterpoint.models.attention_cluster import AttentionCluster
 from counterpoint.models.correlation import Tower
-from counterpoint.models.fusion import Correlation, CrossModal, Heard
-from counterpoint.models.track import Track, Tracks, masked_softmax
+from counterpoint.models.fusion import Correlation, CrossModal, Influences
 from counterpoint.recipes import (
     RECIPES,
     TOWER_RECIPES,
@@ -157,7 +157,7 @@ def operations(name: str) -> float:
         step(model, *batch([STEPS], STEPS))
     total = float(counter.get_total_flops())
     if isinstance(fusion, CrossModal) and isinstance(family, TransformerFamily):
-        # Written out in `counterpoint.models.listening`, where the counter would count twice what is formed twice.
+        # Written out in `counterpoint.models.influenced_attention`, where the counter would count twice what is formed twice.
         first = fusion.hidden[0] if fusion.hidden else STEPS
         for source in SIZES:
             forward = 2 * first * STEPS * family.widths[source]  # W^T K, and Q times that
@@ -261,7 +261,7 @@ def loop(console: Console, args: argparse.Namespace) -> None:
     track = Track(torch.randn(clips, STEPS, 512), torch.ones(clips, STEPS, dtype=torch.bool))
 
     def together() -> None:
-        layer.combine(track, layer.weigh(track), Heard([])).features.sum().backward()
+        layer.aggregate(track, layer.weights(track), Influences([])).features.sum().backward()
 
     def one_by_one(shared: bool) -> None:
         hidden, parts = hide(track.features), []

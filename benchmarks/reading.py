@@ -26,8 +26,8 @@ from rich.table import Table
 
 from counterpoint.data import tfrecord
 from counterpoint.data.clip import Clip, pad
+from counterpoint.data.records import CODE_OFFSET, CODE_SCALE, clip_of, encode
 from counterpoint.data.tfrecord import Shard, Writer
-from counterpoint.data.youtube8m import CODE_OFFSET, CODE_SCALE, clip_of, encode
 
 SIZES = {"video": 1024, "audio": 128}
 STEPS = (120, 300)

@@ -28,11 +28,11 @@ from rich.table import Table
 
 from counterpoint import library as indexing
 from counterpoint import recommend as recommending
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.survey import survey
 from counterpoint.library import Library, Rows, beside, build
 from counterpoint.recommend import recommend
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
 
 TOP = 10
@@ -53,12 +53,12 @@ def main() -> None:
     if args.random:
         timing(args.random)
     if args.run:
-        quality(Run.load(args.run), args.library, args.index, args.sweep)
+        quality(RunFolder.load(args.run), args.library, args.index, args.sweep)
 
 
-def quality(run: Run, paths: list[str], folder: Path | None, sweep: bool) -> None:
-    dataset = ClipDataset(paths, run.labelling)
-    plain = ClipDataset(paths, run.labelling, labelled=False)
+def quality(run: RunFolder, paths: list[str], folder: Path | None, sweep: bool) -> None:
+    dataset = Dataset(paths, run.labelling)
+    plain = Dataset(paths, run.labelling, labelled=False)
     answers = survey(run, plain, folder or beside(run, plain), vectors=True)
     labels = np.stack([dataset[i][1] for i in range(len(dataset))])
     specific = most_specific(labels, run.labelling.taxonomy)
@@ -127,7 +127,7 @@ def nearest(library: Library) -> Answer:
     return answer
 
 
-def features(dataset: ClipDataset) -> Any:
+def features(dataset: Dataset) -> Any:
     """Each modality's mean as a unit vector, side by side."""
     parts = []
     for i in range(len(dataset)):

@@ -24,9 +24,9 @@ from reading import BATCH, write
 from rich.console import Console
 from rich.table import Table
 
+from counterpoint.data.records import clip_of
 from counterpoint.data.remote import RemoteShard, fetch
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
-from counterpoint.data.youtube8m import clip_of
 
 
 def serve(folder: Path, latency: float, port: Any, requests: Any, sent: Any) -> None:

@@ -12,15 +12,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from counterpoint.data.clip import present
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.bootstrap import paired_gap_difference
 from counterpoint.evaluation.metrics import global_average_precision
-from counterpoint.run import Run
+from counterpoint.predict import Predictor
+from counterpoint.run import RunFolder
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 
 
-def arrays(dataset: ClipDataset) -> tuple[Float[np.ndarray, "clip feature"], Bool[np.ndarray, "clip category"]]:
+def arrays(dataset: Dataset) -> tuple[Float[np.ndarray, "clip feature"], Bool[np.ndarray, "clip category"]]:
     """Each clip's features, the mean over its steps where it has several, and its targets."""
     items = [dataset[i] for i in range(len(dataset))]
     names = sorted({name for clip, _ in items for name in clip.tracks})
@@ -38,8 +39,8 @@ def main() -> None:
         parser.add_argument(f"--{split}", nargs="+", required=True)
     args = parser.parse_args()
 
-    runs = [Run.load(folder) for folder in args.runs]
-    data = {split: ClipDataset(getattr(args, split), runs[0].labelling) for split in ("train", "validation", "test")}
+    runs = [RunFolder.load(folder) for folder in args.runs]
+    data = {split: Dataset(getattr(args, split), runs[0].labelling) for split in ("train", "validation", "test")}
     features, targets = arrays(data["train"])
     gram, cross = features.T @ features, features.T @ targets
     held_features, held_targets = arrays(data["validation"])
@@ -55,7 +56,7 @@ def main() -> None:
     print(f"ridge (penalty {chosen:g})  GAP@20 {global_average_precision(ridge, labels):.4f}")
     gaps = []
     for run in runs:
-        scores = np.concatenate([predictions.probabilities for predictions in run.predict(data["test"])])
+        scores = np.concatenate([predictions.probabilities for predictions in Predictor(run).predict(data["test"])])
         gaps.append(global_average_precision(scores, labels))
         difference, low, high = paired_gap_difference(scores, ridge, labels)
         print(f"{run.folder}  GAP@20 {gaps[-1]:.4f}  {difference:+.4f} [{low:+.4f}, {high:+.4f}] against ridge")

@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.loading import EpochSampler, Slices
+from counterpoint.data.loading import EpochSampler, ShardedSampler
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Shard, Writer
-from counterpoint.data.youtube8m import encode
 from counterpoint.recipes import RECIPES, NetVLADFamily, Training
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import load
 from counterpoint.taxonomy.mapping import SHIPPED
 from counterpoint.training.learner import Learner
@@ -61,13 +61,13 @@ def index(folder: Path, order: int) -> str:
 
 
 def opened(folder: Path, order: int) -> str:
-    data = ClipDataset([folder / "train*.tfrecord"], load(SHIPPED))
+    data = Dataset([folder / "train*.tfrecord"], load(SHIPPED))
     return f"{len(data):,} clips"
 
 
 def shuffled(folder: Path, order: int) -> str:
     lengths = np.random.default_rng(0).integers(120 * 1160, 300 * 1160, order)
-    slices = Slices(EpochSampler(lengths, 128, seed=0), rank=3, world=8)
+    slices = ShardedSampler(EpochSampler(lengths, 128, seed=0), rank=3, world=8)
     first = next(iter(slices))
     state = json.dumps(slices.state(20_000))
     return f"{order:,} clips, {len(first.clips)} of a batch's {first.whole}; state {len(state)} bytes: {state}"
@@ -85,13 +85,13 @@ def begun(folder: Path, order: int) -> str:
 
     Learner.on_train_batch_end = ended  # type: ignore[method-assign]
     labelling = load(SHIPPED)
-    data = ClipDataset([folder / "train*.tfrecord"], labelling)
+    data = Dataset([folder / "train*.tfrecord"], labelling)
     recipe = replace(
         RECIPES["nv-l"], family=NetVLADFamily(clusters={"video": 4, "audio": 4}, hidden=8), training=Training()
     )
     try:
-        run = Run(folder / "run", recipe, labelling, FeatureSet.of(data.paths))
-        train(run, data, ClipDataset([folder / VALIDATION], labelling), console=Console(quiet=True))
+        run = RunFolder(folder / "run", recipe, labelling, FeatureSet.of(data.paths))
+        train(run, data, Dataset([folder / VALIDATION], labelling), console=Console(quiet=True))
     except _Begun:
         return f"first step on {len(data):,} clips"
     raise AssertionError("no step was made")

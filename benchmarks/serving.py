@@ -34,15 +34,17 @@ from rich.table import Table
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FEATURES_FILE
+from counterpoint.data.records import encode, parse
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode, parse
-from counterpoint.media import encoders, render
-from counterpoint.media.children import Source, encode_all
+from counterpoint.media import encoders
+from counterpoint.media import films as render
 from counterpoint.media.decode import DEFAULT
 from counterpoint.media.encoders import Encoded, Encoders
+from counterpoint.media.workers import Source, encode_all
+from counterpoint.predict import Predictor
 from counterpoint.recipes import RECIPES
-from counterpoint.run import Run, WarmRun
-from counterpoint.serve.predicting import BATCH, Predictor
+from counterpoint.run import RunFolder
+from counterpoint.serve.batching import BATCH
 from counterpoint.taxonomy.mapping import youtube8m
 
 DIFFERENT = 12  # films; more are copies of them
@@ -63,7 +65,7 @@ class Server:
     """The real server, in a process of its own."""
 
     def __init__(self, run: Path, workers: int) -> None:
-        command = [sys.executable, "-m", "counterpoint.cli", "serve", str(run), "--port", "0"]
+        command = [sys.executable, "-m", "counterpoint.cli.main", "serve", str(run), "--port", "0"]
         command += ["--workers", str(workers), "--capacity", "100000", "--keep-jobs", "100"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr
@@ -143,19 +145,19 @@ def extracted(paths: Sequence[Path], workers: int) -> tuple[float, dict[str, Cli
 def predicted(predictor: Predictor, paths: Sequence[Path], batch: int) -> None:
     """What records hold, from their bytes."""
     for first in range(0, len(paths), batch):
-        predictor.predict_all([parse(path.read_bytes()[12:-4]) for path in paths[first : first + batch]])
+        predictor.predict_clips([parse(path.read_bytes()[12:-4]) for path in paths[first : first + batch]])
 
 
 def encoded(lite: Encoders, predictor: Predictor, paths: Sequence[Path]) -> float:
     """Processor milliseconds a film takes the library, in this process."""
     begun = time.process_time()
-    predictor.predict_all([lite.encode(path, path.name).clip for path in paths])
+    predictor.predict_clips([lite.encode(path, path.name).clip for path in paths])
     return 1000 * (time.process_time() - begun) / len(paths)
 
 
-def check(run: Run, predictor: Predictor, clips: Sequence[Clip], answers: Sequence[dict[str, float]]) -> None:
+def check(run: RunFolder, predictor: Predictor, clips: Sequence[Clip], answers: Sequence[dict[str, float]]) -> None:
     for clip, answer in zip(clips, answers, strict=True):
-        (said,) = predictor.predict_all([clip])
+        (said,) = predictor.predict_clips([clip])
         expected = dict(zip(run.labelling.taxonomy.paths, said.probabilities.tolist(), strict=True))
         for path, probability in answer.items():
             assert abs(expected[path] - probability) < TOLERANCE, (
@@ -192,10 +194,10 @@ def main() -> None:
         folder = Path(temporary)
         lite = encoders.build(encoders.LITE)
         torch.manual_seed(0)
-        plain = Run(folder / "run", RECIPES["nv-cm"], youtube8m(), lite.features)
+        plain = RunFolder(folder / "run", RECIPES["nv-cm"], youtube8m(), lite.features)
         plain.save()
         plain.save_weights(plain.build())
-        run = WarmRun.load(folder / "run")
+        run = RunFolder.load(folder / "run")
         predictor = Predictor(run)
         server = Server(folder / "run", args.workers)
         console.print(f"rendering {DIFFERENT} films of {SECONDS} s", highlight=False)
@@ -245,7 +247,7 @@ def main() -> None:
                 rate, by_name = extracted(films, args.workers)
                 begun = time.perf_counter()
                 for start in range(0, len(films), BATCH):
-                    predictor.predict_all([by_name[path.name] for path in films[start : start + BATCH]])
+                    predictor.predict_clips([by_name[path.name] for path in films[start : start + BATCH]])
                 seconds = len(films) / rate + time.perf_counter() - begun
                 return Cost(len(films) / seconds, encoded(lite, predictor, films[:DIFFERENT]))
 

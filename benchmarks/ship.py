@@ -14,12 +14,12 @@ import numpy as np
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.breakdown import markdown, table4, table5
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.robustness import RobustnessAccumulator
 from counterpoint.evaluation.tower import measure, table
-from counterpoint.run import ENVIRONMENT_FILE, TOWER_FOLDER, WEIGHTS_FILE, Run
+from counterpoint.run import ENVIRONMENT_FILE, TOWER_FOLDER, WEIGHTS_FILE, RunFolder
 
 FEW = 10  # clips of a category
 LIMIT = 30e6  # bytes, all files together
@@ -82,7 +82,7 @@ The correlation tower, at the probability 0.5:
 """
 
 
-def halve(run: Run, folder: Path) -> Run:
+def halve(run: RunFolder, folder: Path) -> RunFolder:
     """The run in another folder with 16-bit weights, and its tower in it; nothing about how it came about."""
     there = replace(run, folder=folder)
     there.save()
@@ -90,7 +90,7 @@ def halve(run: Run, folder: Path) -> Run:
     weights = {name: weight.half() for name, weight in load_file(run.folder / WEIGHTS_FILE).items()}
     save_file(weights, folder / WEIGHTS_FILE)
     if (run.folder / TOWER_FOLDER).exists():
-        halve(Run.load(run.folder / TOWER_FOLDER), folder / TOWER_FOLDER)
+        halve(RunFolder.load(run.folder / TOWER_FOLDER), folder / TOWER_FOLDER)
     return there
 
 
@@ -103,12 +103,12 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(stderr=True)
 
-    run = halve(Run.load(args.run), args.out)
-    data = ClipDataset(args.data, run.labelling)
-    test = ClipDataset(args.test, run.labelling)
+    run = halve(RunFolder.load(args.run), args.out)
+    data = Dataset(args.data, run.labelling)
+    test = Dataset(args.test, run.labelling)
     robustness = RobustnessAccumulator(list(run.features.sizes))
     breakdown = evaluate(run, test, console, robustness=robustness)
-    tower = measure(Run.load(run.folder / TOWER_FOLDER), test, console)
+    tower = measure(RunFolder.load(run.folder / TOWER_FOLDER), test, console)
     models = [(run.recipe.name, breakdown)]
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     card = CARD.format(

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from counterpoint.errors import UNREADABLE, CounterpointError, NoClipsError
+from counterpoint.errors import UNREADABLE, Error, NoClipsError
 from counterpoint.files import replacing
-from counterpoint.run import Predictions, Run, WarmRun
+from counterpoint.predict import Predictions, Predictor
+from counterpoint.run import RunFolder
 
 if TYPE_CHECKING:
     from counterpoint.data.store import RemotePath
@@ -29,7 +30,7 @@ Engine = Callable[..., Iterator[tuple[int, Any]]]
 FORMS = (".csv", ".jsonl")
 
 
-def told(run: Run, predictions: Predictions, top: int, codes: bool) -> list[Answer]:
+def told(run: RunFolder, predictions: Predictions, top: int, codes: bool) -> list[Answer]:
     """The most probable categories of each clip, by name, with their IAB codes if asked for."""
     taxonomy = run.labelling.taxonomy
     answers = []
@@ -42,20 +43,21 @@ def told(run: Run, predictions: Predictions, top: int, codes: bool) -> list[Answ
     return answers
 
 
-def answers(run: Run, shard: "Shard", *, top: int, codes: bool, skip_bad: bool) -> dict[str, Any]:
+def answers(predictor: Predictor, shard: "Shard", *, top: int, codes: bool, skip_bad: bool) -> dict[str, Any]:
     """What a run says of a shard's clips, and the damaged records that were left out."""
-    from counterpoint.data.dataset import ClipDataset
+    from counterpoint.data.dataset import Dataset
 
+    run = predictor.run
     try:
-        dataset = ClipDataset([shard], run.labelling, skip_bad=skip_bad, labelled=False)
+        dataset = Dataset([shard], run.labelling, skip_bad=skip_bad, labelled=False)
     except NoClipsError as error:
         return {"answers": [], "bad": [str(one) for one in error.bad]}
-    said = [answer for predictions in run.predict(dataset) for answer in told(run, predictions, top, codes)]
+    said = [answer for predictions in predictor.predict(dataset) for answer in told(run, predictions, top, codes)]
     return {"answers": said, "bad": [str(error) for error in dataset.bad]}
 
 
 def categorize(
-    run: Run,
+    run: RunFolder,
     shards: Sequence["Shard"],
     out: Path,
     *,
@@ -71,20 +73,19 @@ def categorize(
         options: of `answers`.
 
     Raises:
-        CounterpointError: a shard cannot be read, or the table's name ends otherwise than .csv or .jsonl.
+        Error: a shard cannot be read, or the table's name ends otherwise than .csv or .jsonl.
     """
     check(out)
-    run = WarmRun(run.folder, run.recipe, run.labelling, run.features)
-    run.categorizer()  # rather now than on a cluster
+    predictor = Predictor(run)  # faults show now rather than on a cluster
     about = [repr((run.fingerprint, _stamp(shard), sorted(options.items()))) for shard in shards]
     folder = out.with_name(f".{out.name}.parts")
     folder.mkdir(parents=True, exist_ok=True)
     parts = [folder / f"{hashlib.sha256(each.encode()).hexdigest()[:24]}.json" for each in about]
     try:
         with FileLock(folder / ".lock", blocking=False):
-            told = _categorize(run, shards, out, parts, engine, progress, options)
+            told = _categorize(predictor, shards, out, parts, engine, progress, options)
     except Timeout:
-        raise CounterpointError(f"{out}: another process writes this table; wait for it, or choose another") from None
+        raise Error(f"{out}: another process writes this table; wait for it, or choose another") from None
     shutil.rmtree(folder)  # when its lock is no longer open, which some systems insist on
     return told
 
@@ -95,14 +96,14 @@ def _stamp(shard: "Shard") -> tuple[str, int | None, int | str]:
         try:
             stat = shard.stat()
         except OSError as error:
-            raise CounterpointError(f"{shard}: {error.strerror or error}") from error
+            raise Error(f"{shard}: {error.strerror or error}") from error
         return str(shard), stat.st_size, stat.st_mtime_ns
     known = shard.known()
     return str(shard), known.size, known.tag
 
 
 def _categorize(
-    run: Run,
+    predictor: Predictor,
     shards: Sequence["Shard"],
     out: Path,
     parts: Sequence[Path],
@@ -112,10 +113,10 @@ def _categorize(
 ) -> dict[str, Any]:
     todo = [(number, shard) for number, shard in enumerate(shards) if not parts[number].exists()]
     progress(len(shards) - len(todo), len(shards))
-    made = engine(str(run.folder.resolve()), todo, options) if engine else _here(run, todo, options)
+    made = engine(str(predictor.run.folder.resolve()), todo, options) if engine else _here(predictor, todo, options)
     for done, (number, said) in enumerate(made, len(shards) - len(todo) + 1):
         if isinstance(said, str):
-            raise CounterpointError(said)
+            raise Error(said)
         with replacing(parts[number]) as file:
             file.write(json.dumps(said).encode())
         progress(done, len(shards))
@@ -130,13 +131,13 @@ def _read(part: Path) -> dict[str, Any]:
         return {**json.loads(part.read_text(encoding="utf-8"))}
     except UNREADABLE as error:  # the machine stopped before it was on the disk
         part.unlink(missing_ok=True)
-        raise CounterpointError(f"{part}: was damaged and is removed; the same command makes it again") from error
+        raise Error(f"{part}: was damaged and is removed; the same command makes it again") from error
 
 
 def check(out: Path) -> None:
-    """Raise CounterpointError where a table cannot be called so."""
+    """Raise Error where a table cannot be called so."""
     if out.suffix not in FORMS:
-        raise CounterpointError(f"{out}: a table is called *{' or *'.join(FORMS)}")
+        raise Error(f"{out}: a table is called *{' or *'.join(FORMS)}")
 
 
 def write(out: Path, of: Iterable[Answer]) -> int:
@@ -163,8 +164,10 @@ def write(out: Path, of: Iterable[Answer]) -> int:
     return count
 
 
-def _here(run: Run, todo: Sequence[tuple[int, "Shard"]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-    return ((number, answers(run, shard, **options)) for number, shard in todo)
+def _here(
+    predictor: Predictor, todo: Sequence[tuple[int, "Shard"]], options: dict[str, Any]
+) -> Iterator[tuple[int, Any]]:
+    return ((number, answers(predictor, shard, **options)) for number, shard in todo)
 
 
 def _answers(contents: Iterable[dict[str, Any]], bad: list[str]) -> Iterator[Answer]:

@@ -14,14 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 if TYPE_CHECKING:
     from counterpoint import batch
-    from counterpoint.media.children import Engine, Failure, Source
     from counterpoint.media.decode import Limits
     from counterpoint.media.encoders import Encoded
-    from counterpoint.run import WarmRun
+    from counterpoint.media.workers import Engine, Failure, Source
+    from counterpoint.predict import Predictor
 
 BLOCKS = 10_000  # of rows, at most: what an actor takes at a time
 
@@ -43,13 +43,13 @@ def spread(
         gpu: give each actor a GPU where the cluster has some.
 
     Raises:
-        CounterpointError: Ray is not installed, or fails.
+        Error: Ray is not installed, or fails.
     """
     try:
         ray: Any = importlib.import_module("ray")
         importlib.import_module("ray.data")
     except ImportError as error:
-        raise CounterpointError(f"--engine ray takes Ray ({error}): pip install 'counterpoint[ray]'") from None
+        raise Error(f"--engine ray takes Ray ({error}): pip install 'counterpoint[ray]'") from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         if address and address.rpartition(":")[2].isdigit():
@@ -62,7 +62,7 @@ def spread(
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise CounterpointError(f"{address or 'Ray'}: cannot be reached or started ({error})") from error
+        raise Error(f"{address or 'Ray'}: cannot be reached or started ({error})") from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()
@@ -78,9 +78,7 @@ def spread(
         for answer in answers.iter_rows():
             yield pickle.loads(answer["packed"])
     except ray.exceptions.RayError as error:
-        raise CounterpointError(
-            f"the cluster failed: {str(error).strip().splitlines()[-1]} (--debug shows all)"
-        ) from error
+        raise Error(f"the cluster failed: {str(error).strip().splitlines()[-1]} (--debug shows all)") from error
     finally:
         ray.shutdown()
 
@@ -121,13 +119,13 @@ class _Encoding:
     """Encodes files in a child process, as on one machine: one that hangs or crashes the decoder costs itself."""
 
     def __init__(self, name: str, limits: "Limits", time_limit: float) -> None:
-        from counterpoint.media import children
+        from counterpoint.media import workers as children
 
         self.limits, self.time_limit = limits, time_limit
         self.process = children.child_processes(1, name)
 
     def __call__(self, source: "Source") -> "tuple[Source, Encoded | Failure]":
-        from counterpoint.media import children
+        from counterpoint.media import workers as children
 
         future = children.begin(self.process, source, self.limits, self.time_limit)
         return source, children.result_of(future, source, self.time_limit)
@@ -152,16 +150,17 @@ class _Categorizing:
         self.folder, self.options = run, options
 
     @cached_property
-    def run(self) -> "WarmRun":
-        from counterpoint.run import WarmRun
+    def predictor(self) -> "Predictor":
+        from counterpoint.predict import Predictor
+        from counterpoint.run import RunFolder
 
-        return WarmRun.load(self.folder)
+        return Predictor(RunFolder.load(self.folder))
 
     def __call__(self, row: tuple[int, Any]) -> tuple[int, Any]:
         from counterpoint.batch import answers
 
         number, shard = row
         try:
-            return number, answers(self.run, shard, **self.options)
-        except CounterpointError as error:
+            return number, answers(self.predictor, shard, **self.options)
+        except Error as error:
             return number, str(error)

@@ -1,7 +1,7 @@
 """The main job on a small world of its own, then on video files: all in less than three minutes.
 
 The world is `counterpoint.data.synthetic`'s: made up, so that the truth is known and nothing is downloaded. The videos
-are `counterpoint.media.render`'s.
+are `counterpoint.media.films`'s.
 """
 
 import dataclasses
@@ -14,15 +14,16 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from counterpoint.data import synthetic
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.evaluation.breakdown import Breakdown, markdown, rich_table, table4
 from counterpoint.evaluation.evaluate import evaluate
-from counterpoint.evaluation.figures import draw_levels
+from counterpoint.evaluation.plots import draw_levels
 from counterpoint.media import demo as media
+from counterpoint.predict import Predictor
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, ContrastiveConfig, NetVLADFamily, Recipe, TowerRecipe, Training
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import load
 from counterpoint.training.train import train
 
@@ -43,10 +44,10 @@ def demo(out: Path, console: Console) -> None:
     """Write shards, train, compare and name; everything is left in ``out``.
 
     Raises:
-        CounterpointError: ``out`` holds something already.
+        Error: ``out`` holds something already.
     """
     if out.exists() and any(out.iterdir()):
-        raise CounterpointError(f"{out}: not empty; remove it or choose another --out")
+        raise Error(f"{out}: not empty; remove it or choose another --out")
     shards = out / "shards"
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("writing shards")
@@ -56,15 +57,15 @@ def demo(out: Path, console: Console) -> None:
     count = sum(map(len, written.values()))
     console.print(f"[bold]1.[/] wrote {count} shards of made-up clips to {escape(str(shards))}", soft_wrap=True)
     labelling = load(shards / "taxonomy")
-    data = {split: ClipDataset(paths, labelling) for split, paths in written.items()}
+    data = {split: Dataset(paths, labelling) for split, paths in written.items()}
     features = FeatureSet.of(data["train"].paths)
 
     breakdowns: list[tuple[str, Breakdown]] = []
-    tower = Run(out / TOWER, _small(TOWER_RECIPES[TOWER]), labelling, features)
+    tower = RunFolder(out / TOWER, _small(TOWER_RECIPES[TOWER]), labelling, features)
     console.print(f"[bold]2.[/] training {TOWER}: which sound belongs to which picture")
     train(tower, data["train"], data["validation"], console=console)
     for number, (name, what) in enumerate(SHOWN.items(), 3):
-        run = Run(out / name, _small(RECIPES[name]), labelling, features)
+        run = RunFolder(out / name, _small(RECIPES[name]), labelling, features)
         console.print(f"[bold]{number}.[/] training {name}: {what}")
         needed = tower if RECIPES[name].fusion.tower else None
         train(run, data["train"], data["validation"], tower=needed, console=console)
@@ -76,7 +77,7 @@ def demo(out: Path, console: Console) -> None:
     films = media.films(out, console)
 
     title = f"Error in % on {len(data['test'])} test clips (lower is better)"
-    named = _named(Run.load(out / BEST), written["test"][0])
+    named = _named(RunFolder.load(out / BEST), written["test"][0])
     report = out / "report.md"
     figure = draw_levels(breakdowns, out / "comparison.png")
     report.write_text(
@@ -103,12 +104,12 @@ def _small(recipe: R) -> R:
     return dataclasses.replace(recipe, family=family, training=training)
 
 
-def _named(run: Run, shard: Path) -> list[list[str]]:
+def _named(run: RunFolder, shard: Path) -> list[list[str]]:
     """A table of some clips' truth and best categories; a header first."""
     paths, levels = run.labelling.taxonomy.paths, run.labelling.taxonomy.levels
-    some = ClipDataset([shard], run.labelling)
+    some = Dataset([shard], run.labelling)
     rows = [["clip", "truth", f"{TOP} best leaf categories"]]
-    predictions = next(run.predict(some, batch_size=NAMED))
+    predictions = next(Predictor(run).predict(some, batch_size=NAMED))
     for clip, probabilities, truth in zip(predictions.ids, predictions.probabilities, predictions.labels, strict=True):
         leaves = np.flatnonzero(levels == levels.max())
         best = leaves[np.argsort(-probabilities[leaves])[:TOP]]

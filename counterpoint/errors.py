@@ -11,15 +11,15 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, Overf
 """What reading a JSON file raises that is not there, no JSON, or not of the form that it should have."""
 
 
-class CounterpointError(Exception):
+class Error(Exception):
     """Something the user can put right; `str()` is one readable line."""
 
 
-class NotThereError(CounterpointError):
+class NotFoundError(Error):
     """A remote object that does not exist, or that nobody may know of."""
 
 
-class RecordError(CounterpointError):
+class RecordError(Error):
     """A record that cannot be read: `shard` (path or URL), `record` (its number in the file, from 0), `offset` (its
     first byte) and `cause`.
 
@@ -38,7 +38,7 @@ class RecordError(CounterpointError):
         return f"{self.shard}: record {self.record} at byte {self.offset}: {self.cause}"
 
 
-class NoClipsError(CounterpointError):
+class NoClipsError(Error):
     """Shards hold no clip that can be read; `bad` are their damaged records."""
 
     def __init__(self, message: str, bad: Sequence[RecordError]) -> None:

@@ -7,11 +7,10 @@ from typing import ClassVar, Self
 from torch import nn
 
 from counterpoint.models.attention_cluster import AttentionCluster, Recurrence, Recurrent
+from counterpoint.models.baselines import Bottlenecks, CrossAttention, OneStream
 from counterpoint.models.categorizer import JOINED
-from counterpoint.models.fusion import Fusion
-from counterpoint.models.layers import CrossModalLayer, Layer, Weigher
+from counterpoint.models.fusion import AttentionModule, CrossModalLayer, Fusion, Layer
 from counterpoint.models.netvlad import NetVLAD
-from counterpoint.models.rivals import Bottlenecks, CrossAttention, OneStream
 from counterpoint.models.transformer import Projection, TransformerBlock
 
 Widths = Mapping[str, int]
@@ -19,7 +18,7 @@ Widths = Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weighing:
+class AttentionFamily:
     """The paper's families: layers whose modalities hear each other's weights."""
 
     layers: ClassVar[int] = 1
@@ -32,7 +31,7 @@ class Weighing:
         """What reads a track of so many features, and how many it gives."""
         raise NotImplementedError
 
-    def weigher(self, name: str, inputs: int, max_steps: int) -> Weigher:
+    def attention(self, name: str, inputs: int, max_steps: int) -> AttentionModule:
         """A track's part of a layer."""
         raise NotImplementedError
 
@@ -40,14 +39,14 @@ class Weighing:
         """The layers behind the readers, and how many features they give by track."""
         layers: list[Layer] = []
         for _ in range(self.layers):
-            weighers = {name: self.weigher(name, width, max_steps) for name, width in widths.items()}
-            layers.append(CrossModalLayer(weighers, fusion, context))
-            widths = {name: weigher.outputs for name, weigher in weighers.items()}
+            attention_modules = {name: self.attention(name, width, max_steps) for name, width in widths.items()}
+            layers.append(CrossModalLayer(attention_modules, fusion, context))
+            widths = {name: attention.outputs for name, attention in attention_modules.items()}
         return layers, widths
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetVLADFamily(Weighing):
+class NetVLADFamily(AttentionFamily):
     """NetVLAD with the paper's cluster numbers (section 4.2).
 
     Args:
@@ -61,7 +60,7 @@ class NetVLADFamily(Weighing):
     def reader(self, name: str, inputs: int) -> tuple[nn.Module, int]:
         return nn.Identity(), inputs
 
-    def weigher(self, name: str, inputs: int, max_steps: int) -> Weigher:
+    def attention(self, name: str, inputs: int, max_steps: int) -> AttentionModule:
         return NetVLAD(inputs, self.clusters.get(name, 64), self.hidden)
 
     def scaled(self, factor: float) -> Self:
@@ -69,7 +68,7 @@ class NetVLADFamily(Weighing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerFamily(Weighing):
+class TransformerFamily(AttentionFamily):
     """Transformer blocks over the steps.
 
     Args:
@@ -85,7 +84,7 @@ class TransformerFamily(Weighing):
         width = self.widths.get(name, 128)
         return Projection(inputs, width), width
 
-    def weigher(self, name: str, inputs: int, max_steps: int) -> Weigher:
+    def attention(self, name: str, inputs: int, max_steps: int) -> AttentionModule:
         return TransformerBlock(inputs, self.heads, max_steps, self.dropout)
 
     def scaled(self, factor: float) -> Self:
@@ -94,7 +93,7 @@ class TransformerFamily(Weighing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionClusterFamily(Weighing):
+class AttentionClusterFamily(AttentionFamily):
     """Attention clusters over a recurrent network.
 
     Args:
@@ -113,7 +112,7 @@ class AttentionClusterFamily(Weighing):
         width = self.widths.get(name, 128)
         return Recurrent(inputs, width, self.recurrence), width
 
-    def weigher(self, name: str, inputs: int, max_steps: int) -> Weigher:
+    def attention(self, name: str, inputs: int, max_steps: int) -> AttentionModule:
         return AttentionCluster(inputs, self.units, self.hidden, max_steps)
 
     def scaled(self, factor: float) -> Self:
@@ -122,7 +121,7 @@ class AttentionClusterFamily(Weighing):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFamily:
-    """The rivals: Transformer blocks of one width over the steps of all modalities (`counterpoint.models.rivals`).
+    """The rivals: Transformer blocks of one width over the steps of all modalities (`counterpoint.models.baselines`).
 
     Args:
         width: features of every modality, a multiple of ``heads``.

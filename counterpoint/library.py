@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.tfrecord import cache_folder
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.evaluation.survey import Survey, folder_name, survey
 from counterpoint.files import replacing
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
 
 CATEGORIES = 0.5  # c; on validation clips 0.25 to 0.75 do equally well
@@ -98,8 +98,8 @@ class Library:
     @classmethod
     def open(
         cls,
-        run: Run,
-        dataset: ClipDataset,
+        run: RunFolder,
+        dataset: Dataset,
         folder: Path | None = None,
         *,
         workers: int = 0,
@@ -113,7 +113,7 @@ class Library:
             say: told where it is made, and what of.
 
         Raises:
-            CounterpointError: the folder is another run's or of other clips; see also `survey`.
+            Error: the folder is another run's or of other clips; see also `survey`.
         """
         _faiss()  # before the long work
         folder = folder or beside(run, dataset)
@@ -135,12 +135,12 @@ class Library:
         """The number of each of these clips, each once.
 
         Raises:
-            CounterpointError: some are not in the library.
+            Error: some are not in the library.
         """
         numbers = {name: np.flatnonzero(self.names == name.encode()) for name in dict.fromkeys(ids)}
         if missing := [name for name, found in numbers.items() if not len(found)]:
             named = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise CounterpointError(
+            raise Error(
                 f"no clip {named} in the library's {len(self.names):,}: "
                 "the history must be among its shards, which may be several (--library A B ...)"
             )
@@ -162,7 +162,7 @@ class Library:
         return best[:count]
 
 
-def beside(run: Run, dataset: ClipDataset) -> Path:
+def beside(run: RunFolder, dataset: Dataset) -> Path:
     """Where a library's index is: beside its first shard, or in the cache folder where that may not be written."""
     name = folder_name(run, dataset)
     first = dataset.paths[0]
@@ -218,7 +218,7 @@ def read(path: Path) -> Any:
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     except RuntimeError as error:
-        raise CounterpointError(f"{path}: cannot be read; delete {path.parent}") from error
+        raise Error(f"{path}: cannot be read; delete {path.parent}") from error
     return index
 
 
@@ -226,5 +226,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise CounterpointError("recommending needs an extra: pip install 'counterpoint[recommend]'") from None
+        raise Error("recommending needs an extra: pip install 'counterpoint[recommend]'") from None
     return faiss

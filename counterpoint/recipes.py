@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.families import AttentionClusterFamily as AttentionClusterFamily
 from counterpoint.families import BottleneckFamily, CrossAttentionFamily, OneStreamFamily
 from counterpoint.families import Family as Family
@@ -43,7 +43,7 @@ class Training:
     """How to train; the defaults are the paper's (section 4.2) where it gives them.
 
     Args:
-        hearing_rate: F learns at so many times the learning rate.
+        influence_lr_scale: F learns at so many times the learning rate.
         patience: the learning rate is multiplied by ``factor`` where validation GAP (a tower's AUC) is no better, by a
             ten-thousandth of it, for more epochs than this.
         stop_patience: training stops where it is no better at all for so many epochs.
@@ -56,7 +56,7 @@ class Training:
     """
 
     learning_rate: float = 2e-4
-    hearing_rate: float = 1.0
+    influence_lr_scale: float = 1.0
     weight_decay: float = 0.0
     batch_size: int = 128
     max_epochs: int = 10
@@ -168,13 +168,13 @@ class Recipe:
         """The untrained model, for features of these sizes by modality; ``components`` makes it no different.
 
         Raises:
-            CounterpointError: the fusion needs a trained tower and there is none, or the features lack a modality.
+            Error: the fusion needs a trained tower and there is none, or the features lack a modality.
         """
         if unknown := set(self.modalities) - set(sizes):
-            raise CounterpointError(f"{self.name} reads {min(unknown)!r}, and the features are {', '.join(sizes)}")
+            raise Error(f"{self.name} reads {min(unknown)!r}, and the features are {', '.join(sizes)}")
         sizes = {name: size for name, size in sizes.items() if name in (self.modalities or sizes)}
         if self.fusion.tower and tower is None:
-            raise CounterpointError(f"{self.name} needs a trained correlation tower")
+            raise Error(f"{self.name} needs a trained correlation tower")
         context = self.fusion.context(tower.comparison.size) if self.fusion.tower and tower is not None else 0
         trunk, widths = build_trunk(self.family, self.fusion, sizes, self.max_steps, context, averaged=self.averaged)
         head = Head(sum(widths.values()), self.head.hidden, categories, self.head.dropout)
@@ -269,13 +269,13 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 
 def check(recipe: Recipe | TowerRecipe) -> None:
-    """Raise CounterpointError, which names the field, for a number that makes no model or no training."""
+    """Raise Error, which names the field, for a number that makes no model or no training."""
     for path, name, value in _numbers(recipe):
         low, high = BOUNDS.get(name, (1, MANY) if isinstance(value, int) else (0, sys.float_info.max))
         if not low <= value <= high:
             bound = f"at most {high:g}" if value > high else f"at least {low:g}"
             allowed = f"from {low:g} to {high:g}" if high == 1 else bound
-            raise CounterpointError(f"{recipe.name}: {path} must be {allowed}, not {value}")
+            raise Error(f"{recipe.name}: {path} must be {allowed}, not {value}")
 
 
 def largest(recipe: Recipe | TowerRecipe) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.library import Library
 
 ALIKE = 0.4
@@ -101,10 +101,10 @@ def recommend(library: Library, history: Sequence[str], top: int = 10) -> Recomm
     """The clips of a library that suit a history, none of which is recommended; fewer where the library has no more.
 
     Raises:
-        CounterpointError: the history is empty, or a clip of it is not in the library.
+        Error: the history is empty, or a clip of it is not in the library.
     """
     if not history:
-        raise CounterpointError("no clips in the history")
+        raise Error("no clips in the history")
     watched = np.array(library.find(history))
     rows = library.rows[watched]
     name = library.rows.survey.name

@@ -22,29 +22,24 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar, get_args, get_type_hints
+from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
 import torch
 from beartype.door import is_bearable
-from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from counterpoint.data.dataset import ClipDataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.loading import Batch, ClipLoader, Turns
 from counterpoint.data.tfrecord import cache_folder
-from counterpoint.errors import UNREADABLE, CounterpointError
+from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
-from counterpoint.models.track import Track, Tracks
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check, largest
 from counterpoint.taxonomy import Labelling, load
 
@@ -61,19 +56,8 @@ SHIPPED = Path(__file__).with_name("shipped")
 """Run folders that come with the package, by name; each has a model card, ``README.md``."""
 
 
-class Predictions(NamedTuple):
-    """What a model says of a batch of clips."""
-
-    ids: list[str]
-    probabilities: Float[np.ndarray, "clip category"]
-    """No category is more probable than its parent."""
-    labels: Bool[np.ndarray, "clip category"]
-    without: dict[str, Float[np.ndarray, "clip category"]]
-    """The probabilities where a modality is taken away, by its name, if asked for."""
-
-
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """What a run folder says, without the weights; `model` reads those."""
 
     folder: Path
@@ -94,20 +78,20 @@ class Run:
         """Read a run folder, or one that comes with the package by its name; a run folder of that name comes first.
 
         Raises:
-            CounterpointError: it is not one, or a file of it cannot be read.
+            Error: it is not one, or a file of it cannot be read.
         """
         if not (Path(folder) / RECIPE_FILE).exists() and (SHIPPED / folder / RECIPE_FILE).exists():
             folder = SHIPPED / folder
         folder = Path(folder)
         path = folder / RECIPE_FILE
         if not path.exists():
-            raise CounterpointError(f"{folder}: not a run folder (no {RECIPE_FILE}); `counterpoint train` makes one")
+            raise Error(f"{folder}: not a run folder (no {RECIPE_FILE}); `counterpoint train` makes one")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             recipe = _rebuilt((RECIPES | TOWER_RECIPES)[stored["name"]], stored)
             check(recipe)
-        except (*UNREADABLE, CounterpointError) as error:
-            raise CounterpointError(f"{path}: not a recipe of this version ({error!r})") from error
+        except (*UNREADABLE, Error) as error:
+            raise Error(f"{path}: not a recipe of this version ({error!r})") from error
         return cls(folder, recipe, load(folder / TAXONOMY_FOLDER), FeatureSet.load(folder))
 
     @property
@@ -116,9 +100,9 @@ class Run:
         return (self.folder / WEIGHTS_FILE).exists()
 
     def check_trained(self) -> None:
-        """Raise CounterpointError where the training has not ended."""
+        """Raise Error where the training has not ended."""
         if not self.trained:
-            raise CounterpointError(f"{self.folder}: training has not ended; run the same `counterpoint train` again")
+            raise Error(f"{self.folder}: training has not ended; run the same `counterpoint train` again")
 
     @property
     def fingerprint(self) -> str:
@@ -140,18 +124,18 @@ class Run:
     def build(self) -> Categorizer | Tower:
         """The model with fresh weights; the tower that it listens to has its trained ones."""
         folder = self.folder / TOWER_FOLDER
-        tower = Run.load(folder).tower() if folder.exists() else None
+        tower = RunFolder.load(folder).tower() if folder.exists() else None
         sizes, categories = self.features.sizes, len(self.labelling.taxonomy)
         return self.recipe.build(sizes, categories, tower, components=self.features.components)
 
-    def take_in(self, tower: "Run") -> None:
+    def take_in(self, tower: "RunFolder") -> None:
         """Keep a trained tower's run in this one's folder.
 
         Raises:
-            CounterpointError: it is not a trained tower, or not one of this run's features.
+            Error: it is not a trained tower, or not one of this run's features.
         """
         if tower.features != self.features:
-            raise CounterpointError(f"{tower.folder}: a tower for {tower.features}, not {self.features}")
+            raise Error(f"{tower.folder}: a tower for {tower.features}, not {self.features}")
         model = tower.tower()
         inside = dataclasses.replace(tower, folder=self.folder / TOWER_FOLDER)
         inside.save()
@@ -163,21 +147,21 @@ class Run:
         """The trained model of a run that categorizes; see `model`."""
         model = self.model()
         if not isinstance(model, Categorizer):
-            raise CounterpointError(f"{self.folder}: a correlation tower, which names no categories")
+            raise Error(f"{self.folder}: a correlation tower, which names no categories")
         return model
 
     def tower(self) -> Tower:
         """The trained model of a run that is a correlation tower; see `model`."""
         model = self.model()
         if not isinstance(model, Tower):
-            raise CounterpointError(f"{self.folder}: a {self.recipe.name} run, not a correlation tower")
+            raise Error(f"{self.folder}: a {self.recipe.name} run, not a correlation tower")
         return model
 
     def model(self) -> Categorizer | Tower:
         """The trained model, in evaluation mode.
 
         Raises:
-            CounterpointError: there are no weights, or not those of this recipe.
+            Error: there are no weights, or not those of this recipe.
         """
         path = self.folder / WEIGHTS_FILE
         self.check_trained()
@@ -188,12 +172,12 @@ class Run:
             if largest(self.recipe) > sum(tensor.numel() for tensor in stored.values()):
                 raise ValueError("its model would be larger")  # and building it could take all memory
             model = self.build()
-            missing, unexpected = model.load_state_dict(stored, strict=False)
+            missing, unexpected = model.load_state_dict(_renamed(stored), strict=False)
             if strangers := [name for name in (*missing, *unexpected) if not name.startswith(TOWER_PREFIX)]:
                 raise ValueError(f"{strangers[0]} is missing or unknown")
         except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
             first = str(error).partition("\n")[0]
-            raise CounterpointError(f"{path}: not the weights of this run's recipe ({first})") from error
+            raise Error(f"{path}: not the weights of this run's recipe ({first})") from error
         return model.eval()
 
     def save_weights(self, model: nn.Module) -> None:
@@ -203,74 +187,11 @@ class Run:
         with replacing(path) as file:
             file.write(save(state, {DIGEST: digest(state)}))
 
-    def batches(
-        self, dataset: ClipDataset, batch_size: int = 256, workers: int = 0, turn: tuple[int, int] = (0, 1)
-    ) -> Iterator[Batch]:
-        """The clips of a data set as the model reads them, in order.
 
-        Args:
-            turn: which of how many processes this one is, where they take batches in turns; the last of a process may
-                then have no clip that counts.
-
-        Raises:
-            CounterpointError: the data's features are not the model's.
-        """
-        self.features.check(FeatureSet.of(dataset.paths), str(self.folder))
-        turns = Turns(len(dataset), batch_size, *turn)
-        yield from ClipLoader(dataset, turns, self.features, self.recipe.max_steps, workers)
-
-    def predict(
-        self,
-        dataset: ClipDataset,
-        batch_size: int = 256,
-        workers: int = 0,
-        without: Collection[str] = (),
-        turn: tuple[int, int] = (0, 1),
-    ) -> Iterator[Predictions]:
-        """The model's answers for the clips of a data set, batch by batch and in order; see `batches`.
-
-        Args:
-            without: modalities; for each, the model also answers as if no clip had it.
-        """
-        device = accelerator()
-        model = self.categorizer().to(device)
-        for batch in self.batches(dataset, batch_size, workers, turn):
-            clips = len(batch.ids)
-            tracks = moved(batch.tracks, device)
-            with torch.inference_mode():
-                whole = self.probabilities(model(tracks).logits[:clips])
-                lacking = {name: self.probabilities(model(taken_away(tracks, name)).logits[:clips]) for name in without}
-            yield Predictions(batch.ids, whole, batch.labels[:clips].numpy(), lacking)
-
-    def probabilities(self, logits: Float[Tensor, "clip category"]) -> Float[np.ndarray, "clip category"]:
-        """What the model's logits say: no category is more probable than its parent."""
-        return self.labelling.taxonomy.consistent(logits.float().sigmoid().cpu().numpy())
-
-
-class WarmRun(Run):
-    """A run that reads its weights once, for those who ask it often."""
-
-    @cached_property
-    def _model(self) -> Categorizer | Tower:
-        return super().model()
-
-    def model(self) -> Categorizer | Tower:
-        return self._model
-
-
-def accelerator() -> torch.device:
-    """Where models compute when they are not trained."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def moved(tracks: Tracks, device: torch.device) -> Tracks:
-    """The tracks on a device."""
-    return {name: Track(*(part.to(device) for part in track)) for name, track in tracks.items()}
-
-
-def taken_away(tracks: Tracks, name: str) -> Tracks:
-    """The tracks as if a modality had never been recorded."""
-    return tracks | {name: Track(tracks[name].features, torch.zeros_like(tracks[name].mask))}
+def _renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by their names of today; version 0.1 called some parts otherwise."""
+    names = {".weighers.": ".attention_modules.", ".inlets.": ".conditionings."}
+    return {reduce(lambda name, old: name.replace(old, names[old]), names, name): t for name, t in stored.items()}
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -354,13 +275,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote.
 
     Raises:
-        CounterpointError: it cannot be read, or is no longer JSON with names in it.
+        Error: it cannot be read, or is no longer JSON with names in it.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {**stored}
     except UNREADABLE as error:
-        raise CounterpointError(f"{path}: cannot be read ({error!s:.100})") from error
+        raise Error(f"{path}: cannot be read ({error!s:.100})") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,7 +18,7 @@ EVENTS = frozenset(("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "o
 """What happens to files, as Python's audit hooks tell it."""
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["processes", "counterpoint.cli", "counterpoint.training.train", "optuna"])
+context.set_forkserver_preload(["processes", "counterpoint.cli.main", "counterpoint.training.train", "optuna"])
 
 
 class Command:
@@ -67,7 +67,7 @@ def _run(
 ) -> None:
     import torch
 
-    from counterpoint.cli import main
+    from counterpoint.cli.main import main
 
     torch.set_num_threads(1)
     if prepare:

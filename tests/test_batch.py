@@ -7,15 +7,15 @@ import pytest
 from training.world import clips, damage, trained_run, write
 
 from counterpoint import batch
-from counterpoint.cli import main
-from counterpoint.errors import CounterpointError
-from counterpoint.run import Run
+from counterpoint.cli.main import main
+from counterpoint.errors import Error
+from counterpoint.run import RunFolder
 
 OPTIONS: dict[str, Any] = {"top": 2, "codes": False, "skip_bad": False}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return trained_run(tmp_path_factory.mktemp("run"))
 
 
@@ -24,7 +24,9 @@ def shards(tmp_path: Path) -> list[Path]:
     return [write(tmp_path / "data" / f"{i}.tfrecord", *clips(5, i, prefix=f"{i}-")) for i in range(3)]
 
 
-def test_tables_say_what_the_terminal_says(run: Run, shards: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_say_what_the_terminal_says(
+    run: RunFolder, shards: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = shards[0].parent
     command = ["categorize", str(run.folder), str(folder), "--top", "2"]
     assert main([*command, "--json"]) == 0
@@ -48,19 +50,21 @@ def test_tables_say_what_the_terminal_says(run: Run, shards: list[Path], capsys:
     assert not list(folder.glob(".table*"))
 
 
-def test_weights_are_read_once(run: Run, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build, built = Run.build, []
+def test_weights_are_read_once(
+    run: RunFolder, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, built = RunFolder.build, []
 
-    def counted(self: Run) -> Any:
+    def counted(self: RunFolder) -> Any:
         built.append(self)
         return build(self)
 
-    monkeypatch.setattr(Run, "build", counted)
+    monkeypatch.setattr(RunFolder, "build", counted)
     assert batch.categorize(run, shards, tmp_path / "a.jsonl", **OPTIONS)["clips"] == 15
     assert len(built) == 1
 
 
-def test_goes_on_where_it_stopped(run: Run, shards: list[Path], tmp_path: Path) -> None:
+def test_goes_on_where_it_stopped(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
     asked: list[int] = []
 
     def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
@@ -79,7 +83,7 @@ def test_goes_on_where_it_stopped(run: Run, shards: list[Path], tmp_path: Path) 
     assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
 
 
-def interrupted(run: Run, shards: list[Path], out: Path) -> None:
+def interrupted(run: RunFolder, shards: list[Path], out: Path) -> None:
     """A table of which one shard is done."""
 
     def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
@@ -90,7 +94,7 @@ def interrupted(run: Run, shards: list[Path], out: Path) -> None:
         batch.categorize(run, shards, out, engine=stops, **OPTIONS)
 
 
-def test_what_an_interrupted_table_was_about(run: Run, shards: list[Path], tmp_path: Path) -> None:
+def test_what_an_interrupted_table_was_about(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
     """Other options are another table."""
     interrupted(run, shards, tmp_path / "a.jsonl")
     batch.categorize(run, shards, tmp_path / "a.jsonl", **{**OPTIONS, "top": 1})
@@ -98,7 +102,7 @@ def test_what_an_interrupted_table_was_about(run: Run, shards: list[Path], tmp_p
     assert {len(json.loads(line)["categories"]) for line in lines} == {1}
 
 
-def test_what_an_interrupted_table_keeps(run: Run, shards: list[Path], tmp_path: Path) -> None:
+def test_what_an_interrupted_table_keeps(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
     """A shard that comes in between costs itself; a part that the machine lost is told, and made again."""
     interrupted(run, shards, tmp_path / "a.jsonl")
     (kept,) = (tmp_path / ".a.jsonl.parts").glob("*.json")
@@ -111,7 +115,7 @@ def test_what_an_interrupted_table_keeps(run: Run, shards: list[Path], tmp_path:
 
     more = [write(tmp_path / "data" / "-1.tfrecord", *clips(1, prefix="m")), *shards]
     kept.write_bytes(b"")
-    with pytest.raises(CounterpointError, match=f"{kept}: was damaged and is removed; the same command"):
+    with pytest.raises(Error, match=f"{kept}: was damaged and is removed; the same command"):
         batch.categorize(run, more, tmp_path / "a.jsonl", engine=counts, **OPTIONS)
     assert asked == ["-1.tfrecord", "1.tfrecord", "2.tfrecord"]
     assert batch.categorize(run, more, tmp_path / "a.jsonl", engine=counts, **OPTIONS)["clips"] == 16
@@ -119,16 +123,16 @@ def test_what_an_interrupted_table_keeps(run: Run, shards: list[Path], tmp_path:
     assert not (tmp_path / ".a.jsonl.parts").exists()
 
 
-def test_damage(run: Run, shards: list[Path], tmp_path: Path) -> None:
+def test_damage(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
     damage(shards[1], 2)
-    with pytest.raises(CounterpointError, match=r"1.tfrecord: record 2 at byte \d+: payload checksum"):
+    with pytest.raises(Error, match=r"1.tfrecord: record 2 at byte \d+: payload checksum"):
         batch.categorize(run, shards, tmp_path / "a.csv", **OPTIONS)
     told = batch.categorize(run, shards, tmp_path / "a.csv", **{**OPTIONS, "skip_bad": True})
     assert told["clips"] == 14
     assert len(told["bad"]) == 1
 
 
-def test_a_shard_that_changed_meanwhile(run: Run, shards: list[Path], tmp_path: Path) -> None:
+def test_a_shard_that_changed_meanwhile(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
     interrupted(run, shards, tmp_path / "a.jsonl")
     write(shards[0], *clips(2, prefix="new"))
     batch.categorize(run, shards, tmp_path / "a.jsonl", **OPTIONS)
@@ -136,7 +140,7 @@ def test_a_shard_that_changed_meanwhile(run: Run, shards: list[Path], tmp_path: 
     assert found[:2] == ["new000", "new001"]
 
 
-def test_a_shard_without_clips_has_no_lines(run: Run, shards: list[Path], tmp_path: Path) -> None:
+def test_a_shard_without_clips_has_no_lines(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.tfrecord")
     ruined = damage(write(tmp_path / "ruined.tfrecord", *clips(1)), 0)
     told = batch.categorize(run, [empty, *shards, ruined], tmp_path / "a.jsonl", **{**OPTIONS, "skip_bad": True})
@@ -146,17 +150,17 @@ def test_a_shard_without_clips_has_no_lines(run: Run, shards: list[Path], tmp_pa
     assert (tmp_path / "none.csv").read_text().splitlines() == ["id,rank,path,probability"]
 
 
-def test_one_process_writes_a_table(run: Run, shards: list[Path], tmp_path: Path) -> None:
+def test_one_process_writes_a_table(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
     def another(*told: Any, **more: Any) -> Any:
-        with pytest.raises(CounterpointError, match=r"a\.jsonl: another process writes this table"):
+        with pytest.raises(Error, match=r"a\.jsonl: another process writes this table"):
             batch.categorize(run, shards, tmp_path / "a.jsonl", **OPTIONS)
         return iter([(number, batch.answers(run, shard, **OPTIONS)) for number, shard in enumerate(shards)])
 
     assert batch.categorize(run, shards, tmp_path / "a.jsonl", engine=another, **OPTIONS)["clips"] == 15
 
 
-def test_names(run: Run, shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CounterpointError, match=r"table.xls: a table is called \*.csv or \*.jsonl"):
+def test_names(run: RunFolder, shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Error, match=r"table.xls: a table is called \*.csv or \*.jsonl"):
         batch.categorize(run, shards, tmp_path / "table.xls", **OPTIONS)
     assert main(["categorize", str(run.folder), str(shards[0]), "--engine", "ray"]) == 1
     assert "--engine ray is for tables of many clips: name one with --out" in capsys.readouterr().err

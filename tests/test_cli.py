@@ -21,11 +21,12 @@ from training.world import (
     write,
 )
 
-from counterpoint import __version__, cli
-from counterpoint.cli import main
+from counterpoint import __version__
+from counterpoint.cli.main import main
+from counterpoint.cli.main import main as cli
 from counterpoint.data.features import FeatureSet
 from counterpoint.recipes import RECIPES, NetVLADFamily, Recipe, Training
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, load
 
 TINY = ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "8", "--head.hidden", "8"]
@@ -130,7 +131,7 @@ def gated(world: Path, tower: Path) -> Path:
 
 
 def shell(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    words = [sys.executable, "-m", "counterpoint.cli", *map(str, arguments)]
+    words = [sys.executable, "-m", "counterpoint.cli.main", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -331,7 +332,7 @@ def test_taxonomy_errors_name_file_and_line(command: Command, tmp_path: Path) ->
 
 
 def test_train_overrides_every_kind_of_field(world: Path) -> None:
-    recipe = Run.load(world / "run").recipe
+    recipe = RunFolder.load(world / "run").recipe
     assert isinstance(recipe, Recipe)
     assert recipe.family == NetVLADFamily(clusters={"video": 2, "audio": 2}, hidden=8)
     assert recipe.head.hidden == 8
@@ -386,7 +387,7 @@ def test_train_on_one_modality(command: Command, world: Path, tmp_path: Path) ->
     validation = ["--validation", str(world / "validation")]
     assert command(*training(world, tmp_path / "run", *validation, "--modalities", "audio")).code == 0
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["modalities"] == ["audio"]
-    assert Run.load(tmp_path / "run").recipe.modalities == ("audio",)
+    assert RunFolder.load(tmp_path / "run").recipe.modalities == ("audio",)
     assert command(*training(world, tmp_path / "sound", *validation, recipe="nv-sound")).code == 0
     said = refused(command, training(world, tmp_path / "smell", *validation, "--modalities", "smell"))
     assert said == "counterpoint: nv-l reads 'smell', and the features are audio, video"
@@ -796,7 +797,7 @@ def test_the_reader_may_go_away(world: Path) -> None:
     """`counterpoint ... | head` says nothing about broken pipes."""
     reading, writing = os.pipe()
     os.close(reading)
-    words = [sys.executable, "-m", "counterpoint.cli", "taxonomy", "show", str(world / "taxonomy")]
+    words = [sys.executable, "-m", "counterpoint.cli.main", "taxonomy", "show", str(world / "taxonomy")]
     for more in ([], ["--json"]):
         result = subprocess.run([*words, *more], stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
         assert result.stderr == b""
@@ -806,7 +807,7 @@ def test_the_reader_may_go_away(world: Path) -> None:
 
 def test_looking_needs_no_pytorch(world: Path) -> None:
     """It takes seconds to load."""
-    program = "import sys; from counterpoint.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    program = "import sys; from counterpoint.cli.main import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     for arguments in (["inspect", world / "train"], ["taxonomy", "show", world / "taxonomy"], ["--help"]):
         words = [sys.executable, "-c", program, *map(str, arguments)]
         assert subprocess.run(words, capture_output=True, timeout=60, check=False).returncode == 0

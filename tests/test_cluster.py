@@ -11,11 +11,12 @@ import pytest
 from training.world import clips, trained_run, write
 
 from counterpoint import batch, cluster
-from counterpoint.cli import main
+from counterpoint.cli.main import main
+from counterpoint.data.records import clip_of
 from counterpoint.data.tfrecord import Shard
-from counterpoint.data.youtube8m import clip_of
-from counterpoint.errors import CounterpointError
-from counterpoint.media import encoders, extract, render
+from counterpoint.errors import Error
+from counterpoint.media import encoders, extract
+from counterpoint.media import films as render
 from counterpoint.media.extract import find
 
 pytestmark = pytest.mark.ray
@@ -110,12 +111,12 @@ def test_a_fault_is_one_line(tmp_path: Path) -> None:
     shard = Shard(tmp_path / "a.tfrecord")
     (tmp_path / "a.tfrecord").write_bytes(bytes(shard.size))
     options: dict[str, Any] = {"top": 3, "codes": False, "skip_bad": False}
-    with pytest.raises(CounterpointError, match=r"a.tfrecord: record 0 at byte 0: not a TFRecord file$"):
+    with pytest.raises(Error, match=r"a.tfrecord: record 0 at byte 0: not a TFRecord file$"):
         batch.categorize(
             run, [tmp_path / "a.tfrecord"], tmp_path / "out.csv", engine=cluster.categorization(None, 1), **options
         )
 
 
 def test_no_cluster_there() -> None:
-    with pytest.raises(CounterpointError, match=r"127.0.0.1:1: cannot be reached or started"):
+    with pytest.raises(Error, match=r"127.0.0.1:1: cannot be reached or started"):
         list(cluster.spread(dict, [1], {}, address="127.0.0.1:1", workers=1))

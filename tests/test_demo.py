@@ -6,9 +6,9 @@ from rich.console import Console
 
 from counterpoint import demo
 from counterpoint.data import synthetic
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.recipes import NetVLADFamily, Recipe, Training
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 
 QUIET = Console(quiet=True)
 
@@ -16,8 +16,8 @@ QUIET = Console(quiet=True)
 def check(out: Path, clips: int) -> list[str]:
     """What the demo leaves behind; its report by lines."""
     for name in (demo.TOWER, *demo.SHOWN):
-        assert Run.load(out / name).trained
-    assert Run.load(out / demo.BEST / "tower").trained
+        assert RunFolder.load(out / name).trained
+    assert RunFolder.load(out / demo.BEST / "tower").trained
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     report = (out / "report.md").read_text().splitlines()
     assert f"## Error in % on {clips} test clips (lower is better)" in report
@@ -50,7 +50,7 @@ def test_demo_of_a_tiny_world(
     assert f"counterpoint categorize {out / demo.BEST}" in printed.replace("\n", "")
     assert " of 2 video files that were held out are in their category" in printed
     assert (out / "films" / "test" / "rain-wind-2.mp4").exists()
-    with pytest.raises(CounterpointError, match="not empty; remove it or choose another --out"):
+    with pytest.raises(Error, match="not empty; remove it or choose another --out"):
         demo.demo(out, QUIET)
 
 

@@ -15,7 +15,7 @@ from test_kill import extraction as extraction
 from test_kill import training as training
 from training import world
 
-from counterpoint.cli import main
+from counterpoint.cli.main import main
 from counterpoint.data import synthetic
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
 from counterpoint.media import extract

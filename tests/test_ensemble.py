@@ -7,13 +7,14 @@ import pytest
 from rich.console import Console
 from training.world import LABELLING, TAXONOMY, clips, dataset, run, write
 
-from counterpoint import ensemble
-from counterpoint.cli import main
-from counterpoint.ensemble import ENSEMBLE_FILE, TEACHER_FILE, Taught, average, distil
-from counterpoint.errors import CounterpointError
-from counterpoint.run import Run
+from counterpoint.cli.main import main
+from counterpoint.errors import Error
+from counterpoint.predict import Predictor
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Label, Labelling, LabelMap, Taxonomy
 from counterpoint.training import checkpoints
+from counterpoint.training import distill as ensemble
+from counterpoint.training.distill import ENSEMBLE_FILE, TEACHER_FILE, DistillationDataset, average, distil
 from counterpoint.training.train import train
 
 CONSOLE = Console(quiet=True)
@@ -26,7 +27,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def runs(shards: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+def runs(shards: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
     made = [run(tmp_path_factory.mktemp("runs") / f"{seed}", seed=seed, max_epochs=2) for seed in range(2)]
     for one in made:
         train(one, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
@@ -37,25 +38,25 @@ def test_targets_lie_between_labels_and_teacher(shards: tuple[Path, Path]) -> No
     data = dataset(shards[0])
     said = np.full((len(data), len(TAXONOMY)), 0.5, np.float16)
     labels = data[3][1]
-    clip, targets = Taught(data, said, 0.25)[3]
+    clip, targets = DistillationDataset(data, said, 0.25)[3]
     assert clip.id == data[3][0].id
     np.testing.assert_allclose(targets, 0.125 + 0.75 * labels)
-    assert len(Taught(data, said, 0.25)) == len(data)
+    assert len(DistillationDataset(data, said, 0.25)) == len(data)
 
 
-def test_average(shards: tuple[Path, Path], runs: list[Run]) -> None:
+def test_average(shards: tuple[Path, Path], runs: list[RunFolder]) -> None:
     data = dataset(shards[1])
-    single = [np.concatenate([part.probabilities for part in one.predict(data)]) for one in runs]
+    single = [np.concatenate([part.probabilities for part in Predictor(one).predict(data)]) for one in runs]
     both = np.concatenate([part.probabilities for part in average(runs, data)])
     np.testing.assert_allclose(both, (single[0] + single[1]) / 2, atol=1e-7)
     other = Taxonomy(TAXONOMY.categories[:1])
     stranger = replace(runs[1], labelling=Labelling(other, LabelMap((Label(1, "", 0, ("food",)),), other)))
-    with pytest.raises(CounterpointError, match="another taxonomy"):
+    with pytest.raises(Error, match="another taxonomy"):
         next(average([runs[0], stranger], data))
 
 
 def test_distilled_run_is_one_like_any_other_and_goes_on_after_a_kill(
-    shards: tuple[Path, Path], runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: tuple[Path, Path], runs: list[RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "one"
 
@@ -68,23 +69,23 @@ def test_distilled_run_is_one_like_any_other_and_goes_on_after_a_kill(
             distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
     assert (out / TEACHER_FILE).exists()
     for others, share in ((runs[:1], 0.5), (runs, 0.9)):
-        with pytest.raises(CounterpointError, match="a distillation of other runs, or with another share"):
+        with pytest.raises(Error, match="a distillation of other runs, or with another share"):
             distil(others, out, dataset(shards[0]), dataset(shards[1]), share=share, console=CONSOLE)
     with monkeypatch.context() as patch:
         patch.setattr(ensemble, "teach", lambda *told: pytest.fail("the teacher is heard already"))
         result = distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
     assert result.run.trained
     assert not (out / TEACHER_FILE).exists()
-    assert Run.load(out).recipe == runs[0].recipe
+    assert RunFolder.load(out).recipe == runs[0].recipe
     stored = json.loads((out / ENSEMBLE_FILE).read_text())
     assert stored["of"] == [str(one.folder) for one in runs]
     assert stored["teacher"]["overall"]["gap"] == result.teacher.overall.gap
-    with pytest.raises(CounterpointError, match="holds a finished run"):
+    with pytest.raises(Error, match="holds a finished run"):
         distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
 
 
 def test_goes_on_though_it_was_killed_before_it_wrote_of_whom(
-    shards: tuple[Path, Path], runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: tuple[Path, Path], runs: list[RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, data = tmp_path / "one", [dataset(shard) for shard in shards]
 
@@ -99,14 +100,18 @@ def test_goes_on_though_it_was_killed_before_it_wrote_of_whom(
     assert distil(runs, out, *data, console=CONSOLE).run.trained
 
 
-def test_an_ensemble_counts_from_nothing_to_all(shards: tuple[Path, Path], runs: list[Run], tmp_path: Path) -> None:
+def test_an_ensemble_counts_from_nothing_to_all(
+    shards: tuple[Path, Path], runs: list[RunFolder], tmp_path: Path
+) -> None:
     for share in (-0.1, 1.1):
-        with pytest.raises(CounterpointError, match=r"from 0 to 1 \(--share\)"):
+        with pytest.raises(Error, match=r"from 0 to 1 \(--share\)"):
             distil(runs, tmp_path / "one", *(dataset(shard) for shard in shards), share=share, console=CONSOLE)
     assert not (tmp_path / "one").exists()
 
 
-def test_nothing_is_left_of_a_call_that_cannot_be(shards: tuple[Path, Path], runs: list[Run], tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_call_that_cannot_be(
+    shards: tuple[Path, Path], runs: list[RunFolder], tmp_path: Path
+) -> None:
     data, out = [dataset(shard) for shard in shards], tmp_path / "one"
     unfinished = replace(runs[1], folder=tmp_path / "unfinished")
     unfinished.save()
@@ -114,13 +119,13 @@ def test_nothing_is_left_of_a_call_that_cannot_be(shards: tuple[Path, Path], run
         ([runs[0], unfinished], 0, "unfinished: training has not ended"),
         (runs, -1, "training.seed must be at least 0"),
     ):
-        with pytest.raises(CounterpointError, match=problem):
+        with pytest.raises(Error, match=problem):
             distil(members, out, *data, seed=seed, console=CONSOLE)
         assert not out.exists()
 
 
 def test_what_the_ensemble_said_outlives_the_students_error(
-    shards: tuple[Path, Path], runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: tuple[Path, Path], runs: list[RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, out = [dataset(shard) for shard in shards], tmp_path / "one"
 
@@ -135,14 +140,14 @@ def test_what_the_ensemble_said_outlives_the_students_error(
     assert distil(runs, out, *data, console=CONSOLE).run.trained
 
 
-def test_no_student_takes_a_runs_place(shards: tuple[Path, Path], runs: list[Run]) -> None:
-    with pytest.raises(CounterpointError, match="holds a finished run"):
+def test_no_student_takes_a_runs_place(shards: tuple[Path, Path], runs: list[RunFolder]) -> None:
+    with pytest.raises(Error, match="holds a finished run"):
         distil(runs, runs[1].folder, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
     assert not (runs[1].folder / ENSEMBLE_FILE).exists()
 
 
 def test_on_the_command_line(
-    shards: tuple[Path, Path], runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shards: tuple[Path, Path], runs: list[RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--data", str(shards[0]), "--validation", str(shards[1])]
     folders = [str(one.folder) for one in runs]
@@ -152,4 +157,4 @@ def test_on_the_command_line(
     assert main(["evaluate", str(tmp_path / "one"), "--data", str(shards[1])]) == 0
     assert main(["ensemble", folders[0], str(tmp_path), *data, "--out", str(tmp_path / "two")]) == 1
     assert "not a run folder" in capsys.readouterr().err
-    assert Run.load(tmp_path / "one").labelling == LABELLING
+    assert RunFolder.load(tmp_path / "one").labelling == LABELLING

@@ -20,9 +20,10 @@ from training import world
 from counterpoint.data.clip import Clip
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
 from counterpoint.experiments.engine import Log
-from counterpoint.media import extract, render
-from counterpoint.media.children import Source
+from counterpoint.media import extract
+from counterpoint.media import films as render
 from counterpoint.media.encoders import Encoded
+from counterpoint.media.workers import Source
 
 RECIPE = [
     *("--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "8", "--head.hidden", "8"),

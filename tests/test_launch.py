@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from counterpoint import launch
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
+from counterpoint.training import launch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on this system")
@@ -22,5 +22,5 @@ def test_a_process_that_the_system_ends(monkeypatch: pytest.MonkeyPatch) -> None
         return run
 
     monkeypatch.setattr(api, "elastic_launch", killed)
-    with pytest.raises(CounterpointError, match=r"process 1 of 2 was ended \(Killed\); if memory was short"):
+    with pytest.raises(Error, match=r"process 1 of 2 was ended \(Killed\); if memory was short"):
         launch.launch(2, ["train"])

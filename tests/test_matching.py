@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from counterpoint.experiments.matching import matched, parameters
 from counterpoint.families import BottleneckFamily, Family, NetVLADFamily
-from counterpoint.matching import matched, parameters
 from counterpoint.recipes import (
     CONSTANT,
     RECIPES,

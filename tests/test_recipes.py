@@ -10,7 +10,7 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.models.fusion import Influence
 from counterpoint.models.netvlad import NetVLAD
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Recipe, TowerRecipe, check
-from counterpoint.run import RECIPE_FILE, Run
+from counterpoint.run import RECIPE_FILE, RunFolder
 
 ALL = RECIPES | TOWER_RECIPES
 
@@ -73,8 +73,8 @@ def test_defaults_are_in_bounds(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_round_trip_through_json(name: str, tmp_path: Path) -> None:
-    Run(tmp_path, ALL[name], LABELLING, FeatureSet(SIZES)).save()
-    assert Run.load(tmp_path).recipe == ALL[name]
+    RunFolder(tmp_path, ALL[name], LABELLING, FeatureSet(SIZES)).save()
+    assert RunFolder.load(tmp_path).recipe == ALL[name]
 
 
 def _changed(part: object) -> object:
@@ -106,8 +106,8 @@ def test_round_trip_of_changed_fields(name: str, tmp_path: Path) -> None:
     }
     changed = dataclasses.replace(recipe, max_steps=7, **parts)  # type: ignore[arg-type]
     assert changed != recipe
-    Run(tmp_path, changed, LABELLING, FeatureSet(SIZES)).save()
-    assert Run.load(tmp_path).recipe == changed
+    RunFolder(tmp_path, changed, LABELLING, FeatureSet(SIZES)).save()
+    assert RunFolder.load(tmp_path).recipe == changed
     assert json.loads((tmp_path / RECIPE_FILE).read_text())["max_steps"] == 7
 
 

@@ -8,14 +8,14 @@ from training.world import LABELLING, SIZES, TAXONOMY, clip, clips, codes, datas
 
 from counterpoint import library as libraries
 from counterpoint import recommend as recommending
-from counterpoint.cli import main
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.errors import CounterpointError
+from counterpoint.cli.main import main
+from counterpoint.data.dataset import Dataset
+from counterpoint.errors import Error
 from counterpoint.evaluation.survey import Survey
 from counterpoint.experiments.predictions import log_odds
 from counterpoint.library import Library, Rows, beside, build, read
 from counterpoint.recommend import interests, places, recommend
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 
 pytest.importorskip("faiss", reason="the extra `recommend` is not installed")
 
@@ -168,9 +168,9 @@ def test_what_many_clips_share() -> None:
 
 def test_unknown_clips() -> None:
     shown = library(["soup", "ball"])
-    with pytest.raises(CounterpointError, match="no clip 'x' in the library's 2"):
+    with pytest.raises(Error, match="no clip 'x' in the library's 2"):
         recommend(shown, ["soup0", "x"])
-    with pytest.raises(CounterpointError, match="no clip '0', '1', '2', '3', '4' and 2 more in"):
+    with pytest.raises(Error, match="no clip '0', '1', '2', '3', '4' and 2 more in"):
         recommend(shown, [str(i) for i in range(7)])
 
 
@@ -223,8 +223,8 @@ def test_command(world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert len({one["id"] for one in told["recommendations"]}) == 4
     assert not {one["id"] for one in told["recommendations"]} & {"clip001", "clip003", "clip007"}
     assert "an index of 30 clips" in first.err
-    made = Run.load(world / "run")
-    folder = beside(made, ClipDataset([world / "shards"], LABELLING))
+    made = RunFolder.load(world / "run")
+    folder = beside(made, Dataset([world / "shards"], LABELLING))
     assert folder.parent == world / "shards" / "counterpoint-recommend"
     time = (folder / "index.faiss").stat().st_mtime_ns
     assert command(world, "--history", "clip001", "--top", 4) == 0  # nothing is made again

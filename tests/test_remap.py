@@ -6,14 +6,15 @@ import pytest
 import torch
 from training.world import LABELLING, SIZES, TAXONOMY, clips, dataset, recipe, write
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.families import TokenFamily
+from counterpoint.predict import Predictor, batches
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, AttentionClusterFamily, ContrastiveConfig, TransformerFamily
-from counterpoint.remap import remap
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
+from counterpoint.training.remap import remap
 
 EDITED = Taxonomy(
     (
@@ -36,7 +37,7 @@ FAMILIES = {
 }
 
 
-def untrained(folder: Path, name: str) -> Run:
+def untrained(folder: Path, name: str) -> RunFolder:
     """A run with random weights, and a tower's run in it where its recipe needs one."""
     torch.manual_seed(3)
     features = FeatureSet(SIZES)
@@ -44,11 +45,11 @@ def untrained(folder: Path, name: str) -> Run:
         tower = replace(
             TOWER_RECIPES[name], family=recipe().family, comparison=ContrastiveConfig(embedding=4), max_steps=5
         )
-        run = Run(folder, tower, LABELLING, features)
+        run = RunFolder(folder, tower, LABELLING, features)
     else:
         family = RECIPES[name].family
         small = replace(family, width=8, heads=2) if isinstance(family, TokenFamily) else FAMILIES[name[:2]]
-        run = Run(folder, replace(RECIPES[name], family=small, max_steps=5), LABELLING, features)
+        run = RunFolder(folder, replace(RECIPES[name], family=small, max_steps=5), LABELLING, features)
     run.save()
     if name in RECIPES and RECIPES[name].fusion.tower:
         run.take_in(untrained(folder.parent / f"{name}-tower", "correlation-nv"))
@@ -56,13 +57,13 @@ def untrained(folder: Path, name: str) -> Run:
     for parameter in model.parameters():  # so that every row of the head says something of its own
         torch.nn.init.normal_(parameter, std=0.3)
     run.save_weights(model)
-    return Run.load(folder)
+    return RunFolder.load(folder)
 
 
-def logits(run: Run, shard: Path) -> np.ndarray:
+def logits(run: RunFolder, shard: Path) -> np.ndarray:
     """(clip, category), each category by itself."""
     model = run.categorizer()
-    batch = next(run.batches(ClipDataset([shard], run.labelling, labelled=False)))
+    batch = next(batches(run, Dataset([shard], run.labelling, labelled=False)))
     with torch.no_grad():
         return model(batch.tracks).logits.numpy()
 
@@ -81,7 +82,7 @@ def test_what_survives_is_the_same(name: str, tmp_path: Path, shard: Path) -> No
     assert [change.what for change in changes.renamed] == ["ball"]
     assert [change.what for change in changes.moved] == ["soup"]
 
-    moved = Run.load(tmp_path / "two")
+    moved = RunFolder.load(tmp_path / "two")
     assert moved.labelling == MAPPED
     before, after = logits(run, shard), logits(moved, shard)
     for category in ("food", "soup", "sport", "ball"):
@@ -98,9 +99,9 @@ def test_consistent_predictions_of_survivors_stay(tmp_path: Path, shard: Path) -
     run = untrained(tmp_path / "one", "nv-l")
     top = Taxonomy((Category("life", "", "Life"), *(replace(c, parent=c.parent or "life") for c in TAXONOMY)))
     remap(run, Labelling(top, LabelMap.identity(top)), tmp_path / "two")
-    before = next(run.predict(dataset(shard))).probabilities
-    moved = Run.load(tmp_path / "two")
-    after = next(moved.predict(ClipDataset([shard], moved.labelling, labelled=False))).probabilities
+    before = next(Predictor(run).predict(dataset(shard))).probabilities
+    moved = RunFolder.load(tmp_path / "two")
+    after = next(Predictor(moved).predict(Dataset([shard], moved.labelling, labelled=False))).probabilities
     np.testing.assert_allclose(after[:, 1:], before, rtol=1e-4)
 
 
@@ -108,39 +109,39 @@ def test_there_and_back_is_where_we_were(tmp_path: Path, shard: Path) -> None:
     run = untrained(tmp_path / "one", "nv-l")
     shuffled = Taxonomy(tuple(reversed(TAXONOMY.categories)))
     remap(run, Labelling(shuffled, LabelMap.identity(shuffled)), tmp_path / "two")
-    assert remap(Run.load(tmp_path / "two"), LABELLING, tmp_path / "three").rows() != []
-    np.testing.assert_allclose(logits(Run.load(tmp_path / "three"), shard), logits(run, shard), rtol=1e-4)
+    assert remap(RunFolder.load(tmp_path / "two"), LABELLING, tmp_path / "three").rows() != []
+    np.testing.assert_allclose(logits(RunFolder.load(tmp_path / "three"), shard), logits(run, shard), rtol=1e-4)
 
 
 def test_a_tower_moves_as_it_is(tmp_path: Path) -> None:
     run = untrained(tmp_path / "one", "correlation-nv")
     remap(run, MAPPED, tmp_path / "two")
-    before, after = run.tower().state_dict(), Run.load(tmp_path / "two").tower().state_dict()
+    before, after = run.tower().state_dict(), RunFolder.load(tmp_path / "two").tower().state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_refusals(tmp_path: Path) -> None:
     run = untrained(tmp_path / "one", "nv-l")
-    with pytest.raises(CounterpointError, match="holds a run already"):
+    with pytest.raises(Error, match="holds a run already"):
         remap(run, MAPPED, tmp_path / "one")
     other = Taxonomy((Category("x", "", "X"),))
-    with pytest.raises(CounterpointError, match="no category of its taxonomy"):
+    with pytest.raises(Error, match="no category of its taxonomy"):
         remap(run, Labelling(other, LabelMap.identity(other)), tmp_path / "two")
     assert not (tmp_path / "two").exists()
     (tmp_path / "one" / "weights.safetensors").unlink()
-    with pytest.raises(CounterpointError, match="training has not ended"):
+    with pytest.raises(Error, match="training has not ended"):
         remap(run, MAPPED, tmp_path / "two")
 
 
 def test_goes_on_where_the_disk_was_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = untrained(tmp_path / "one", "nv-l")
 
-    def full(self: Run, model: object) -> None:
+    def full(self: RunFolder, model: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "save_weights", full)
+        patch.setattr(RunFolder, "save_weights", full)
         with pytest.raises(OSError, match="No space"):
             remap(run, MAPPED, tmp_path / "two")
     remap(run, MAPPED, tmp_path / "two")
-    assert Run.load(tmp_path / "two").trained
+    assert RunFolder.load(tmp_path / "two").trained

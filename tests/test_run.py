@@ -9,8 +9,9 @@ from rich.console import Console
 from training.world import LABELLING, SIZES, clip, clips, codes, dataset, recipe, run, write
 
 from counterpoint.data.features import FeatureSet
-from counterpoint.errors import CounterpointError
-from counterpoint.run import ENVIRONMENT_FILE, RECIPE_FILE, WEIGHTS_FILE, Run
+from counterpoint.errors import Error
+from counterpoint.predict import Predictor
+from counterpoint.run import ENVIRONMENT_FILE, RECIPE_FILE, WEIGHTS_FILE, RunFolder
 from counterpoint.training.train import train
 
 QUIET = Console(quiet=True)
@@ -40,8 +41,8 @@ def shard(tmp_path: Path) -> Path:
 def test_save_and_load(tmp_path: Path) -> None:
     saved = run(tmp_path / "a" / "run", seed=7)
     saved.save()
-    assert Run.load(tmp_path / "a" / "run") == saved
-    assert Run.load(str(tmp_path / "a" / "run")) == saved
+    assert RunFolder.load(tmp_path / "a" / "run") == saved
+    assert RunFolder.load(str(tmp_path / "a" / "run")) == saved
     assert not saved.trained
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -56,8 +57,8 @@ def test_environment(tmp_path: Path) -> None:
 
 def test_not_a_run(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(CounterpointError) as raised:
-            Run.load(folder)
+        with pytest.raises(Error) as raised:
+            RunFolder.load(folder)
         assert str(raised.value).startswith(f"{folder}: not a run folder (no recipe.json)")
 
 
@@ -75,8 +76,8 @@ def test_not_a_run(tmp_path: Path) -> None:
 def test_faulty_recipe_is_named(copied: Path, change: object) -> None:
     path = copied / RECIPE_FILE
     path.write_text(change(json.loads(path.read_text())))  # type: ignore[operator]
-    with pytest.raises(CounterpointError, match=r"recipe\.json: not a recipe of this version"):
-        Run.load(copied)
+    with pytest.raises(Error, match=r"recipe\.json: not a recipe of this version"):
+        RunFolder.load(copied)
 
 
 def test_recipes_of_before_a_setting_came(copied: Path) -> None:
@@ -84,41 +85,41 @@ def test_recipes_of_before_a_setting_came(copied: Path) -> None:
     stored = json.loads(path.read_text())
     assert stored.pop("modalities") == []
     path.write_text(json.dumps(stored))
-    assert Run.load(copied).recipe.modalities == ()
+    assert RunFolder.load(copied).recipe.modalities == ()
 
 
 def test_faulty_weights_are_named(copied: Path) -> None:
     weights = copied / WEIGHTS_FILE
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-9])
-    with pytest.raises(CounterpointError, match=r"weights\.safetensors: not the weights of this run's recipe"):
-        Run.load(copied).model()
+    with pytest.raises(Error, match=r"weights\.safetensors: not the weights of this run's recipe"):
+        RunFolder.load(copied).model()
     weights.write_bytes(whole)
     path = copied / RECIPE_FILE
     path.write_text(path.read_text().replace('"video": 2', '"video": 3'))
-    with pytest.raises(CounterpointError, match=r"weights\.safetensors: not the weights of this run's recipe"):
-        Run.load(copied).model()
+    with pytest.raises(Error, match=r"weights\.safetensors: not the weights of this run's recipe"):
+        RunFolder.load(copied).model()
 
 
 def test_a_flipped_bit_of_the_weights_is_noticed(copied: Path) -> None:
     content = bytearray((copied / WEIGHTS_FILE).read_bytes())
     content[-1] ^= 1
     (copied / WEIGHTS_FILE).write_bytes(content)
-    with pytest.raises(CounterpointError, match=r"safetensors: .*checksum does not match: the file is damaged"):
-        Run.load(copied).model()
+    with pytest.raises(Error, match=r"safetensors: .*checksum does not match: the file is damaged"):
+        RunFolder.load(copied).model()
 
 
 def test_unfinished_run(copied: Path, shard: Path) -> None:
     (copied / WEIGHTS_FILE).unlink()
-    with pytest.raises(CounterpointError, match="training has not ended"):
-        next(Run.load(copied).predict(dataset(shard)))
+    with pytest.raises(Error, match="training has not ended"):
+        next(Predictor(RunFolder.load(copied)).predict(dataset(shard)))
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------
 
 
 def predict(folder: Path, *paths: Path, **options: object) -> tuple[list[str], np.ndarray, np.ndarray]:
-    parts = list(Run.load(folder).predict(dataset(*paths), **options))  # type: ignore[arg-type]
+    parts = list(Predictor(RunFolder.load(folder)).predict(dataset(*paths), **options))  # type: ignore[arg-type]
     ids = [name for part in parts for name in part.ids]
     return ids, np.concatenate([p.probabilities for p in parts]), np.concatenate([p.labels for p in parts])
 
@@ -161,16 +162,16 @@ def test_data_without_sound(trained: Path, tmp_path: Path) -> None:
 
 def test_other_features_are_refused(trained: Path, shard: Path, tmp_path: Path) -> None:
     wide = write(tmp_path / "wide.tfrecord", clip("a", [10], video=codes(2, 17)))
-    with pytest.raises(CounterpointError, match=r"reads youtube8m features .* not youtube8m features \(video 17\)"):
+    with pytest.raises(Error, match=r"reads youtube8m features .* not youtube8m features \(video 17\)"):
         predict(trained, wide)
     FeatureSet(SIZES, "ours").save(tmp_path)
-    with pytest.raises(CounterpointError, match="not ours features"):
+    with pytest.raises(Error, match="not ours features"):
         predict(trained, shard)
 
 
 def test_runs_of_equal_seed_begin_alike(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    one = Run(tmp_path, recipe(), LABELLING, FeatureSet(SIZES)).build().state_dict()
+    one = RunFolder(tmp_path, recipe(), LABELLING, FeatureSet(SIZES)).build().state_dict()
     torch.manual_seed(1)
-    two = Run(tmp_path, recipe(), LABELLING, FeatureSet(SIZES)).build().state_dict()
+    two = RunFolder(tmp_path, recipe(), LABELLING, FeatureSet(SIZES)).build().state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)

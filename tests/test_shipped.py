@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from counterpoint.cli import main
+from counterpoint.cli.main import main
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.splits import write_splits
 from counterpoint.data.tfrecord import cache_folder
 from counterpoint.evaluation.metrics import global_average_precision
+from counterpoint.predict import Predictor
 from counterpoint.recipes import Recipe
-from counterpoint.run import SHIPPED, Run
+from counterpoint.run import SHIPPED, RunFolder
 from counterpoint.taxonomy import load
 from counterpoint.taxonomy.mapping import SHIPPED as SHIPPED_TAXONOMY
 
@@ -27,7 +28,7 @@ NAME = "youtube8m"
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clips of several steps, and each again as its mean, whose features happen to be whole codes."""
     folder = tmp_path_factory.mktemp("clips")
-    run, random = Run.load(NAME), np.random.default_rng(0)
+    run, random = RunFolder.load(NAME), np.random.default_rng(0)
     sizes = run.features.sizes
 
     def clip(split: str, index: int) -> Clip:
@@ -41,7 +42,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_folder_is_whole_and_small() -> None:
-    run = Run.load(NAME)
+    run = RunFolder.load(NAME)
     assert isinstance(run.recipe, Recipe)
     assert run.recipe.averaged
     assert run.labelling.taxonomy.fingerprint == load(SHIPPED_TAXONOMY).taxonomy.fingerprint
@@ -83,15 +84,15 @@ def test_a_run_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
     """A folder of shards, say, does not."""
     (tmp_path / NAME).mkdir()
     monkeypatch.chdir(tmp_path)
-    assert Run.load(NAME).folder == SHIPPED / NAME
-    replace(Run.load(NAME), folder=tmp_path / NAME).save()
-    assert Run.load(NAME).folder == Path(NAME)
+    assert RunFolder.load(NAME).folder == SHIPPED / NAME
+    replace(RunFolder.load(NAME), folder=tmp_path / NAME).save()
+    assert RunFolder.load(NAME).folder == Path(NAME)
 
 
 def test_the_card_tells_the_truth(real_data: Path) -> None:
-    run = Run.load(NAME)
-    data = ClipDataset([str(real_data / "yt8m" / "video" / "validate007[2-9].tfrecord")], run.labelling)
-    parts = list(run.predict(data))
+    run = RunFolder.load(NAME)
+    data = Dataset([str(real_data / "yt8m" / "video" / "validate007[2-9].tfrecord")], run.labelling)
+    parts = list(Predictor(run).predict(data))
     scores, labels = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
     error = 100 * (1 - global_average_precision(scores, labels, top=20))
     card = (SHIPPED / NAME / "README.md").read_text()

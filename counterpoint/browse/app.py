@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from counterpoint import __version__, serve
 from counterpoint.browse.clips import Clips, Filter
 from counterpoint.browse.export import Format, export
-from counterpoint.errors import CounterpointError
-from counterpoint.evaluation import explain as explaining
+from counterpoint.errors import Error
+from counterpoint.explain import explain
 from counterpoint.serve.gate import SECURITY, asked_host
-from counterpoint.serve.telling import told_timeline
+from counterpoint.serve.serializers import told_timeline
 
 PAGE = Path(__file__).with_name("page")
 SHARED = Path(serve.__file__).with_name("page")  # the style, and what draws, is that of `counterpoint serve`
@@ -81,7 +81,7 @@ def build(clips: Clips, hosts: tuple[str, ...] = ()) -> FastAPI:
     def explanation(number: int) -> dict[str, Any]:
         """Why the model says what it says of a clip."""
         with explaining_one:
-            told = explaining.explain(clips.run, clips.dataset, one(number), top=FOLLOWED)
+            told = explain(clips.predictor, clips.dataset.clip(one(number)), top=FOLLOWED)
         plain = told.to_dict()
         plain["timelines"] = {name: told_timeline(timeline).model_dump() for name, timeline in told.timelines.items()}
         return plain
@@ -108,7 +108,7 @@ def build(clips: Clips, hosts: tuple[str, ...] = ()) -> FastAPI:
         first = error.errors()[0]
         return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
-    app.add_exception_handler(CounterpointError, refused)
+    app.add_exception_handler(Error, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_middleware(_Guard, hosts=hosts)
     return app

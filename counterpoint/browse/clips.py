@@ -9,10 +9,11 @@ from urllib.parse import urlencode
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.errors import CounterpointError
+from counterpoint.data.dataset import Dataset
+from counterpoint.errors import Error
 from counterpoint.evaluation.survey import Survey
-from counterpoint.run import Run
+from counterpoint.predict import Predictor
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
 
 Role = Literal["truth", "named", "missed", "false", "either"]
@@ -68,22 +69,27 @@ class Filter:
         return f"?{urlencode(asked)}" if asked else ""
 
 
-def check(chosen: Filter, run: Run, correlation: bool) -> None:
-    """Raise CounterpointError for a category or level that there is not, or a correlation where none is told."""
+def check(chosen: Filter, run: RunFolder, correlation: bool) -> None:
+    """Raise Error for a category or level that there is not, or a correlation where none is told."""
     taxonomy = run.labelling.taxonomy
     if chosen.category is not None and chosen.category not in taxonomy.paths:
-        raise CounterpointError(f"no category {chosen.category!r} (a path from the top, as in Food:Recipe)")
+        raise Error(f"no category {chosen.category!r} (a path from the top, as in Food:Recipe)")
     deepest = int(taxonomy.levels.max())
     if chosen.level is not None and not 0 <= chosen.level <= deepest:
-        raise CounterpointError(f"no level {chosen.level}: they are 0 to {deepest}")
+        raise Error(f"no level {chosen.level}: they are 0 to {deepest}")
     if chosen.correlated and not correlation:
-        raise CounterpointError(f"{run.folder}: a model without a correlation tower")
+        raise Error(f"{run.folder}: a model without a correlation tower")
 
 
 class Clips:
     """A survey's clips, with what filters ask for ready in memory: some 50 bytes a clip; scores stay on the disk."""
 
-    def __init__(self, run: Run, dataset: ClipDataset, survey: Survey) -> None:
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The run's model, read when a clip is first explained."""
+        return Predictor(self.run)
+
+    def __init__(self, run: RunFolder, dataset: Dataset, survey: Survey) -> None:
         self.run = run
         self.dataset = dataset
         self.survey = survey
@@ -136,7 +142,7 @@ class Clips:
         """The numbers of the clips that a filter lets through, in its order.
 
         Raises:
-            CounterpointError: it asks for a category or a level that the taxonomy lacks, or for a correlation that
+            Error: it asks for a category or a level that the taxonomy lacks, or for a correlation that
                 the run's model does not tell.
         """
         check(chosen, self.run, bool(self.survey.pairs))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from counterpoint.browse.clips import Clips, Filter
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.files import replacing
 
 Format = Literal["csv", "json"]
@@ -22,7 +22,7 @@ def export(clips: Clips, chosen: Filter, kind: Format) -> Iterator[str]:
     shows of each.
 
     Raises:
-        CounterpointError: see `Clips.choose`; before the first piece.
+        Error: see `Clips.choose`; before the first piece.
     """
     numbers = clips.choose(chosen)
     pieces = (clips.told(numbers[i : i + PIECE], chosen.level) for i in range(0, len(numbers), PIECE))
@@ -30,10 +30,10 @@ def export(clips: Clips, chosen: Filter, kind: Format) -> Iterator[str]:
 
 
 def kind_of(path: Path) -> Format:
-    """What a file's name says it is; raises CounterpointError where that is nothing a list is written as."""
+    """What a file's name says it is; raises Error where that is nothing a list is written as."""
     kinds: dict[str, Format] = {".csv": "csv", ".json": "json"}
     if path.suffix.lower() not in kinds:
-        raise CounterpointError(f"{path}: a list is written as .csv or .json")
+        raise Error(f"{path}: a list is written as .csv or .json")
     return kinds[path.suffix.lower()]
 
 
@@ -41,7 +41,7 @@ def save(clips: Clips, chosen: Filter, path: Path) -> int:
     """Write the list to a .csv or .json file, whole or not at all; returns how many clips it has.
 
     Raises:
-        CounterpointError: the file's name says neither; see also `Clips.choose`.
+        Error: the file's name says neither; see also `Clips.choose`.
     """
     parts = export(clips, chosen, kind_of(path))
     with replacing(path) as file:

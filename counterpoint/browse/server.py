@@ -7,7 +7,7 @@ import uvicorn
 
 from counterpoint.browse.app import build
 from counterpoint.browse.clips import Clips
-from counterpoint.serve.commands import LOCAL, is_loopback
+from counterpoint.cli.serve import LOCAL, is_loopback
 from counterpoint.serve.server import bind
 
 
@@ -19,7 +19,7 @@ def serve(clips: Clips, host: str, port: int, query: str, say: Callable[[str], N
         say: is told where the page is.
 
     Raises:
-        CounterpointError: the address cannot be listened at.
+        Error: the address cannot be listened at.
     """
     local = host in LOCAL or is_loopback(host)
     if not local:

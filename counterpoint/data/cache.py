@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from counterpoint.data.tfrecord import cache_folder
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.files import replacing
 
 LIMIT = 20.0  # gigabytes
@@ -23,7 +23,7 @@ _UNFINISHED = 600.0  # seconds after which a file that is still being written is
 class BlockCache:
     """Blocks by key (hexadecimal digits) in a folder of at most `limit` bytes; a limit of 0 keeps nothing.
 
-    Raises CounterpointError where the folder cannot be written.
+    Raises Error where the folder cannot be written.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -61,7 +61,7 @@ class BlockCache:
             with replacing(path) as file:
                 file.write(block)
         except OSError as error:
-            raise CounterpointError(
+            raise Error(
                 f"{self.folder}: the cache cannot be written ({error.strerror or error}); COUNTERPOINT_CACHE names "
                 "another folder, COUNTERPOINT_CACHE_GB a lower limit (0: no cache)"
             ) from error
@@ -107,7 +107,7 @@ class BlockCache:
 def block_cache() -> BlockCache:
     """The user's cache: `COUNTERPOINT_CACHE` names the folder, `COUNTERPOINT_CACHE_GB` the limit (20).
 
-    Raises CounterpointError where the limit is no number.
+    Raises Error where the limit is no number.
     """
     told = os.environ.get("COUNTERPOINT_CACHE_GB")
     try:
@@ -115,7 +115,5 @@ def block_cache() -> BlockCache:
     except (ValueError, OverflowError):
         limit = -1
     if limit < 0:
-        raise CounterpointError(
-            f"COUNTERPOINT_CACHE_GB={told}: give the limit of the cache in gigabytes, or 0 for none"
-        )
+        raise Error(f"COUNTERPOINT_CACHE_GB={told}: give the limit of the cache in gigabytes, or 0 for none")
     return BlockCache(cache_folder() / "remote", limit)

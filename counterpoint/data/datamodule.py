@@ -5,12 +5,12 @@ from typing import Any
 
 import lightning
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.loading import ClipLoader, EpochSampler, Slices, Turns
+from counterpoint.data.loading import ClipLoader, EpochSampler, RoundRobinSampler, ShardedSampler
 
 
-class ClipDataModule(lightning.LightningDataModule):
+class DataModule(lightning.LightningDataModule):
     """Batches of training and validation clips, read from their shards.
 
     Args:
@@ -24,8 +24,8 @@ class ClipDataModule(lightning.LightningDataModule):
 
     def __init__(
         self,
-        train: ClipDataset,
-        validation: ClipDataset,
+        train: Dataset,
+        validation: Dataset,
         features: FeatureSet,
         *,
         batch_size: int,
@@ -38,8 +38,8 @@ class ClipDataModule(lightning.LightningDataModule):
         super().__init__()
         self.train = train
         self.validation = validation
-        self.slices = Slices(EpochSampler(train.lengths, batch_size, seed), rank, world)
-        self.turns = Turns(len(validation), batch_size, rank, world)
+        self.slices = ShardedSampler(EpochSampler(train.lengths, batch_size, seed), rank, world)
+        self.turns = RoundRobinSampler(len(validation), batch_size, rank, world)
         self._loader = partial(
             ClipLoader, features=features, max_steps=max_steps, workers=workers, persistent_workers=workers > 0
         )

@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from torch.utils.data import Dataset
+from torch.utils import data as torch_data
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.inspect import find_shards
+from counterpoint.data.records import clip_of
 from counterpoint.data.remote import fetch, open_shards
 from counterpoint.data.store import RemotePath, is_remote
-from counterpoint.data.youtube8m import clip_of
-from counterpoint.errors import CounterpointError, NoClipsError, RecordError
+from counterpoint.errors import Error, NoClipsError, RecordError
 from counterpoint.taxonomy import Labelling, load
 from counterpoint.taxonomy.mapping import LABELS_FILE
 
 AT_A_TIME = 256  # clips that are fetched together where all are read
 
 
-class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
+class Dataset(torch_data.Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
     """The clips of shards with their targets, by number, read in place.
 
     Args:
@@ -109,10 +109,10 @@ class ClipDataset(Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         clip = self.clip(index)
         try:
             return clip, self.labelling.labels.targets(clip.labels.tolist() if self.labelled else [])
-        except CounterpointError as error:
+        except Error as error:
             shard, record = self.where[index]
             number = self.shards[shard].number(int(record))
-            raise CounterpointError(f"{self.paths[shard]}: record {number} (clip {clip.id}): {error}") from None
+            raise Error(f"{self.paths[shard]}: record {number} (clip {clip.id}): {error}") from None
 
     def __getitems__(self, indices: Sequence[int]) -> "list[tuple[Clip, np.ndarray[Any, Any]]]":
         """The clips of a batch, as PyTorch's loader asks for them; remote ones are fetched side by side."""
@@ -150,35 +150,35 @@ def split(
     *,
     skip_bad: bool = False,
     seed: int = 0,
-) -> dict[str, ClipDataset]:
+) -> dict[str, Dataset]:
     """The clips of each split: its own shards', or a tenth of the training's by a hash of their ids.
 
     Raises:
-        CounterpointError: a shard is in two splits, or a split has no clips.
+        Error: a shard is in two splits, or a split has no clips.
     """
     check_apart(*(find_shards(paths) for paths in (train, validation, test) if paths))
     used = 0.0
-    datasets: dict[str, ClipDataset] = {}
+    datasets: dict[str, Dataset] = {}
     for name, paths in (("validation", validation), ("test", test)):
         if paths:
-            datasets[name] = ClipDataset(paths, labelling, skip_bad=skip_bad)
+            datasets[name] = Dataset(paths, labelling, skip_bad=skip_bad)
         else:
             its_own = share(used, used + HELD_OUT, seed)
-            datasets[name] = ClipDataset(train, labelling, skip_bad=skip_bad, keep=its_own)
+            datasets[name] = Dataset(train, labelling, skip_bad=skip_bad, keep=its_own)
             used += HELD_OUT
     keep = share(used, 1.0, seed) if used else None
-    return {"train": ClipDataset(train, labelling, skip_bad=skip_bad, keep=keep), **datasets}
+    return {"train": Dataset(train, labelling, skip_bad=skip_bad, keep=keep), **datasets}
 
 
 def check_apart(*splits: Sequence[Path | RemotePath]) -> None:
-    """Raise CounterpointError for a shard that is in more than one split."""
+    """Raise Error for a shard that is in more than one split."""
     given = Counter(path.resolve() for shards in splits for path in shards)
     if twice := [path for path, times in given.items() if times > 1]:
-        raise CounterpointError(f"{twice[0]}: in more than one split; splits share no shards")
+        raise Error(f"{twice[0]}: in more than one split; splits share no shards")
 
 
 def _check_labels(shards: Sequence[Path | RemotePath], labelling: Labelling) -> None:
-    """Raise CounterpointError where a number stands for another label beside the shards than in the mapping."""
+    """Raise Error where a number stands for another label beside the shards than in the mapping."""
     known = {label.index: label for label in labelling.labels.labels}
     for folder in sorted({shard.parent / "taxonomy" for shard in shards if isinstance(shard, Path)}):
         if not (folder / LABELS_FILE).exists():
@@ -187,7 +187,7 @@ def _check_labels(shards: Sequence[Path | RemotePath], labelling: Labelling) -> 
             mine = known.get(label.index, label)
             # What was renamed is still in the same categories, and what was moved has the same name.
             if mine.name != label.name and mine.categories != label.categories:
-                raise CounterpointError(
+                raise Error(
                     f"{folder}: label {label.index} is {label.name!r} there and {mine.name!r} in the taxonomy that is "
                     "used; extract both with one --taxonomy, or remove that folder if it is not about these shards"
                 )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from counterpoint.data.clip import Clip
+from counterpoint.data.records import clip_of
 from counterpoint.data.remote import open_shard
 from counterpoint.data.store import RemotePath
-from counterpoint.data.youtube8m import clip_of
-from counterpoint.errors import UNREADABLE, CounterpointError, RecordError
+from counterpoint.errors import UNREADABLE, Error, RecordError
 from counterpoint.files import write_text
 
 FEATURES_FILE = "features.json"
@@ -47,7 +47,7 @@ class FeatureSet:
         """The feature set of shards, which must all be of one kind.
 
         Raises:
-            CounterpointError: the shards hold no clips that can be read, or features of several kinds.
+            Error: the shards hold no clips that can be read, or features of several kinds.
         """
         folders: dict[Path | RemotePath, list[Path | RemotePath]] = {}
         for path in shards:
@@ -56,7 +56,7 @@ class FeatureSet:
         encoders = {folder: stored[folder].encoder if folder in stored else YOUTUBE8M for folder in folders}
         if len(set(encoders.values())) > 1:
             kinds = ", ".join(f"{folder}: {encoder}" for folder, encoder in sorted(encoders.items(), key=str))
-            raise CounterpointError(f"the shards hold features of several encoders ({kinds}); read one kind at a time")
+            raise Error(f"the shards hold features of several encoders ({kinds}); read one kind at a time")
         sizes: dict[str, int] = {}
         faults: list[RecordError] = []
         for folder, own in folders.items():
@@ -67,7 +67,7 @@ class FeatureSet:
                 for record, clip in _some(path, faults):
                     for name, track in clip.tracks.items():
                         if sizes.setdefault(name, track.shape[1]) != track.shape[1]:
-                            raise CounterpointError(
+                            raise Error(
                                 f"{path}: record {record}: {name!r} has {track.shape[1]} features a step, "
                                 f"other clips have {sizes[name]}"
                             )
@@ -77,9 +77,9 @@ class FeatureSet:
         if sizes:
             return cls(dict(sorted(sizes.items())), next(iter(encoders.values())))
         if faults:
-            raise CounterpointError(f"{faults[0]} (the file is damaged, and no clip of it can be read; get it again)")
+            raise Error(f"{faults[0]} (the file is damaged, and no clip of it can be read; get it again)")
         others = f" and {len(shards) - 1:,} more shards" if len(shards) > 1 else ""
-        raise CounterpointError(f"{shards[0]}{others}: no clips with features" if shards else "no shards")
+        raise Error(f"{shards[0]}{others}: no clips with features" if shards else "no shards")
 
     @property
     def youtube8m(self) -> bool:
@@ -88,13 +88,13 @@ class FeatureSet:
         return self.encoder == YOUTUBE8M and known and "video" in self.sizes
 
     def check(self, data: "FeatureSet", model: str) -> None:
-        """Raise CounterpointError where a model trained on these features cannot read ``data``.
+        """Raise Error where a model trained on these features cannot read ``data``.
 
         Modalities that the data lacks are no obstacle: a clip without sound is read as such.
         """
         unknown = {name: size for name, size in data.sizes.items() if self.sizes.get(name) != size}
         if data.encoder != self.encoder or unknown:
-            raise CounterpointError(
+            raise Error(
                 f"{model} reads {self}, not {data}: "
                 "extract the features with the same encoders, or train a model on these"
             )
@@ -121,7 +121,7 @@ class FeatureSet:
                 raise ValueError("its fingerprint is another's")
             return found
         except UNREADABLE as error:
-            raise CounterpointError(f"{path}: cannot be read as a feature set ({error})") from error
+            raise Error(f"{path}: cannot be read as a feature set ({error})") from error
 
 
 def _some(path: Path | RemotePath, faults: list[RecordError]) -> Iterator[tuple[int, Clip]]:

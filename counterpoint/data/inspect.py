@@ -15,11 +15,11 @@ from rich.table import Table
 
 from counterpoint.data.clip import Clip, present
 from counterpoint.data.features import FeatureSet, encoder_of
+from counterpoint.data.records import clip_of
 from counterpoint.data.remote import open_shard
 from counterpoint.data.store import RemotePath, is_remote, remote_shards
 from counterpoint.data.tfrecord import INDEX_SUFFIX
-from counterpoint.data.youtube8m import clip_of
-from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.errors import Error, RecordError
 from counterpoint.taxonomy import Labelling, youtube8m
 from counterpoint.taxonomy.tree import SEPARATOR
 
@@ -110,14 +110,14 @@ def find_shards(paths: Sequence[str | Path | RemotePath]) -> list[Path | RemoteP
 
     URLs name them as paths do (`counterpoint.data.remote`); globs and folders where the store lists.
 
-    Raises CounterpointError for a path that names none.
+    Raises Error for a path that names none.
     """
     found: set[Path | RemotePath] = set()
     for path in paths:
         if is_remote(path):
             found |= (elsewhere := remote_shards(str(path)))
             if not elsewhere:
-                raise CounterpointError(f"{path}: {_NONE}")
+                raise Error(f"{path}: {_NONE}")
             continue
         matches = [str(path)] if Path(str(path)).exists() else glob.glob(str(path), recursive=True)  # noqa: PTH207
         shards: set[Path] = set()
@@ -125,7 +125,7 @@ def find_shards(paths: Sequence[str | Path | RemotePath]) -> list[Path | RemoteP
             shards |= set(match.rglob("*.tfrecord")) if match.is_dir() else {match}
         shards = {shard for shard in shards if not shard.name.endswith(INDEX_SUFFIX)}
         if not shards:
-            raise CounterpointError(f"{path}: {_NONE}")
+            raise Error(f"{path}: {_NONE}")
         found |= shards
     # One file may be named in several ways; the first of them is kept.
     once = {path.resolve(): path for path in sorted(found, key=_natural, reverse=True)}
@@ -144,7 +144,7 @@ def inspect(
 
     ``labelling`` says what the labels mean; without, YouTube-8M's features are taken to come with YouTube-8M's labels.
 
-    Raises CounterpointError for a record that cannot be read, or lists it among the problems if `skip_bad`.
+    Raises Error for a record that cannot be read, or lists it among the problems if `skip_bad`.
     """
     shards = find_shards(paths)
     records = _Counts(labelling or youtube8m())

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 Span = tuple[int, int]
 Places = dict[str, NDArray[np.int64]]
@@ -37,7 +37,7 @@ class Layout:
         max_steps: the longest ones; lengths are uniform between them.
         seed: another seed is another world.
 
-    Raises CounterpointError for values that allow no clips.
+    Raises Error for values that allow no clips.
     """
 
     shift: int = 0
@@ -56,7 +56,7 @@ class Layout:
     def __post_init__(self) -> None:
         for valid, problem in self.conditions():
             if not valid:
-                raise CounterpointError(f"no such world: {problem}")
+                raise Error(f"no such world: {problem}")
 
     def conditions(self) -> Iterator[tuple[bool, str]]:
         """What must hold, and what to say where it does not."""

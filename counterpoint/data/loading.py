@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils import data as torch_data
+from torch.utils.data import DataLoader, Sampler
 
 from counterpoint.data.clip import Clip, pad
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.errors import CounterpointError
-from counterpoint.models.track import Track, Tracks
+from counterpoint.data.tracks import Track, Tracks
+from counterpoint.errors import Error
 
 
 class Batch(NamedTuple):
@@ -26,7 +27,7 @@ class Batch(NamedTuple):
 
     tracks: Tracks
     labels: Bool[Tensor, "batch category"]
-    """Or a teacher's probabilities, where a data set has those for targets (`counterpoint.ensemble`)."""
+    """Or a teacher's probabilities, where a data set has those for targets (`counterpoint.training.distill`)."""
     ids: list[str]
     """Of those clips that count, which come first."""
     whole: int = 0
@@ -39,7 +40,7 @@ def collate(items: Sequence[tuple[Clip, "np.ndarray[Any, Any]"]], features: Feat
     Steps are those of the batch's longest clip and at most ``max_steps``.
 
     Raises:
-        CounterpointError: a clip's features have another size or, within a batch, another type.
+        Error: a clip's features have another size or, within a batch, another type.
     """
     clips = [clip for clip, _ in items]
     steps = min(max_steps, max(1, *(clip.steps for clip in clips)))
@@ -50,7 +51,7 @@ def collate(items: Sequence[tuple[Clip, "np.ndarray[Any, Any]"]], features: Feat
     try:
         masks = pad(clips, arrays)
     except ValueError as error:
-        raise CounterpointError(str(error)) from error
+        raise Error(str(error)) from error
     tracks = {name: Track(torch.from_numpy(array), torch.from_numpy(masks[name])) for name, array in arrays.items()}
     return Batch(tracks, torch.from_numpy(np.stack([targets for _, targets in items])), [clip.id for clip in clips])
 
@@ -77,7 +78,7 @@ class ClipLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        dataset: ClipDataset,
+        dataset: Dataset,
         shares: Sampler[Share],
         features: FeatureSet,
         max_steps: int,
@@ -91,18 +92,18 @@ class ClipLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
             yield from super().__iter__()
-        except (CounterpointError, RuntimeError) as error:
+        except (Error, RuntimeError) as error:
             # PyTorch makes one text of the worker's traceback, whose last line is the error.
             kind, _, told = str(error).rstrip().rpartition("\n")[2].partition(": ")
-            if not kind.startswith(CounterpointError.__module__):
+            if not kind.startswith(Error.__module__):
                 raise
-            raise CounterpointError(told) from error
+            raise Error(told) from error
 
 
-class _Shared(Dataset[Any]):
+class _Shared(torch_data.Dataset[Any]):
     """A data set that is asked for shares."""
 
-    def __init__(self, clips: ClipDataset) -> None:
+    def __init__(self, clips: Dataset) -> None:
         self.clips = clips
 
     def __getitems__(self, share: Share) -> tuple[list[Any], Share]:
@@ -162,7 +163,7 @@ class EpochSampler(Sampler[int]):
         return order
 
 
-class Slices(Sampler[Share]):
+class ShardedSampler(Sampler[Share]):
     """Of each batch of an order, every ``world``-th clip from ``rank`` on: all processes share every batch.
 
     `state` is all that it takes to go on in the middle of an epoch, in any number of processes.
@@ -195,7 +196,7 @@ class Slices(Sampler[Share]):
         self._done = (state["epoch"], state["batches"])
 
 
-class Turns(Sampler[Share]):
+class RoundRobinSampler(Sampler[Share]):
     """The clips in order, cut into batches that processes take in turns; each process has as many.
 
     A batch holds the same clips whatever the number of processes, so what a model says of them is the same to the bit.

@@ -30,14 +30,14 @@ from counterpoint import __version__
 from counterpoint.data.clip import Clip, present
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.layout import Layout, Span
+from counterpoint.data.records import quantize
 from counterpoint.data.splits import check_room, write_splits
-from counterpoint.data.youtube8m import quantize
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.files import replacing
 from counterpoint.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
-    from counterpoint.data.dataset import ClipDataset
+    from counterpoint.data.dataset import Dataset
 
 CLIPS = {"train": 10_000, "validation": 1_000, "test": 2_000}
 MOSAIC_FILE = "mosaic.json"
@@ -68,10 +68,10 @@ class Records:
     shards: list[str]
 
     @classmethod
-    def read(cls, dataset: "ClipDataset", progress: Callable[[int], None] | None = None) -> "Records":
+    def read(cls, dataset: "Dataset", progress: Callable[[int], None] | None = None) -> "Records":
         """All records of a data set; `progress` is called with 1 after each.
 
-        Raises CounterpointError for a record of several steps, and where none can be used.
+        Raises Error for a record of several steps, and where none can be used.
         """
         kept: list[tuple[Clip, dict[str, np.ndarray], np.ndarray]] = []
         for number in range(len(dataset)):
@@ -82,9 +82,7 @@ class Records:
             if progress:
                 progress(1)
         if not kept:
-            raise CounterpointError(
-                f"{dataset.paths[0]}: no record with picture, sound and a category; a mosaic is made of such"
-            )
+            raise Error(f"{dataset.paths[0]}: no record with picture, sound and a category; a mosaic is made of such")
         clips, codes_of, targets_of = zip(*kept, strict=True)
         targets = np.stack(targets_of)
         return cls(
@@ -111,13 +109,13 @@ class Records:
 def _codes(clip: Clip, name: str) -> UInt8[np.ndarray, "1 feature"]:
     track = clip.tracks[name]
     if len(track) != 1:
-        raise CounterpointError(
+        raise Error(
             f"clip {clip.id!r}: {name} of {len(track)} steps; a mosaic is made of video-level records, of one step each"
         )
     try:
         return np.asarray(track) if track.dtype == np.uint8 else quantize(track)
     except ValueError as error:
-        raise CounterpointError(f"clip {clip.id!r}: {name}: {error}") from error
+        raise Error(f"clip {clip.id!r}: {name}: {error}") from error
 
 
 def most_specific(targets: Bool[np.ndarray, "record category"], taxonomy: Taxonomy) -> Int[np.ndarray, "record"]:
@@ -162,7 +160,7 @@ class Mosaic(Layout):
 
     Shift, stretch and unrelated change what they say and leave the topics and the clips' lengths as they are.
 
-    Raises CounterpointError for values that allow no clips.
+    Raises Error for values that allow no clips.
     """
 
     shift: int = 5
@@ -176,7 +174,7 @@ class Mosaic(Layout):
     def clip(self, records: Records, split: str, index: int) -> tuple[Clip, Truth]:
         """A clip with tracks "video" and "audio", (step, feature) uint8 codes of equal length, and its truth.
 
-        Raises CounterpointError where the records have too few topics.
+        Raises Error where the records have too few topics.
         """
         # Streams of their own: what one of them draws does not move what the others do.
         rng, casting, placing = (self.rng(what, split, index) for what in ("clip", "cast", "place"))
@@ -211,7 +209,7 @@ class Mosaic(Layout):
             candidates = rng.integers(len(records.ids), size=_TRIES).tolist()
             fitting = (c for c in candidates if all(records.apart(c, other) for other in drawn))
             if (found := next(fitting, None)) is None:
-                raise CounterpointError(
+                raise Error(
                     f"{split}: {len(records.ids):,} records have too few topics for {2 * self.stretches} stretches "
                     "that have nothing to do with each other; take more records or fewer distractors"
                 )
@@ -243,13 +241,13 @@ def write(
     The folder gets what `counterpoint.data.splits.write_splits` writes, `<split>-truth.jsonl` and, last of all,
     `mosaic.json`: where that is, all is there.
 
-    Raises CounterpointError where a split has no records or a record is in two splits, and as `write_splits` does.
+    Raises Error where a split has no records or a record is in two splits, and as `write_splits` does.
     """
     if lacking := sorted(set(clips) - set(records)):
-        raise CounterpointError(f"no records for the split {lacking[0]!r}; there are {', '.join(records)}")
+        raise Error(f"no records for the split {lacking[0]!r}; there are {', '.join(records)}")
     for one, other in combinations(clips, 2):
         if common := set(records[one].ids) & set(records[other].ids):
-            raise CounterpointError(
+            raise Error(
                 f"record {min(common)!r} is in {one} and in {other} ({len(common):,} are): splits share no records"
             )
     summary = {

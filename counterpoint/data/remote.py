@@ -23,7 +23,7 @@ from counterpoint.data import tfrecord
 from counterpoint.data.cache import block_cache
 from counterpoint.data.store import RemotePath, ask, file_system, is_remote
 from counterpoint.data.tfrecord import _FOOT, _HEAD, INDEX_SUFFIX, Bytes, Shard, _Index, cache_folder
-from counterpoint.errors import CounterpointError, NotThereError
+from counterpoint.errors import Error, NotFoundError
 from counterpoint.files import replacing
 
 BLOCK = 1 << 20  # bytes kept as one file
@@ -37,7 +37,7 @@ T = TypeVar("T")
 class RemoteFile:
     """An object's bytes by range, through the cache.
 
-    Raises CounterpointError where it cannot be read, or is no longer what it was.
+    Raises Error where it cannot be read, or is no longer what it was.
     """
 
     def __init__(self, path: RemotePath) -> None:
@@ -97,11 +97,11 @@ class RemoteFile:
         return bytes(data)
 
     def confirm(self) -> None:
-        """Raise CounterpointError if the object has changed."""
+        """Raise Error if the object has changed."""
         file_system(self.path.url)[0].invalidate_cache()
         now = RemotePath(self.path.url).known()
         if (now.size, now.tag) != (self.size, self.path.tag):
-            raise CounterpointError(f"{self.path}: the object has changed since it was opened")
+            raise Error(f"{self.path}: the object has changed since it was opened")
         self._seen = time.monotonic()
 
     def forget(self, start: int, stop: int) -> None:
@@ -153,9 +153,9 @@ class RemoteShard(Shard):
         """Not to be had without a request for each record.
 
         Raises:
-            CounterpointError: always.
+            Error: always.
         """
-        raise CounterpointError(f"{self.path}: telling clips apart takes every record's checksum; copy the shard here")
+        raise Error(f"{self.path}: telling clips apart takes every record's checksum; copy the shard here")
 
     def extent(self, record: int) -> tuple[int, int]:
         """Where a record begins and ends."""
@@ -250,7 +250,7 @@ def _index_beside(file: RemoteFile) -> _Index | None:
     """
     try:
         index = tfrecord.unpacked(file.path.with_suffix_added(INDEX_SUFFIX).read_bytes(), file.size)[1]
-    except (NotThereError, ValueError, TypeError):
+    except (NotFoundError, ValueError, TypeError):
         return None
     if len(index.offsets):
         last, length = int(index.offsets[-1]), int(index.lengths[-1])

@@ -6,22 +6,22 @@ from pathlib import Path
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 
 def check_room(folder: Path, clips: Mapping[str, int], clips_per_shard: int) -> dict[str, list[Path]]:
     """The shards by split that `write_splits` would write.
 
-    Raises CounterpointError as it does.
+    Raises Error as it does.
     """
     shards: dict[str, list[Path]] = {}
     for split, count in clips.items():
         numbers = range(math.ceil(count / clips_per_shard))
         paths = shards[split] = [folder / f"{split}-{number:04}.tfrecord" for number in numbers]
         if left := sorted(set(folder.glob(f"{split}-[0-9]*.tfrecord")) - set(paths)):
-            raise CounterpointError(f"{left[0]}: an older shard of {split!r} would stay; remove it or write elsewhere")
+            raise Error(f"{left[0]}: an older shard of {split!r} would stay; remove it or write elsewhere")
     return shards
 
 
@@ -38,7 +38,7 @@ def write_splits(
     `clip` makes the clips, called with a split and a number, in order; `clips` tells how many there are. `progress` is
     called with the clips done and their total after each clip.
 
-    Raises CounterpointError where the folder has shards of these splits that would stay and mix with the new ones.
+    Raises Error where the folder has shards of these splits that would stay and mix with the new ones.
     """
     shards = check_room(folder, clips, clips_per_shard)
     folder.mkdir(parents=True, exist_ok=True)

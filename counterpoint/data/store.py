@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint.data.tfrecord import cache_folder
-from counterpoint.errors import CounterpointError, NotThereError
+from counterpoint.errors import Error, NotFoundError
 from counterpoint.files import replacing
 
 ATTEMPTS = 7
@@ -87,7 +87,7 @@ class RemotePath:
     def exists(self) -> bool:
         try:
             self.known()
-        except NotThereError:
+        except NotFoundError:
             return False
         return True
 
@@ -105,7 +105,7 @@ class RemotePath:
 def _known(url: str, info: dict[str, Any]) -> RemotePath:
     info = _lower(info)
     if info.get("size") is None:
-        raise CounterpointError(f"{url}: the server does not tell its size, so it cannot be read by range")
+        raise Error(f"{url}: the server does not tell its size, so it cannot be read by range")
     return RemotePath(url, int(info["size"]), _tag(info, (*_TAGS, *_TIMES)))
 
 
@@ -130,7 +130,7 @@ def _tag(info: dict[str, Any], names: Sequence[str]) -> str:
 def ask(url: str, verb: str, size: int = 0, **options: Any) -> Any:
     """What the file system answers to `verb`, `size` bytes if that is known. What fails in passing is asked again.
 
-    Raises NotThereError or CounterpointError.
+    Raises NotThereError or Error.
     """
     from fsspec.asyn import sync
 
@@ -148,11 +148,11 @@ def ask(url: str, verb: str, size: int = 0, **options: Any) -> Any:
         except Exception as error:
             cause = _cause(error)
             if isinstance(cause, FileNotFoundError | PermissionError) or _status(cause) in _ABSENT:
-                raise NotThereError(f"{url}: {_told(cause)}") from error
+                raise NotFoundError(f"{url}: {_told(cause)}") from error
             if _final(cause):
-                raise CounterpointError(f"{url}: {_told(cause)}") from error
+                raise Error(f"{url}: {_told(cause)}") from error
             if attempt == ATTEMPTS:
-                raise CounterpointError(f"{url}: {_told(cause)} (tried {ATTEMPTS} times)") from error
+                raise Error(f"{url}: {_told(cause)} (tried {ATTEMPTS} times)") from error
             time.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
     raise AssertionError
 
@@ -167,11 +167,9 @@ def file_system(url: str) -> tuple[Any, str]:
         options = tuple(sorted(kind._get_kwargs_from_urls(url).items()))
         return _opened(protocol, options, getpid()), kind._strip_protocol(url)
     except ImportError as error:
-        raise CounterpointError(
-            f"{url}: {error}; pip install 'counterpoint[remote]' has it for s3, gs and hf"
-        ) from error
+        raise Error(f"{url}: {error}; pip install 'counterpoint[remote]' has it for s3, gs and hf") from error
     except Exception as error:
-        raise CounterpointError(f"{url}: {_told(error)}") from error
+        raise Error(f"{url}: {_told(error)}") from error
 
 
 @lru_cache
@@ -268,10 +266,10 @@ def mirrored(folder: RemotePath | str, names: Sequence[str]) -> Path:
     folder = RemotePath(folder) if isinstance(folder, str) else folder
     content = {}
     for name in names:
-        with contextlib.suppress(NotThereError):
+        with contextlib.suppress(NotFoundError):
             content[name] = (folder / name).read_bytes()
     if not content:
-        raise NotThereError(f"{folder}: nothing is there ({', '.join(names)})")
+        raise NotFoundError(f"{folder}: nothing is there ({', '.join(names)})")
     key = hashlib.sha256(repr((folder.url, content)).encode()).hexdigest()[:32]
     copy = cache_folder() / "folders" / key / folder.name
     copy.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.layout import Layout, Span
+from counterpoint.data.records import quantize
 from counterpoint.data.splits import write_splits
-from counterpoint.data.youtube8m import quantize
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 ENCODER = "synthetic"
@@ -71,7 +71,7 @@ class World(Layout):
 
     The other controls are those of `Layout`.
 
-    Raises CounterpointError for values that make no world.
+    Raises Error for values that make no world.
 
     >>> clip, truth = World(shift=5).clip(17)
     >>> clip.id, clip.labels.tolist() == [truth.topic], truth.sound[0] - truth.picture[0]
@@ -159,7 +159,7 @@ def write(
     The folder gets `<split>-0000.tfrecord` and so on, `features.json`, and `taxonomy/`, whose labels count the clips
     of the split "train". `progress` is called with the clips done and their total after each clip.
 
-    Raises CounterpointError where the folder has shards of these splits that would stay and mix with the new ones.
+    Raises Error where the folder has shards of these splits that would stay and mix with the new ones.
     """
     counts = np.zeros(world.topics, np.int64)
 

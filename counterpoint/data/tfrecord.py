@@ -26,7 +26,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.errors import Error, RecordError
 from counterpoint.files import replacing
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Shard:
         bad: a `RecordError` for each damaged record or stretch.
         size: the file's bytes.
 
-    Raises RecordError for damage (unless `skip_bad`), CounterpointError where the file cannot be opened. Pickles as
+    Raises RecordError for damage (unless `skip_bad`), Error where the file cannot be opened. Pickles as
     path and index.
     """
 
@@ -77,7 +77,7 @@ class Shard:
             self._file = (str(self.path), stat.st_size, stat.st_mtime_ns)
             index = _cached_index(self._file)
         except OSError as error:
-            raise CounterpointError(f"{self.path}: {error.strerror or error}") from error
+            raise Error(f"{self.path}: {error.strerror or error}") from error
         self.size = stat.st_size
         self._check = check
         self._take(index, skip_bad)
@@ -110,7 +110,7 @@ class Shard:
     def _data(self) -> Bytes:
         data = _mapped(*self._file)
         if self.size and _file_size(data) != self.size:  # to touch what was cut off would kill the process
-            raise CounterpointError(f"{self.path}: {_CHANGED}")
+            raise Error(f"{self.path}: {_CHANGED}")
         return data
 
     @property
@@ -163,7 +163,7 @@ def _mapped(path: str, size: int, modified: int) -> Bytes:
     with open(path, "rb") as file:  # noqa: PTH123 - a Path costs time here
         stat = os.fstat(file.fileno())
         if (stat.st_size, stat.st_mtime_ns) != (size, modified):
-            raise CounterpointError(f"{path}: {_CHANGED}")
+            raise Error(f"{path}: {_CHANGED}")
         if not size:  # an empty file cannot be mapped
             return np.empty(0, np.uint8)
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)

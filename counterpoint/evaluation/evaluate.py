@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import Progress
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.breakdown import Breakdown, BreakdownAccumulator
 from counterpoint.evaluation.robustness import RobustnessAccumulator
-from counterpoint.run import Predictions, Run
+from counterpoint.predict import Predictions, Predictor
+from counterpoint.run import RunFolder
 from counterpoint.training import distributed
 
 
 def evaluate(
-    run: Run,
-    dataset: ClipDataset,
+    run: RunFolder,
+    dataset: Dataset,
     console: Console,
     workers: int = 0,
     robustness: RobustnessAccumulator | None = None,
@@ -28,14 +29,14 @@ def evaluate(
         robustness: it is given the same predictions, and those without each of its modalities.
 
     Raises:
-        CounterpointError: the run is a correlation tower, is not trained, or reads other features.
+        Error: the run is a correlation tower, is not trained, or reads other features.
     """
     accumulator = BreakdownAccumulator(run.labelling.taxonomy)
     without = robustness.modalities if robustness else ()
     turn = (distributed.rank(), distributed.world())
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("evaluating", total=len(dataset))
-        for predictions in _everyones(run.predict(dataset, workers=workers, without=without, turn=turn)):
+        for predictions in _everyones(Predictor(run).predict(dataset, workers=workers, without=without, turn=turn)):
             accumulator.update(predictions.probabilities, predictions.labels)
             if robustness:
                 robustness.update(predictions)

@@ -20,7 +20,8 @@ from jaxtyping import Bool, Int64
 from counterpoint.data.dataset import share
 from counterpoint.evaluation.breakdown import DASH
 from counterpoint.evaluation.ranking import as_arrays, top_average_precision, top_keys
-from counterpoint.run import Predictions, write_json
+from counterpoint.predict import Predictions
+from counterpoint.run import write_json
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 ANY = "any"

@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as functional
 from filelock import FileLock, Timeout
 from jaxtyping import Bool, Float, Shaped
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.loading import Batch
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.experiments.predictions import from_log_odds, log_odds
 from counterpoint.files import naming, replacing
 from counterpoint.models.categorizer import Output
-from counterpoint.run import Run, accelerator, moved, write_json
+from counterpoint.predict import Predictor, batches
+from counterpoint.run import RunFolder, write_json
 
 SURVEY_FILE = "survey.json"
 IDS_SO_FAR = "ids.jsonl"  # one a line until all are known
@@ -82,8 +82,8 @@ class Survey:
 
 
 def survey(
-    run: Run,
-    dataset: ClipDataset,
+    run: RunFolder,
+    dataset: Dataset,
     folder: Path,
     *,
     vectors: bool = False,
@@ -98,7 +98,7 @@ def survey(
         progress: told how many clips are done, those before the interruption first.
 
     Raises:
-        CounterpointError: the folder holds another run's answers or those for other clips, another process is at work
+        Error: the folder holds another run's answers or those for other clips, another process is at work
             there, or the run cannot read the data.
     """
     about = _about(run, dataset, vectors)
@@ -113,16 +113,16 @@ def survey(
                 progress(done)
                 _compute(run, dataset, folder, about, done, workers, progress)
     except Timeout:
-        raise CounterpointError(f"{folder}: another process is computing there; wait for it") from None
+        raise Error(f"{folder}: another process is computing there; wait for it") from None
     return _load(folder, about)
 
 
-def folder_name(run: Run, dataset: ClipDataset) -> str:
+def folder_name(run: RunFolder, dataset: Dataset) -> str:
     """A name for the folder of a run's answers for these clips, which no other run or clips have."""
     return f"{run.fingerprint[:8]}-{dataset.fingerprint[:8]}"
 
 
-def _about(run: Run, dataset: ClipDataset, vectors: bool) -> dict[str, Any]:
+def _about(run: RunFolder, dataset: Dataset, vectors: bool) -> dict[str, Any]:
     return {
         "version": VERSION,
         "run": run.fingerprint,
@@ -139,12 +139,12 @@ def _done(path: Path, about: dict[str, Any]) -> int:
         stored = json.loads(path.read_text(encoding="utf-8"))
         done = int(stored["done"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CounterpointError(f"{path}: cannot be read ({error}); delete {path.parent}") from error
+        raise Error(f"{path}: cannot be read ({error}); delete {path.parent}") from error
     words = {"run": "another run's model", "clips": "other clips", "labels": "another label mapping"}
     for name, value in about.items():
         if stored.get(name) != value:
             what = words.get(name, f"another {name}")
-            raise CounterpointError(
+            raise Error(
                 f"{path.parent}: was made with {what} ({name} {stored.get(name)}, not {value}); "
                 "name another folder, or delete this one"
             )
@@ -152,8 +152,8 @@ def _done(path: Path, about: dict[str, Any]) -> int:
 
 
 def _compute(
-    run: Run,
-    dataset: ClipDataset,
+    run: RunFolder,
+    dataset: Dataset,
     folder: Path,
     about: dict[str, Any],
     done: int,
@@ -161,8 +161,7 @@ def _compute(
     progress: Callable[[int], None],
 ) -> None:
     """Answer what is left, and say after every batch how far it got."""
-    device = accelerator()
-    model = run.categorizer().to(device)
+    predictor = Predictor(run)
     rest = copy.copy(dataset)
     rest.where = dataset.where[done:]
     ids = folder / IDS_SO_FAR
@@ -170,11 +169,10 @@ def _compute(
     ids.write_text("".join(known), encoding="utf-8")  # a killed process may have written more than it said
     arrays: dict[str, Any] = {}
     with naming(ids), ids.open("a", encoding="utf-8") as names:
-        for batch in run.batches(rest, workers=workers) if len(rest) else ():
-            with torch.inference_mode():
-                output = model(moved(batch.tracks, device))
+        for batch in batches(run, rest, workers=workers) if len(rest) else ():
+            output = predictor.forward(batch.tracks)
             pairs = list(output.correlation.probability) if output.correlation else []
-            parts = _parts(run, batch, output, about)
+            parts = _parts(predictor, batch, output, about)
             for name, part in parts.items():
                 if name not in arrays:
                     arrays[name] = _array(folder / f"{name}.npy", (len(dataset), *part.shape[1:]), part.dtype, done)
@@ -192,14 +190,19 @@ def _compute(
     ids.unlink()
 
 
-def _parts(run: Run, batch: Batch, output: Output, about: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+def _parts(
+    predictor: Predictor, batch: Batch, output: Output, about: dict[str, Any]
+) -> dict[str, np.ndarray[Any, Any]]:
     """The rows of a batch's clips in each array."""
     told = output.correlation.probability if output.correlation else {}
     figures = np.full((len(batch.ids), 1 + len(told)), np.nan, np.float32)
     for column, ((one, other), probability) in enumerate(told.items(), 1):
         both = (batch.tracks[one].mask.any(1) & batch.tracks[other].mask.any(1)).numpy()
         figures[both, column] = probability.float().cpu().numpy()[both]
-    parts: dict[str, np.ndarray[Any, Any]] = {"scores": log_odds(run.probabilities(output.logits)), "figures": figures}
+    parts: dict[str, np.ndarray[Any, Any]] = {
+        "scores": log_odds(predictor.probabilities(output.logits)),
+        "figures": figures,
+    }
     if about["labels"] is not None:
         logits = output.logits.float().cpu()
         each = functional.binary_cross_entropy_with_logits(logits, batch.labels.float(), reduction="none")
@@ -234,7 +237,7 @@ def _load(folder: Path, about: dict[str, Any]) -> Survey:
             if len(arrays[name]) != about["count"]:
                 raise ValueError(f"{len(arrays[name])} rows, not {about['count']}")
         except (OSError, ValueError, EOFError) as error:
-            raise CounterpointError(f"{path}: cannot be read ({error}); delete {folder}") from error
+            raise Error(f"{path}: cannot be read ({error}); delete {folder}") from error
     stored = json.loads((folder / SURVEY_FILE).read_text(encoding="utf-8"))
     return Survey(
         folder,

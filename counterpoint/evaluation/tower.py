@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.progress import Progress
 from torchmetrics.functional.classification import binary_auroc
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.pairs import partners
-from counterpoint.errors import CounterpointError
+from counterpoint.data.tracks import to_device
+from counterpoint.errors import Error
 from counterpoint.models.correlation import Pair, Tower
+from counterpoint.predict import accelerator, batches
 from counterpoint.recipes import TowerRecipe
-from counterpoint.run import Run, accelerator, moved
+from counterpoint.run import RunFolder
 
 CORRELATED = 0.5  # a probability from here on is the prediction 1
 FALSE_PAIRS = 5  # for each clip
@@ -74,14 +76,14 @@ class TowerResult:
         return asdict(self.figures) | {"surprising": listed}
 
 
-def measure(run: Run, dataset: ClipDataset, console: Console, workers: int = 0, seed: int = 0) -> TowerResult:
+def measure(run: RunFolder, dataset: Dataset, console: Console, workers: int = 0, seed: int = 0) -> TowerResult:
     """Measure a tower on every clip of a data set that has all its modalities.
 
     A true pair is a clip's own; each clip also makes up to `FALSE_PAIRS` false pairs with clips that share no top-level
     category with it, drawn with ``seed``. With more than two modalities, all pairs of them count.
 
     Raises:
-        CounterpointError: the run is no tower, reads other features, or the clips make no true and false pairs.
+        Error: the run is no tower, reads other features, or the clips make no true and false pairs.
     """
     device = accelerator()
     tower = run.tower().to(device)
@@ -92,10 +94,10 @@ def measure(run: Run, dataset: ClipDataset, console: Console, workers: int = 0, 
     embedded: list[dict[str, torch.Tensor]] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("measuring", total=len(dataset))
-        for batch in run.batches(dataset, workers=workers):
+        for batch in batches(run, dataset, workers=workers):
             whole = torch.stack([track.mask.any(1) for track in batch.tracks.values()]).all(0)
             with torch.inference_mode():
-                vectors = tower.embed(moved(batch.tracks, device))
+                vectors = tower.embed(to_device(batch.tracks, device))
             embedded.append({name: vector.cpu()[whole] for name, vector in vectors.items()})
             ids += [clip for clip, kept in zip(batch.ids, whole.tolist(), strict=True) if kept]
             labels.append(batch.labels[whole].numpy()[:, tops])
@@ -104,7 +106,7 @@ def measure(run: Run, dataset: ClipDataset, console: Console, workers: int = 0, 
     itself = np.stack([np.arange(len(ids))] * 2, 1)
     others = np.unique(partners(np.concatenate(labels), FALSE_PAIRS, seed), axis=0)  # some are drawn twice
     if not len(others):
-        raise CounterpointError(
+        raise Error(
             f"{run.folder}: no clips to measure a tower on: it takes some with {' and '.join(sorted(embeddings))} "
             "that share no top-level category"
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from counterpoint.errors import UNREADABLE, CounterpointError
+from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import naming
 
 LOCKS = "locks"
@@ -105,7 +105,7 @@ def run(jobs: Sequence[Job], folder: Path, console: Console, made_by: Mapping[st
         made_by: what to log with each job: the commit and the hardware.
 
     Raises:
-        CounterpointError: a job needs one that is not among the jobs.
+        Error: a job needs one that is not among the jobs.
     """
     log = Log(folder)
     estimate = Estimate(log)
@@ -113,7 +113,7 @@ def run(jobs: Sequence[Job], folder: Path, console: Console, made_by: Mapping[st
     while pending := [job for job in jobs if not job.finished]:
         ready = [job for job in pending if all(need.finished for need in job.needs)]
         if not ready and not any(need in pending for job in pending for need in job.needs):
-            raise CounterpointError(f"{pending[0].name}: needs what no job makes")
+            raise Error(f"{pending[0].name}: needs what no job makes")
         for job in ready:
             with _claimed(folder, job) as mine:
                 if not mine or job.finished:
@@ -130,7 +130,7 @@ def run(jobs: Sequence[Job], folder: Path, console: Console, made_by: Mapping[st
                 told = job.work()
                 seconds = time.monotonic() - started
                 if not job.done.exists():
-                    raise CounterpointError(f"{job.name}: left no {job.done}")
+                    raise Error(f"{job.name}: left no {job.done}")
                 log.add(job, seconds, made_by)
                 if told:
                     console.print(f"    {told}  ({duration(seconds)})", markup=False, highlight=False, soft_wrap=True)

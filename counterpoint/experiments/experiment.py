@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from counterpoint.data.inspect import find_shards
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
+from counterpoint.experiments.datasets import Data, Inputs, Shape, Source
 from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
+from counterpoint.experiments.matching import matched, parameters
 from counterpoint.experiments.predictions import SCORES_FILE
 from counterpoint.experiments.search import Search
 from counterpoint.experiments.suites import Scale, Suite, settings_of, with_settings
-from counterpoint.experiments.worlds import Data, Inputs, Shape, Source
 from counterpoint.files import holds_anything
-from counterpoint.matching import matched, parameters
 from counterpoint.models.fusion import CrossModal
 from counterpoint.recipes import CONSTANT, FAMILIES, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check
 from counterpoint.run import read_json, write_json
@@ -61,14 +61,14 @@ class Experiment:
     opened: dict[Path, Data] = field(default_factory=dict, repr=False)
 
     def check(self) -> None:
-        """Raise CounterpointError for what cannot be done, which would come to light after hours otherwise."""
+        """Raise Error for what cannot be done, which would come to light after hours otherwise."""
         for name in self.scale.models:
             if missing := set(ENTRIES[name].of) - set(self.scale.models):
-                raise CounterpointError(f"{name} is made of {', '.join(sorted(missing))} too: add that to --models")
+                raise Error(f"{name} is made of {', '.join(sorted(missing))} too: add that to --models")
         if unknown := self.scale.clips.keys() - set(Data._fields):
-            raise CounterpointError(f"--clips: no split {unknown.pop()!r}; there are train, validation and test")
+            raise Error(f"--clips: no split {unknown.pop()!r}; there are train, validation and test")
         if unknown := self.scale.grid.keys() - set(FAMILIES):
-            raise CounterpointError(f"--grid: no family {unknown.pop()!r}; there are {', '.join(FAMILIES)}")
+            raise Error(f"--grid: no family {unknown.pop()!r}; there are {', '.join(FAMILIES)}")
         for family in self.scale.families:
             for name, values in self.scale.grid.get(family, {}).items():
                 for value in values:
@@ -76,14 +76,14 @@ class Experiment:
                         recipe = with_settings(self.recipe(family, ENTRIES[BASELINE], 0, {}), {name: value})
                         check(recipe)
                         self.count(recipe, family)
-                    except (CounterpointError, ValueError, TypeError, LookupError, RuntimeError) as error:
-                        raise CounterpointError(f"--grid: {name} of {family} may not be {value!r}: {error}") from error
+                    except (Error, ValueError, TypeError, LookupError, RuntimeError) as error:
+                        raise Error(f"--grid: {name} of {family} may not be {value!r}: {error}") from error
             for entry in self.entries(self.main):
                 if entry.recipe:
                     self.count(self.recipe(family, replace(entry, like=""), 0), family)
         kinds = [entry.tower for entry in self.entries(self.main) if entry.tower] + self.further_towers()
         if kinds and len(self.shape.sizes) < 2:
-            raise CounterpointError(
+            raise Error(
                 f"a correlation tower compares two modalities, and the clips have {', '.join(self.shape.sizes)} alone: "
                 "name --models without towers, and --negative-weights without any"
             )
@@ -95,7 +95,7 @@ class Experiment:
         """Keep the settings.
 
         Raises:
-            CounterpointError: the folder holds an experiment whose runs would be others.
+            Error: the folder holds an experiment whose runs would be others.
         """
         path = self.folder / SUITE_FILE
         # Shards and taxonomy by what they are, not by where.
@@ -110,12 +110,12 @@ class Experiment:
             for name, told in flat(mine).items():
                 before = theirs.get(name)
                 if told != before and name.partition(".")[2] not in GROWING:
-                    raise CounterpointError(
+                    raise Error(
                         f"{self.folder}: holds an experiment with {name.rpartition('.')[2]} {before}, not {told}; "
                         "choose another --out, or remove it"
                     )
         elif holds_anything(self.folder):
-            raise CounterpointError(f"{self.folder}: not empty and not an experiment; choose another --out")
+            raise Error(f"{self.folder}: not empty and not an experiment; choose another --out")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, mine)
 
@@ -248,7 +248,7 @@ class Experiment:
         try:
             return matched(recipe, goal, partial(self.count, family=family), widths=entry.widths)
         except ValueError as error:
-            raise CounterpointError(f"{family}: {error}; it cannot be made as large as {entry.like}") from error
+            raise Error(f"{family}: {error}; it cannot be made as large as {entry.like}") from error
 
     def count(self, recipe: Recipe, family: str) -> int:
         """A recipe's parameters."""

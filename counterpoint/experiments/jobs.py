@@ -14,21 +14,23 @@ from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file
 
-from counterpoint.ensemble import ENSEMBLE_FILE, average, distil
-from counterpoint.errors import CounterpointError
-from counterpoint.evaluation import explain
+from counterpoint.data.tracks import Track
+from counterpoint.errors import Error
+from counterpoint.evaluation.plots import draw_explanation
 from counterpoint.evaluation.tower import measure as measure_tower
 from counterpoint.experiments.clips import contrasts
+from counterpoint.experiments.datasets import Data, Shape, Source
 from counterpoint.experiments.engine import LOCKS, Job
 from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.experiment import Cell, Experiment, flat
 from counterpoint.experiments.predictions import Truth, draw_runs, measure, probabilities, save_scores
 from counterpoint.experiments.search import Search, Trial, best_validation
-from counterpoint.experiments.worlds import Data, Shape, Source
+from counterpoint.explain import explain
 from counterpoint.models.correlation import Tower
-from counterpoint.models.track import Track
+from counterpoint.predict import Predictions, Predictor
 from counterpoint.recipes import CONSTANT, Recipe, TowerRecipe
-from counterpoint.run import TOWER_FOLDER, WEIGHTS_FILE, Predictions, Run, digest, read_json, write_json
+from counterpoint.run import TOWER_FOLDER, WEIGHTS_FILE, RunFolder, digest, read_json, write_json
+from counterpoint.training.distill import ENSEMBLE_FILE, average, distil
 from counterpoint.training.train import train
 
 Recipes = Recipe | TowerRecipe
@@ -47,7 +49,7 @@ class Jobs:
         """Everything, in an order in which each comes after what it needs.
 
         Raises:
-            CounterpointError: a finished run has another recipe than it would get now, or is of runs that are others.
+            Error: a finished run has another recipe than it would get now, or is of runs that are others.
         """
         jobs: dict[str, Job] = {}
 
@@ -157,10 +159,10 @@ class Jobs:
         def work() -> str:
             if entry.of:
                 data = self.of.data(world, seed)
-                members = [Run.load(self.of.run_folder(member)) for member in self.of.members(cell)]
+                members = [RunFolder.load(self.of.run_folder(member)) for member in self.of.members(cell)]
                 distil(members, folder, data.train, data.validation, workers=self.workers, console=self.console)
             else:
-                tower = Run.load(self.of.tower_folder(world, family, entry.tower, seed)) if entry.tower else None
+                tower = RunFolder.load(self.of.tower_folder(world, family, entry.tower, seed)) if entry.tower else None
                 self._take_trial(cell, recipe())
                 self._fit(world, seed, folder, recipe(), tower)
             return f"validation GAP {best_validation(folder):.4f}"
@@ -181,16 +183,16 @@ class Jobs:
             return
         search = self.of.search(cell.family, cell.entry.name)
         trial = search.folder / Trial(0, search.best()).folder
-        if (trial / WEIGHTS_FILE).exists() and Run.load(trial).recipe == recipe:
+        if (trial / WEIGHTS_FILE).exists() and RunFolder.load(trial).recipe == recipe:
             copy = trial.with_suffix(".copy")
             shutil.copytree(trial, copy, dirs_exist_ok=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
             copy.rename(folder)
 
-    def _fit(self, world: Source, seed: int, folder: Path, recipe: Recipes, tower: Run | None) -> Run:
+    def _fit(self, world: Source, seed: int, folder: Path, recipe: Recipes, tower: RunFolder | None) -> RunFolder:
         """Train a run, or go on with it; it may be finished."""
         data = self.of.data(world, seed)
-        run = Run(folder, recipe, data.labelling, data.features)
+        run = RunFolder(folder, recipe, data.labelling, data.features)
         if not run.trained:
             train(run, data.train, data.validation, tower=tower, workers=self.workers, console=self.console)
         return run
@@ -201,7 +203,7 @@ class Jobs:
         folder, done = self.of.tower_folder(world, family, kind, seed), self.of.judged(world, family, kind, seed)
 
         def work() -> str:
-            result = measure_tower(Run.load(folder), self.of.data(world, seed).test, self.console, self.workers)
+            result = measure_tower(RunFolder.load(folder), self.of.data(world, seed).test, self.console, self.workers)
             done.parent.mkdir(exist_ok=True)
             write_json(done, result.to_dict() | {"true": [round(float(p), 4) for p in result.true]})
             return f"AUC {result.figures.auc:.4f}"
@@ -227,20 +229,20 @@ class Jobs:
 
     def _predictions(self, cell: Cell, data: Data) -> Iterator[Predictions]:
         if cell.entry.recipe:
-            return Run.load(self.of.run_folder(cell)).predict(data.test, workers=self.workers)
-        members = [Run.load(self.of.run_folder(member)) for member in self.of.members(cell)]
+            return Predictor(RunFolder.load(self.of.run_folder(cell))).predict(data.test, workers=self.workers)
+        members = [RunFolder.load(self.of.run_folder(member)) for member in self.of.members(cell)]
         told = self.of.scores(cell).with_name(ENSEMBLE_FILE)
         told.parent.mkdir(parents=True, exist_ok=True)
         write_json(told, {"fingerprints": [member.fingerprint for member in members]})
         return average(members, data.test, self.workers)
 
     def _check_members(self, cell: Cell, path: Path) -> None:
-        """Raise CounterpointError where a finished ensemble is of other runs than its members are now."""
+        """Raise Error where a finished ensemble is of other runs than its members are now."""
         known = read_json(path).get("fingerprints", []) if path.exists() else []
         for member, fingerprint in zip(self.of.members(cell), known, strict=False):
             folder = self.of.run_folder(member)
-            if not (folder / WEIGHTS_FILE).exists() or Run.load(folder).fingerprint != fingerprint:
-                raise CounterpointError(
+            if not (folder / WEIGHTS_FILE).exists() or RunFolder.load(folder).fingerprint != fingerprint:
+                raise Error(
                     f"{self.of.run_folder(cell)}: is of another {folder.name} than there is now; "
                     "move it away to make it again"
                 )
@@ -256,8 +258,9 @@ class Jobs:
             said = [probabilities(self.of.scores(cell)) for cell in (ours, theirs)]
             data = self.of.data(self.of.main, 0)
             wins = contrasts(said[0], said[1], truth.labels, data.labelling.taxonomy, 1).wins
-            explanation = explain.explain(Run.load(self.of.run_folder(ours)), data.test, wins[0] if wins else 0)
-            explain.draw(explanation, done.with_suffix(".png"))
+            predictor = Predictor(RunFolder.load(self.of.run_folder(ours)))
+            explanation = explain(predictor, data.test.clip(wins[0] if wins else 0))
+            draw_explanation(explanation, done.with_suffix(".png"))
             write_json(done, {"clip": explanation.clip, "categories": explanation.categories})
             return f"clip {explanation.clip}"
 
@@ -268,27 +271,27 @@ class Jobs:
 
 
 def _check_finished(folder: Path, recipe: Callable[[], Recipes]) -> None:
-    """Raise CounterpointError where a finished run, of an older version or another search, is not what it would be now.
+    """Raise Error where a finished run, of an older version or another search, is not what it would be now.
 
     A table that held both would compare what was not meant to be compared.
     """
     if not (folder / WEIGHTS_FILE).exists():
         return
-    theirs = flat(asdict(Run.load(folder).recipe))
+    theirs = flat(asdict(RunFolder.load(folder).recipe))
     mine = flat(asdict(recipe()))
     if differing := [name for name, value in mine.items() if theirs.get(name) != value]:
         name = differing[0]
-        raise CounterpointError(
+        raise Error(
             f"{folder}: was trained with {name} {theirs.get(name)}, and would be with {mine[name]} now; "
             "move it away to train it again"
         )
 
 
 def _check_tower(folder: Path, tower: Path) -> None:
-    """Raise CounterpointError where a finished run listens to another tower than the experiment's."""
+    """Raise Error where a finished run listens to another tower than the experiment's."""
     files = [of / WEIGHTS_FILE for of in (folder, folder / TOWER_FOLDER, tower)]
     if all(path.exists() for path in files) and digest(load_file(files[1])) != digest(load_file(files[2])):
-        raise CounterpointError(f"{folder}: listens to another tower than {tower}; move it away to train it again")
+        raise Error(f"{folder}: listens to another tower than {tower}; move it away to train it again")
 
 
 def seconds(recipe: Recipe | TowerRecipe, shape: Shape) -> float:

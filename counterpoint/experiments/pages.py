@@ -12,16 +12,16 @@ from torchmetrics.functional.classification import binary_auroc
 
 from counterpoint.evaluation import tower as towers
 from counterpoint.evaluation.breakdown import Breakdown, Figures
-from counterpoint.evaluation.figures import draw_levels
+from counterpoint.evaluation.plots import draw_levels
 from counterpoint.experiments import paper
 from counterpoint.experiments.clips import PREDICTIONS, SHOWN, contrasts, predictions, specific
+from counterpoint.experiments.datasets import Source
 from counterpoint.experiments.document import Cell, Picture, Table
 from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
 from counterpoint.experiments.predictions import Truth, probabilities
 from counterpoint.experiments.statistics import ALL, Results
 from counterpoint.experiments.tables import pair
-from counterpoint.experiments.worlds import Source
 from counterpoint.run import read_json
 from counterpoint.taxonomy import Labelling, Taxonomy
 from counterpoint.taxonomy.figure import svg

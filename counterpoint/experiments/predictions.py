@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.errors import UNREADABLE, CounterpointError
+from counterpoint.data.dataset import Dataset
+from counterpoint.errors import UNREADABLE, Error
 from counterpoint.evaluation.breakdown import Breakdown, Figures, break_down
 from counterpoint.files import appending, replacing
-from counterpoint.run import Predictions, write_json
+from counterpoint.predict import Predictions
+from counterpoint.run import write_json
 from counterpoint.taxonomy import Taxonomy
 
 SCORES_FILE = "scores.npy"
@@ -43,7 +44,7 @@ class Truth(NamedTuple):
             return cls(stored["ids"].tolist(), labels)
 
     @classmethod
-    def of(cls, dataset: ClipDataset) -> "Truth":
+    def of(cls, dataset: Dataset) -> "Truth":
         told = [(clip.id, targets) for clip, targets in (dataset[i] for i in range(len(dataset)))]
         return cls([name for name, _ in told], np.stack([targets for _, targets in told]))
 
@@ -68,9 +69,7 @@ def _read(path: Path, made: Path) -> Iterator[None]:
     try:
         yield
     except (*UNREADABLE, EOFError, zipfile.BadZipFile) as error:
-        raise CounterpointError(
-            f"{path}: cannot be read ({error}); delete {made}, and the same command makes it again"
-        ) from error
+        raise Error(f"{path}: cannot be read ({error}); delete {made}, and the same command makes it again") from error
 
 
 def log_odds(probabilities: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.run import read_json, write_json
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Search:
         given: the values that the recipe has as it is; not tried again.
 
     Raises:
-        CounterpointError: Optuna is not installed.
+        Error: Optuna is not installed.
     """
 
     def __init__(self, folder: Path, grid: Grid, trials: int, given: Mapping[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Search:
         try:
             import optuna
         except ImportError:
-            raise CounterpointError(
+            raise Error(
                 "searching an architecture takes Optuna: pip install 'counterpoint[reproduce]', or search none "
                 "(--trials 0 --influence-trials 0)"
             ) from None
@@ -121,7 +121,7 @@ class Search:
             if type(cause).__name__ not in ("OperationalError", "DatabaseError"):
                 raise
             told = getattr(cause, "orig", cause)
-            raise CounterpointError(f"{self.folder / STORAGE}: {told}; the same command goes on from there") from error
+            raise Error(f"{self.folder / STORAGE}: {told}; the same command goes on from there") from error
 
     def _study(self, storage: "RDBStorage | None") -> "Study":
         import optuna

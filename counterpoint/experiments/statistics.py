@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float, Int
 from counterpoint.evaluation.bootstrap import Curve, resample
 from counterpoint.evaluation.breakdown import PREDICTED, Breakdown, Figures
 from counterpoint.evaluation.metrics import best_is_hit, equal_recall_precision, global_average_precision
+from counterpoint.experiments.datasets import Source
 from counterpoint.experiments.entries import Entry
 from counterpoint.experiments.experiment import Cell, Experiment
 from counterpoint.experiments.predictions import Truth, draw_runs, measured, probabilities
-from counterpoint.experiments.worlds import Source
 from counterpoint.taxonomy import Taxonomy
 
 Group = tuple[str, str]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import reduce
 from typing import Any, TypeVar
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
+from counterpoint.experiments.datasets import KnownTruth, Mosaics, RealRecords, Source
 from counterpoint.experiments.entries import ENTRIES, HEADLINE, Entry
-from counterpoint.experiments.worlds import KnownTruth, Mosaics, RealRecords, Source
 from counterpoint.models.categorizer import JOINED
 from counterpoint.recipes import (
     AttentionClusterFamily,
@@ -111,7 +111,7 @@ def with_settings(recipe: T, settings: Settings) -> T:
     """The recipe with other values in its dotted fields.
 
     Raises:
-        CounterpointError: it has no such field.
+        Error: it has no such field.
 
     >>> from counterpoint.recipes import RECIPES
     >>> with_settings(RECIPES["nv-cm"], {"head.hidden": 8, "fusion.hidden": [4, 4]}).fusion.hidden
@@ -120,7 +120,7 @@ def with_settings(recipe: T, settings: Settings) -> T:
     for name, value in settings.items():
         first, _, rest = name.partition(".")
         if not is_dataclass(recipe) or first not in {each.name for each in fields(recipe)}:
-            raise CounterpointError(f"{type(recipe).__name__} has no setting {name!r}")
+            raise Error(f"{type(recipe).__name__} has no setting {name!r}")
         old = getattr(recipe, first)
         new = with_settings(old, {rest: value}) if rest else tuple(value) if isinstance(old, tuple) else value
         recipe = replace(recipe, **{first: new})  # type: ignore[type-var]
@@ -151,7 +151,9 @@ SETTINGS: dict[str, Settings] = {
     "rnn": {**RAPID, "family.recurrence": "none", "family.widths": _widths(256, 128), "family.hidden": 256},
 }
 # F has few numbers, which at the rate of the rest come too late: by then the rest knows its training clips by heart.
-HEARING: dict[str, Settings] = {family: {**told, "training.hearing_rate": 10} for family, told in SETTINGS.items()}
+HEARING: dict[str, Settings] = {
+    family: {**told, "training.influence_lr_scale": 10} for family, told in SETTINGS.items()
+}
 HEADS: dict[str, list[Any]] = {
     "head.hidden": [256, 512],
     "head.dropout": [0.3, 0.5],

@@ -10,14 +10,14 @@ import numpy as np
 from counterpoint.evaluation.breakdown import DASH, TITLES
 from counterpoint.evaluation.tower import CORRELATED
 from counterpoint.experiments import paper
+from counterpoint.experiments.datasets import Source
 from counterpoint.experiments.document import Cell, Picture, Table
 from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
 from counterpoint.experiments.statistics import ALL, Gain, Group, Results, Value
-from counterpoint.experiments.worlds import Source
 from counterpoint.models.categorizer import JOINED
 from counterpoint.recipes import Recipe
-from counterpoint.run import Run, read_json
+from counterpoint.run import RunFolder, read_json
 
 METRICS = ("gap", "map", "perr", "hit_at_1")
 SPREAD = "Error rates in %, lower is better; small: standard deviation over test runs / over seeds."
@@ -291,7 +291,7 @@ def _cost(results: Results, world: Source, family: str, entry: Entry) -> list[st
 
 
 def _parameters(results: Results, cell: RunCell) -> int:
-    recipe = Run.load(results.experiment.run_folder(cell)).recipe
+    recipe = RunFolder.load(results.experiment.run_folder(cell)).recipe
     assert isinstance(recipe, Recipe)
     return results.experiment.count(recipe, cell.family)
 

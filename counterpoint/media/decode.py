@@ -23,8 +23,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from counterpoint.errors import CounterpointError
-from counterpoint.media.sound import Listener, Sound
+from counterpoint.errors import Error
+from counterpoint.media.sound import Sound, SoundDecoder
 
 # Everything that one file alone can be; hls, concat, dash and the like are left out.
 FORMATS = (
@@ -63,7 +63,7 @@ class Video:
     Used as a context. ``notes`` says in a few words what was amiss, if anything.
 
     Raises:
-        CounterpointError: it cannot be opened, or is none of the known formats, or its picture is too large.
+        Error: it cannot be opened, or is none of the known formats, or its picture is too large.
     """
 
     def __init__(self, path: str | Path, limits: Limits = DEFAULT) -> None:
@@ -78,13 +78,13 @@ class Video:
             self._picture = _picture(self._container)
             self._audio = next((s for s in self._container.streams.audio if s.codec_context is not None), None)
             if self._picture is None and self._audio is None:
-                raise CounterpointError(f"{self.path}: neither picture nor sound that can be decoded")
+                raise Error(f"{self.path}: neither picture nor sound that can be decoded")
             if self._picture is not None:
                 self._check(self._picture)
         except BaseException:
             self._stack.close()
             raise
-        self._listener = Listener(limits.seconds)
+        self._listener = SoundDecoder(limits.seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +106,7 @@ class Video:
             size: (width, height) of the picture as it is shown -> what to scale it to.
 
         Raises:
-            CounterpointError: nothing of the file can be decoded.
+            Error: nothing of the file can be decoded.
         """
         chooser = _Chooser(self.limits.seconds)
         for time, end, frame in self._decoded():
@@ -116,7 +116,7 @@ class Video:
             yield self._rgb(chosen, size)
         steps, heard = chooser.steps, self._listener.heard.any()
         if not steps and not heard:
-            raise CounterpointError(f"{self.path}: nothing in it can be decoded{self._because()}")
+            raise Error(f"{self.path}: nothing in it can be decoded{self._because()}")
         if self._damaged:
             self.notes.append(f"damaged packets: {self._damaged}")
         ended, length = max(chooser.end, self._listener.position), (self._container.duration or 0) / av.time_base
@@ -134,17 +134,17 @@ class Video:
         options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
         try:
             if not self.path.stat().st_size:
-                raise CounterpointError(f"{self.path}: empty")
+                raise Error(f"{self.path}: empty")
             return av.open(f"file:{self.path}", options=options, metadata_errors="replace")
         except av.FFmpegError as error:
-            raise CounterpointError(f"{self.path}: not a video file that can be read{self._because(error)}") from error
+            raise Error(f"{self.path}: not a video file that can be read{self._because(error)}") from error
         except OSError as error:
-            raise CounterpointError(f"{self.path}: {error.strerror or error}") from error
+            raise Error(f"{self.path}: {error.strerror or error}") from error
 
     def _check(self, stream: VideoStream) -> None:
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > self.limits.pixels:
-            raise CounterpointError(
+            raise Error(
                 f"{self.path}: a picture of {width} x {height} pixels; the limit is {self.limits.pixels:,} pixels"
             )
         stream.codec_context.options = {"max_pixels": str(self.limits.pixels)}  # should it grow on the way
@@ -181,7 +181,7 @@ class Video:
                 frames = packet.decode()
             except av.FFmpegError as error:
                 if any(NO_MEMORY in message for _, _, message in self._log[-8:]):  # FFmpeg calls the packet damaged
-                    raise CounterpointError(f"{self.path}: its pictures take more memory than is allowed") from error
+                    raise Error(f"{self.path}: its pictures take more memory than is allowed") from error
                 self._damaged += 1
                 continue
             for frame in frames:
@@ -255,7 +255,7 @@ class Video:
         try:
             rgb = frame.reformat(width, height, "rgb24", src_colorspace=space, interpolation="AREA", threads=1)
         except av.FFmpegError as error:
-            raise CounterpointError(f"{self.path}: its picture cannot be converted ({error.strerror})") from error
+            raise Error(f"{self.path}: its picture cannot be converted ({error.strerror})") from error
         return np.rot90(np.asarray(rgb.to_ndarray(), np.uint8), turns)
 
 

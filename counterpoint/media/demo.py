@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.media import encoders, labels, render
+from counterpoint.media import encoders, labels
+from counterpoint.media import films as render
 from counterpoint.media.extract import extract, find
+from counterpoint.predict import Predictor
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, ContrastiveConfig, HeadConfig, NetVLADFamily, Training
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.training.train import train
 
 SPLITS = {"train": range(5), "validation": range(5, 7), "test": range(7, 9)}
@@ -51,10 +53,10 @@ def films(out: Path, console: Console) -> Told:
     console.print(f"   extracting their features by {lite.features.encoder} to {shards}")
     of = labels.read(folder / "labels.csv")
     extract(find([folder]), shards, lite, of, workers=os.cpu_count() or 1)
-    data = {split: ClipDataset([shards], of.labelling, keep=partial(_in, f"{split}/")) for split in SPLITS}
+    data = {split: Dataset([shards], of.labelling, keep=partial(_in, f"{split}/")) for split in SPLITS}
     features, quiet = FeatureSet.of(data["train"].paths), Console(quiet=True)
-    tower = Run(out / "films-tower", TOWER, of.labelling, features)
-    run = Run(out / "films-nv-cm-c", RECIPE, of.labelling, features)
+    tower = RunFolder(out / "films-tower", TOWER, of.labelling, features)
+    run = RunFolder(out / "films-nv-cm-c", RECIPE, of.labelling, features)
     console.print(f"   training {tower.folder.name} and {run.folder.name}")
     train(tower, data["train"], data["validation"], console=quiet)
     train(run, data["train"], data["validation"], tower=tower, console=quiet)
@@ -62,7 +64,7 @@ def films(out: Path, console: Console) -> Told:
     leaves = np.flatnonzero(of.labelling.taxonomy.levels == 1)
     right = sum(
         int((said.probabilities[:, leaves].argmax(1) == said.labels[:, leaves].argmax(1)).sum())
-        for said in run.predict(data["test"])
+        for said in Predictor(run).predict(data["test"])
     )
     return Told(run.folder, rendered["test"], right)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 FEATURES = 1280
 # (kernel, stride, expansion, channels, blocks) of each stage.
@@ -104,7 +104,7 @@ class EfficientNetLite0(nn.Module):
         """The trained network.
 
         Raises:
-            CounterpointError: the file does not hold these weights.
+            Error: the file does not hold these weights.
         """
         network = cls()
         try:
@@ -119,7 +119,7 @@ class EfficientNetLite0(nn.Module):
                 _fold(block.project, stored, f"{prefix}_project_conv", f"{prefix}_bn2")
             _fold(network.head, stored, "_conv_head", "_bn1")
         except (OSError, KeyError, RuntimeError) as error:
-            raise CounterpointError(f"{path}: not the weights of EfficientNet-Lite0 ({error!r})") from error
+            raise Error(f"{path}: not the weights of EfficientNet-Lite0 ({error!r})") from error
         network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in network.modules():
             if isinstance(part, Convolution):

@@ -7,7 +7,7 @@
 ``...+text``         any of these, and subtitles as a third modality (extra `text`)
 ===================  =================================================================================================
 
-Features are 8-bit codes over [-2, 2] (`counterpoint.data.youtube8m`); encoders scale what they find to that range.
+Features are 8-bit codes over [-2, 2] (`counterpoint.data.records`); encoders scale what they find to that range.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from counterpoint.data.clip import Clip, Track
 from counterpoint.data.features import YOUTUBE8M, FeatureSet
-from counterpoint.data.youtube8m import quantize
-from counterpoint.errors import CounterpointError
+from counterpoint.data.records import quantize
+from counterpoint.errors import Error
 from counterpoint.media import efficientnet, logmel, pretrained
 from counterpoint.media.decode import DEFAULT, Frame, Limits, Video
 from counterpoint.media.text import MiniLM, spoken
@@ -98,7 +98,7 @@ class Encoders:
         """A file's clip; seconds in which a modality is missing are zero.
 
         Raises:
-            CounterpointError: the file cannot be read; see `counterpoint.media.decode.Video`.
+            Error: the file cannot be read; see `counterpoint.media.decode.Video`.
         """
         with Video(path, limits) as video, torch.inference_mode():
             pictures = [
@@ -141,7 +141,7 @@ def build(name: str) -> Encoders:
     """The encoders of this name.
 
     Raises:
-        CounterpointError: there are none, or their weights are not here.
+        Error: there are none, or their weights are not here.
     """
     if name.endswith(TEXT):
         return replace(build(name.removesuffix(TEXT)), name=name, text=MiniLM())
@@ -153,18 +153,18 @@ def build(name: str) -> Encoders:
         return Encoders(name, *youtube8m.load())
     if name.startswith(pretrained.PREFIX):
         return Encoders(name, *pretrained.load(name))
-    raise CounterpointError(f"no encoders are called {name!r}; there are {LITE}, {YOUTUBE8M} and any:IMAGE,AUDIO")
+    raise Error(f"no encoders are called {name!r}; there are {LITE}, {YOUTUBE8M} and any:IMAGE,AUDIO")
 
 
 def of(features: FeatureSet, model: str) -> Encoders:
     """The encoders that made these features, for files that ``model`` is to read.
 
     Raises:
-        CounterpointError: they are not of this version, or cannot be built.
+        Error: they are not of this version, or cannot be built.
     """
     name = features.encoder.rpartition("-")[0] or features.encoder
     if name.removesuffix(TEXT) not in (LITE, YOUTUBE8M) and not name.startswith(pretrained.PREFIX):
-        raise CounterpointError(f"{model} reads {features}, which are not made of video files")
+        raise Error(f"{model} reads {features}, which are not made of video files")
     encoders = build(name)
     made = encoders.features
     # A model may read some of their modalities alone, such as one that was trained on silent films.

@@ -27,14 +27,14 @@ from filelock import FileLock, Timeout
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FEATURES_FILE, FeatureSet
+from counterpoint.data.records import clip_of, encode
 from counterpoint.data.tfrecord import Shard, Writer
-from counterpoint.data.youtube8m import clip_of, encode
-from counterpoint.errors import UNREADABLE, CounterpointError
+from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import holds_anything
-from counterpoint.media.children import TIME_LIMIT, Engine, Failure, Source, encode_all
 from counterpoint.media.decode import DEFAULT, SUFFIXES, Limits
 from counterpoint.media.encoders import Encoders
 from counterpoint.media.labels import Labels
+from counterpoint.media.workers import TIME_LIMIT, Engine, Failure, Source, encode_all
 from counterpoint.taxonomy import Labelling, load
 from counterpoint.taxonomy.mapping import LABELS_FILE
 
@@ -70,12 +70,12 @@ def find(paths: Sequence[str | Path]) -> list[Source]:
     One that is named twice is the clip that it was first.
 
     Raises:
-        CounterpointError: nothing is there, or two files would have one id.
+        Error: nothing is there, or two files would have one id.
     """
     sources: dict[str, Source] = {}
     taken: set[Path] = set()
     if not all(map(str, paths)):
-        raise CounterpointError("an empty name is no folder of video files (a variable of the shell that is not set?)")
+        raise Error("an empty name is no folder of video files (a variable of the shell that is not set?)")
     for path in map(Path, paths):
         if path.is_dir():
             named = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
@@ -83,11 +83,11 @@ def find(paths: Sequence[str | Path]) -> list[Source]:
             found = [Source(p.relative_to(path).as_posix(), p) for p in below]
             found = [source for source in found if not any(part.startswith(".") for part in source.id.split("/"))]
             if not found:
-                raise CounterpointError(f"{path}: no video files there ({', '.join(sorted(SUFFIXES))})")
+                raise Error(f"{path}: no video files there ({', '.join(sorted(SUFFIXES))})")
         elif path.exists():
             found = [Source(path.name, path)]
         else:
-            raise CounterpointError(f"{path}: no such file or folder")
+            raise Error(f"{path}: no such file or folder")
         for source in sorted(found):
             place = source.path.absolute()
             if place in taken:
@@ -95,7 +95,7 @@ def find(paths: Sequence[str | Path]) -> list[Source]:
             taken.add(place)
             same = sources.setdefault(source.id, source)
             if same.path.resolve() != source.path.resolve():
-                raise CounterpointError(
+                raise Error(
                     f"{same.path} and {source.path} would both be clip {source.id!r}; name the folder above both"
                 )
     return list(sources.values())
@@ -123,7 +123,7 @@ def extract(
         engine: who encodes the files, instead of `encode_all`; what it makes has no part in what the shards are.
 
     Raises:
-        CounterpointError: ``out`` holds features of other encoders, or other things than features, or another process
+        Error: ``out`` holds features of other encoders, or other things than features, or another process
             extracts into it.
     """
     with _claimed(Path(out), made_by.features):
@@ -202,7 +202,7 @@ def _made(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_labels(out: Path, new: Labelling, of: dict[str, tuple[int, ...]]) -> None:
-    """Raise CounterpointError where a clip that keeps its labels would be in other categories by them."""
+    """Raise Error where a clip that keeps its labels would be in other categories by them."""
     if not (out / "taxonomy" / LABELS_FILE).exists():
         return
     was = {label.index: label.categories for label in load(out / "taxonomy").labels.labels}
@@ -214,7 +214,7 @@ def _check_labels(out: Path, new: Labelling, of: dict[str, tuple[int, ...]]) -> 
     for clip in chain(stored, (clip for _, clip in _parts(out))):
         for label in other & {*map(int, clip.labels)} if clip.id not in of else ():
             before, after = ", ".join(was[label]), ", ".join(now.get(label, ())) or "nothing"
-            raise CounterpointError(
+            raise Error(
                 f"{out}: label {label} of {clip.id} would stand for {after}, not {before}: "
                 "give the --taxonomy of the first call, or choose another --out"
             )
@@ -230,9 +230,9 @@ def _claimed(out: Path, features: FeatureSet) -> Iterator[None]:
     if (out / FEATURES_FILE).exists():
         there = FeatureSet.load(out)
         if there != features:
-            raise CounterpointError(f"{out}: holds {there}, not {features}; choose another --out")
+            raise Error(f"{out}: holds {there}, not {features}; choose another --out")
     elif holds_anything(out):
-        raise CounterpointError(f"{out}: not empty and not a folder of features; choose another --out")
+        raise Error(f"{out}: not empty and not a folder of features; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, blocking=False):
@@ -243,7 +243,7 @@ def _claimed(out: Path, features: FeatureSet) -> Iterator[None]:
             yield
     except Timeout as error:
         told = f"{out}: another process extracts into it; wait for it, or choose another --out"
-        raise CounterpointError(told) from error
+        raise Error(told) from error
 
 
 class _Store:
@@ -313,7 +313,7 @@ def _parts(out: Path) -> Iterator[tuple[Path, Clip]]:
     for path in sorted((out / PARTS).glob("*.clip")):
         try:
             (clip,) = _clips(path)
-        except (CounterpointError, ValueError):  # the machine stopped before it was on the disk: made again
+        except (Error, ValueError):  # the machine stopped before it was on the disk: made again
             path.unlink()
         else:
             yield path, clip

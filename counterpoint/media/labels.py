@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy
 from counterpoint.taxonomy.tree import SEPARATOR
 
@@ -40,7 +40,7 @@ def read(path: str | Path, known: Labelling | None = None, *, fixed: bool = Fals
     right, and new ones follow; if it is ``fixed`` there are none, and it may be any labelling.
 
     Raises:
-        CounterpointError: with the line: a column is missing, a file is not there or named twice, a name is empty, or a
+        Error: with the line: a column is missing, a file is not there or named twice, a name is empty, or a
             category is not one of the fixed labelling.
     """
     path = Path(path)
@@ -52,9 +52,9 @@ def read(path: str | Path, known: Labelling | None = None, *, fixed: bool = Fals
     of: dict[Path, tuple[int, ...]] = {}
     for line, file, names in rows:
         if file in of:
-            raise CounterpointError(f"{path}, line {line}: {file.name} is named twice")
+            raise Error(f"{path}, line {line}: {file.name} is named twice")
         if strangers := [name for name in names if name not in index]:
-            raise CounterpointError(f"{path}, line {line}: no label of the taxonomy stands for {strangers[0]!r} alone")
+            raise Error(f"{path}, line {line}: no label of the taxonomy stands for {strangers[0]!r} alone")
         of[file] = tuple(dict.fromkeys(index[name] for name in names))
     if not fixed:
         counts = Counter(label for labels in of.values() for label in labels)
@@ -70,19 +70,19 @@ def _rows(path: Path) -> list[tuple[int, Path, list[str]]]:
             reader = csv.DictReader(text, strict=True)
             header = reader.fieldnames or []
             if missing := [column for column in COLUMNS if column not in header]:
-                raise CounterpointError(f"{path}: no column {missing[0]!r} in its first line, which needs {COLUMNS}")
+                raise Error(f"{path}: no column {missing[0]!r} in its first line, which needs {COLUMNS}")
             rows = []
             for row in reader:
                 if any(cell.strip() for cell in row.get(None, ())):
-                    raise CounterpointError(
+                    raise Error(
                         f"{path}, line {reader.line_num}: more cells than the header has; several categories are "
                         f"separated by {BETWEEN}, and one with a comma in its name is in quotes"
                     )
                 rows.append((reader.line_num, row["path"] or "", row["categories"] or ""))
     except OSError as error:
-        raise CounterpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise Error(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise CounterpointError(f"{path}: is not CSV in UTF-8 ({error})") from error
+        raise Error(f"{path}: is not CSV in UTF-8 ({error})") from error
     read = []
     for line, name, categories in rows:
         file = path.parent / name
@@ -91,20 +91,20 @@ def _rows(path: Path) -> list[tuple[int, Path, list[str]]]:
         except OSError:  # no name that a file could have
             there = False
         if not there:
-            raise CounterpointError(f"{path}, line {line}: no file {name!r} (paths are relative to {path.parent}/)")
+            raise Error(f"{path}, line {line}: no file {name!r} (paths are relative to {path.parent}/)")
         names = [_clean(category, f"{path}, line {line}") for category in categories.split(BETWEEN) if category.strip()]
         if not names:
-            raise CounterpointError(f"{path}, line {line}: {name} has no category")
+            raise Error(f"{path}, line {line}: {name} has no category")
         read.append((line, file.resolve(), names))
     if not read:
-        raise CounterpointError(f"{path}: no files below the header")
+        raise Error(f"{path}: no files below the header")
     return read
 
 
 def _clean(category: str, where: str) -> str:
     names = [" ".join(name.split()) for name in category.split(SEPARATOR)]
     if not all(names):
-        raise CounterpointError(f"{where}: the category {category.strip()!r} has an empty name")
+        raise Error(f"{where}: the category {category.strip()!r} has an empty name")
     return SEPARATOR.join(names)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.media.sound import RATE
 
 PREFIX = "any:"
@@ -24,22 +24,22 @@ def load(name: str) -> "tuple[Picture, HuggingFaceSound]":
     """The encoders that ``any:IMAGE,AUDIO`` names.
 
     Raises:
-        CounterpointError: the name is not of that form, the extra is not installed, or a model cannot be had.
+        Error: the name is not of that form, the extra is not installed, or a model cannot be had.
     """
     image, _, audio = name.removeprefix(PREFIX).partition(",")
     kinds: dict[str, Any] = {"timm": TimmPicture, "hf": HuggingFacePicture}
     image_kind, _, image_name = image.partition("/")
     audio_kind, _, audio_name = audio.partition("/")
     if image_kind not in kinds or audio_kind != "hf" or not image_name or not audio_name:
-        raise CounterpointError(f"{name}: not any:IMAGE,AUDIO, where IMAGE is timm/NAME or hf/NAME and AUDIO hf/NAME")
+        raise Error(f"{name}: not any:IMAGE,AUDIO, where IMAGE is timm/NAME or hf/NAME and AUDIO hf/NAME")
     _check_torchvision(name)
     try:
         return kinds[image_kind](image_name), HuggingFaceSound(audio_name)
     except ImportError as error:
         extra = "timm" if error.name in ("timm", "torchvision") else "any"
-        raise CounterpointError(f"{name}: needs an extra ({error}): pip install 'counterpoint[{extra}]'") from error
+        raise Error(f"{name}: needs an extra ({error}): pip install 'counterpoint[{extra}]'") from error
     except Exception as error:  # of two libraries, for a name that they do not know, a network that is not there, ...
-        raise CounterpointError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+        raise Error(f"{name}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _check_torchvision(name: str) -> None:
@@ -49,7 +49,7 @@ def _check_torchvision(name: str) -> None:
     except ModuleNotFoundError:
         pass  # transformers do without, and timm says that it cannot
     except Exception as error:
-        raise CounterpointError(
+        raise Error(
             f"{name}: the torchvision that is installed does not fit this PyTorch ({error}); install it from where "
             "PyTorch came from, or for hf/ models do without it: pip uninstall torchvision"
         ) from error

@@ -22,7 +22,7 @@ class Sound(NamedTuple):
     heard: Bool[np.ndarray, "step"]
 
 
-class Listener:
+class SoundDecoder:
     """Sound as it is decoded -> mono at 16 kHz, each sample at its time."""
 
     def __init__(self, seconds: int) -> None:

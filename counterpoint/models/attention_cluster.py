@@ -11,10 +11,9 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from counterpoint.models.fusion import Axis, Heard, Weights
-from counterpoint.models.layers import Shown, Weigher
+from counterpoint.data.tracks import Track, masked_softmax
+from counterpoint.models.fusion import AttentionMaps, AttentionModule, Axis, Influences, Weights
 from counterpoint.models.netvlad import Descriptor
-from counterpoint.models.track import Track, masked_softmax
 
 Recurrence = Literal["lstm", "gru", "none"]
 
@@ -35,8 +34,10 @@ class Recurrent(nn.Module):
         return Track(read[0] if isinstance(read, tuple) else read, track.mask).zeroed()
 
 
-class AttentionCluster(Weigher):
+class AttentionCluster(AttentionModule):
     """One modality's attention units: a track of any length to a track of one step."""
+
+    row = "attention unit"
 
     def __init__(self, inputs: int, units: int, outputs: int, max_steps: int) -> None:
         super().__init__()
@@ -48,20 +49,20 @@ class AttentionCluster(Weigher):
         )
         self.describe = Descriptor(units, inputs, outputs)
 
-    def weigh(self, track: Track) -> Float[Tensor, "batch unit step"]:
+    def weights(self, track: Track) -> Float[Tensor, "batch unit step"]:
         return masked_softmax(self.attend(track.features).mT, track.mask.unsqueeze(1))
 
-    def combine(self, track: Track, weights: Weights, heard: Heard) -> Track:
+    def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
         assert isinstance(weights, Tensor)
-        attention = heard.added_to(weights) * track.mask.unsqueeze(1)
+        attention = influence.added_to(weights) * track.mask.unsqueeze(1)
         return Track(self.describe(attention @ track.features).unsqueeze(1), track.mask.any(1, keepdim=True))
 
-    def show(self, track: Track, weights: Weights, heard: Heard) -> Shown:
+    def attention_maps(self, track: Track, weights: Weights, influence: Influences) -> AttentionMaps:
         assert isinstance(weights, Tensor)
-        after = heard.added_to(weights) * track.mask.unsqueeze(1)
-        return Shown(weights, after - weights, after)
+        after = influence.added_to(weights) * track.mask.unsqueeze(1)
+        return AttentionMaps(weights, after - weights, after)
 
-    def over_time(
+    def time_profile(
         self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
     ) -> Float[Tensor, "row step"]:
         """Attention units by step."""

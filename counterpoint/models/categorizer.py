@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoint.data.youtube8m import CODE_OFFSET, CODE_SCALE
-from counterpoint.models.fusion import Correlation
-from counterpoint.models.layers import Layer, Shown
-from counterpoint.models.track import Track, Tracks
+from counterpoint.data.records import CODE_OFFSET, CODE_SCALE
+from counterpoint.data.tracks import Track, Tracks
+from counterpoint.models.fusion import AttentionMaps, Correlation, Layer
 
 JOINED = "joined"
 """The name of early fusion's single track."""
@@ -21,7 +20,7 @@ class Output(NamedTuple):
     """What a categorizer says of a batch."""
 
     logits: Float[Tensor, "batch category"]
-    weights: list[dict[str, Shown]]
+    weights: list[dict[str, AttentionMaps]]
     """By layer and modality; empty unless asked for."""
     correlation: Correlation | None
     hidden: Float[Tensor, "batch hidden"]
@@ -32,7 +31,7 @@ class Read(nn.Module):
     """Tracks as stored -> tracks of floats that are zero where nothing is.
 
     8-bit codes become values here, on the device that computes (the range is the data set's, see
-    `counterpoint.data.youtube8m`). With ``joined`` (early fusion) the features of all modalities stand side by side in
+    `counterpoint.data.records`). With ``joined`` (early fusion) the features of all modalities stand side by side in
     one track, in the order of their names; a step is there if any modality has it.
 
     ``damping`` is for whitened principal components, most telling first, as YouTube-8M's features are: whitening has
@@ -105,14 +104,14 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(
-        self, tracks: Tracks, correlation: Correlation | None = None, show: bool = False
-    ) -> tuple[dict[str, Float[Tensor, "batch feature"]], list[dict[str, Shown]]]:
+        self, tracks: Tracks, correlation: Correlation | None = None, return_attention: bool = False
+    ) -> tuple[dict[str, Float[Tensor, "batch feature"]], list[dict[str, AttentionMaps]]]:
         tracks = self.read(tracks)
         shown = []
         for layer in self.layers:
-            tracks, weights = layer(tracks, correlation, show)
+            tracks, weights = layer(tracks, correlation, return_attention)
             shown.append(weights)
-        return {name: pool(track) for name, track in tracks.items()}, shown if show else []
+        return {name: pool(track) for name, track in tracks.items()}, shown if return_attention else []
 
 
 def pool(track: Track) -> Float[Tensor, "batch feature"]:
@@ -156,13 +155,13 @@ class Categorizer(nn.Module):
             tower.requires_grad_(False)
             self.train(self.training)
 
-    def forward(self, tracks: Tracks, show: bool = False) -> Output:
-        """Logits for a batch; ``show`` also returns the weights of every layer."""
+    def forward(self, tracks: Tracks, return_attention: bool = False) -> Output:
+        """Logits for a batch; ``return_attention`` also returns the weights of every layer."""
         correlation = None
         if self.tower is not None:
             with torch.no_grad():
                 correlation = self.tower(tracks)
-        vectors, weights = self.trunk(tracks, correlation, show)
+        vectors, weights = self.trunk(tracks, correlation, return_attention)
         logits, hidden = self.head(vectors)
         return Output(logits, weights, correlation, hidden)
 

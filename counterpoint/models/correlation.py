@@ -21,10 +21,10 @@ import torch.nn.functional as functional
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from counterpoint.errors import CounterpointError
+from counterpoint.data.tracks import Track, Tracks
+from counterpoint.errors import Error
 from counterpoint.models.categorizer import Trunk
 from counterpoint.models.fusion import Correlation
-from counterpoint.models.track import Track, Tracks
 
 Pair = tuple[str, str]
 
@@ -112,7 +112,7 @@ class Constant(Comparison):
     """No comparison, but the same probability for every clip: a control.
 
     Raises:
-        CounterpointError: it is no probability.
+        Error: it is no probability.
     """
 
     size = 1
@@ -120,7 +120,7 @@ class Constant(Comparison):
     def __init__(self, probability: float) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
-            raise CounterpointError(f"a tower's constant probability is from 0 to 1, not {probability}")
+            raise Error(f"a tower's constant probability is from 0 to 1, not {probability}")
         certain = math.copysign(1000.0, probability - 0.5)  # whose sigmoid is 0 or 1
         self.logit = math.log(probability / (1 - probability)) if 0 < probability < 1 else certain
 

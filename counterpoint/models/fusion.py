@@ -20,7 +20,8 @@ ReLU-linear map, ``relu(W a + b)``; hidden layers are ReLU layers and the last o
 lower a weight as well as raise it.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
@@ -29,7 +30,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from counterpoint.models.maps import AxisMap, DenseMap, Nearby, RelativeMap
+from counterpoint.data.tracks import Track, Tracks
 
 Start = Literal["zero", "identity"]
 Told = Literal["probability", "agreement"]
@@ -63,6 +64,107 @@ class Axis(NamedTuple):
     size: int
     steps: bool
     heads: int = 1
+
+
+class AxisMap(nn.Module):
+    """A linear map along the last axis, one for each of ``heads`` (the second axis of the weights, if above 1)."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    width: int | None
+    """The size of the axis that comes out; None: whatever is asked for."""
+
+    def reads(self, outputs: int) -> int:
+        """How many entries a hidden axis must have for ``outputs`` entries behind it."""
+        raise NotImplementedError
+
+    def matrix(self, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+        """``W`` (..., inputs, outputs) and a bias that broadcasts with what it multiplies."""
+        raise NotImplementedError
+
+
+class DenseMap(AxisMap):
+    """A map with a parameter for each pair of entries.
+
+    The axis may be shorter than the map, as steps are in batches of short clips: an absent entry counts as zero.
+    """
+
+    def __init__(self, inputs: int, outputs: int, heads: int = 1) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        shape = (heads, 1) if heads > 1 else ()
+        self.width = outputs
+        self.weight = nn.Parameter(torch.empty(*shape[:1], inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(*shape, outputs))
+
+    def reads(self, outputs: int) -> int:
+        return self.weight.shape[-2]
+
+    def matrix(self, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+        """See the base class.
+
+        Raises:
+            ValueError: the axis is longer than the map.
+        """
+        for asked, known in zip((inputs, outputs), self.weight.shape[-2:], strict=True):
+            if asked > known:
+                raise ValueError(
+                    f"a clip of {asked} steps is longer than the {known} that this model's influence knows: cut the "
+                    "clips (max_steps) or train with a relative influence (reach)"
+                )
+        return self.weight[..., :inputs, :outputs], self.bias[..., :outputs]
+
+
+class RelativeMap(AxisMap):
+    """A map along steps that knows only how far apart two steps are: ``W[s, t] = w[t - s]``.
+
+    It is tied to no length, and a shift in time, the paper's example of what F should learn (Fig. 1), is one entry of
+    ``w``. Steps further apart than ``reach`` do not hear each other.
+
+    Two axes of different length share their middle. A hidden axis goes on beyond both ends as far as the next map
+    reaches: cut off where the batch ends, it would let a clip hear how far the batch is padded.
+    """
+
+    def __init__(self, reach: int, heads: int = 1) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(2 * reach + 1)
+        shape = (heads, 1) if heads > 1 else ()
+        self.width = None
+        self.reach = reach
+        self.weight = nn.Parameter(torch.empty(*shape[:1], 2 * reach + 1).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(*shape, 1))
+
+    def reads(self, outputs: int) -> int:
+        return outputs + 2 * self.reach
+
+    def matrix(self, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+        return by_distance(self.weight, inputs, outputs), self.bias
+
+
+def by_distance(kernel: Float[Tensor, "... distance"], inputs: int, outputs: int) -> Tensor:
+    """``W[s, t] = kernel[t - s]`` (..., inputs, outputs), zero beyond the kernel, the axes' middles aligned."""
+    reach = kernel.shape[-1] // 2
+    distance = torch.arange(outputs, device=kernel.device) - torch.arange(inputs, device=kernel.device).unsqueeze(1)
+    distance -= (outputs - inputs) // 2
+    return kernel[..., distance.clamp(-reach, reach) + reach].masked_fill(distance.abs() > reach, 0.0)
+
+
+class Nearby(nn.Module):
+    """What F reads where weights compete at each step, as NetVLAD's clusters do: the other's steps around it, mixed.
+
+    One number for each distance in time, the same at every step and for every competitor. It begins as the step itself,
+    which is the paper's form (section 2.4).
+    """
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2 * reach + 1))
+        with torch.no_grad():
+            self.weight[reach] = 1.0
+
+    def forward(self, weights: Float[Tensor, "*batch step competitor"]) -> Float[Tensor, "*batch step competitor"]:
+        steps = weights.shape[-2]
+        return (weights.mT @ by_distance(self.weight, steps, steps)).mT
 
 
 class Parts(NamedTuple):
@@ -119,7 +221,7 @@ class Influence(nn.Module):
 
     def ear(
         self, weights: Weights, inputs: int, outputs: int, context: Float[Tensor, "batch context"] | None
-    ) -> "Hearing":
+    ) -> "LazyInfluence":
         """The same, ready to be heard: not yet computed."""
         maps: Sequence[AxisMap] = self.maps  # type: ignore[assignment]
         if self.nearby is not None:
@@ -132,17 +234,17 @@ class Influence(nn.Module):
         if self.context is not None:
             told = self.context(context)
             told = told.view(len(told), self.heads, *(1,) * (weights.ndim - 3), -1)[..., : layers[0][1].shape[-1]]
-        return Hearing(weights, layers, told)
+        return LazyInfluence(weights, layers, told)
 
     def hearing(
         self, weights: Weights, inputs: int, outputs: int, correlation: Correlation | None, pair: tuple[str, str]
-    ) -> "Hearing":
+    ) -> "LazyInfluence":
         """An ear for ``weights``; ``pair`` names the two modalities to the tower."""
         return self.ear(weights, inputs, outputs, None)
 
 
 @dataclass(frozen=True)
-class Hearing:
+class LazyInfluence:
     """One modality's ear for one other: F, what F reads, and in which clips it listens."""
 
     weights: Weights
@@ -165,7 +267,7 @@ class Hearing:
             return heard
         return torch.where(self.open.view(-1, *(1,) * (heard.ndim - 1)), heard, 0.0)
 
-    def __getitem__(self, clips: Tensor) -> "Hearing":
+    def __getitem__(self, clips: Tensor) -> "LazyInfluence":
         """The same for the clips of an index, with no gate if it is open in all of them."""
         told = None if self.told is None else self.told[clips]
         gate = None if self.open is None or self.open[clips].all() else self.open[clips]
@@ -181,7 +283,7 @@ class GatedInfluence(Influence):
 
     def hearing(
         self, weights: Weights, inputs: int, outputs: int, correlation: Correlation | None, pair: tuple[str, str]
-    ) -> Hearing:
+    ) -> LazyInfluence:
         assert correlation is not None, "a gated influence needs a correlation tower"
         gate = correlation.probability[pair] >= self.threshold
         return replace(self.ear(weights, inputs, outputs, None), open=gate)
@@ -196,18 +298,18 @@ class ConcatenatedInfluence(Influence):
 
     def hearing(
         self, weights: Weights, inputs: int, outputs: int, correlation: Correlation | None, pair: tuple[str, str]
-    ) -> Hearing:
+    ) -> LazyInfluence:
         assert correlation is not None, "a concatenated influence needs a correlation tower"
         return self.ear(weights, inputs, outputs, correlation.told(pair, self.told))
 
 
-class Heard:
+class Influences:
     """Everything one modality hears of the others, computed when and for the clips it is asked for.
 
     Deferred, because a Transformer's logits are too large to hold for a whole batch.
     """
 
-    def __init__(self, hearings: Sequence[Hearing]) -> None:
+    def __init__(self, hearings: Sequence[LazyInfluence]) -> None:
         self.hearings = hearings
 
     def listeners(self, batch: int, device: torch.device) -> Bool[Tensor, "batch"]:
@@ -223,12 +325,12 @@ class Heard:
             weights = weights + hearing.heard()
         return weights
 
-    def __getitem__(self, clips: Tensor) -> "Heard":
+    def __getitem__(self, clips: Tensor) -> "Influences":
         """What is heard in the clips of an index."""
-        return Heard([hearing[clips] for hearing in self.hearings])
+        return Influences([hearing[clips] for hearing in self.hearings])
 
 
-class Inlet(nn.Module):
+class InputConditioning(nn.Module):
     """The second reading of CM-C: the correlation concatenated with a modality's own input of the layer.
 
     What a concatenation adds to any linear map of the features is a linear map of the correlation, so that is added to
@@ -258,7 +360,7 @@ class Early:
         """Nobody hears anybody."""
         return None
 
-    def inlet(self, size: int, context: int) -> Inlet | None:
+    def conditioning(self, size: int, context: int) -> InputConditioning | None:
         """Nor is anything told to a layer's input."""
         return None
 
@@ -332,11 +434,147 @@ class Concatenated(CrossModal):
         parts = self.parts(source, target)
         return Influence(parts) if self.into == "input" else ConcatenatedInfluence(parts, self.told, context)
 
-    def inlet(self, size: int, context: int) -> Inlet | None:
-        return Inlet(size, self.told, context) if self.into == "input" else None
+    def conditioning(self, size: int, context: int) -> InputConditioning | None:
+        return InputConditioning(size, self.told, context) if self.into == "input" else None
 
     def context(self, agreement: int) -> int:
         return 1 if self.told == "probability" else agreement
 
 
 Fusion = Early | Late | CrossModal | SelfModal | Gated | Concatenated
+
+
+class AttentionMaps(NamedTuple):
+    """One modality's weights in one layer, for people to look at. The last axis is the one they compete over."""
+
+    before: Float[Tensor, "batch ... competitor"]
+    influence: Float[Tensor, "batch ... competitor"]
+    after: Float[Tensor, "batch ... competitor"]
+
+
+class AttentionModule(nn.Module):
+    """One modality's part of a layer."""
+
+    inputs: int
+    """Features of the track that goes in."""
+    outputs: int
+    """Features of the track that ``aggregate`` gives."""
+    axis: Axis
+    row: ClassVar[str] = "row"
+    """The name of one row of weights, for pictures: a cluster, an attention unit, a head."""
+    influence_label: ClassVar[str] = "influence"
+    """What F is added to, for pictures."""
+
+    def weights(self, track: Track) -> Weights:
+        """The weights, zero where the track has no step, so that padding cannot be heard."""
+        raise NotImplementedError
+
+    def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
+        """The track combined by its weights and what it heard; of one step, where the layer sums the steps up."""
+        raise NotImplementedError
+
+    def attention_maps(self, track: Track, weights: Weights, influence: Influences) -> AttentionMaps:
+        """The weights before and after hearing, which ``aggregate`` need not form as a whole."""
+        raise NotImplementedError
+
+    def time_profile(
+        self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
+    ) -> Float[Tensor, "row step"]:
+        """One clip's weights, as `show` gives them, with time along the last axis, for a picture.
+
+        Args:
+            present: the steps that the clip has.
+        """
+        raise NotImplementedError
+
+
+class Layer(nn.Module):
+    """What a trunk is made of."""
+
+    def forward(
+        self, tracks: Tracks, correlation: Correlation | None, return_attention: bool = False
+    ) -> tuple[Tracks, dict[str, AttentionMaps]]:
+        """The combined tracks and, if asked to ``return_attention`` them, the weights by modality."""
+        raise NotImplementedError
+
+    def attention(self, name: str) -> AttentionModule:
+        """Whose weights are shown for a modality."""
+        raise NotImplementedError
+
+
+class CrossModalLayer(Layer):
+    """Weigh, hear, combine: one layer of section 2, for any number of modalities, each hearing all others.
+
+    Args:
+        weighers: by modality.
+        fusion: what they hear of each other.
+        context: how many numbers the tower tells of a pair of modalities (CM-C).
+    """
+
+    def __init__(self, attention_modules: Mapping[str, AttentionModule], fusion: Fusion, context: int = 0) -> None:
+        super().__init__()
+        self.attention_modules = nn.ModuleDict(attention_modules)
+        influences: dict[str, Influence] = {}
+        conditionings: dict[str, InputConditioning] = {}
+        for source, target in (
+            (s, t) for s in attention_modules for t in attention_modules if (s == t) == fusion.itself
+        ):
+            if influence := fusion.influence(attention_modules[source].axis, attention_modules[target].axis, context):
+                influences[_key(source, target)] = influence
+            if conditioning := fusion.conditioning(attention_modules[target].inputs, context):
+                conditionings[_key(source, target)] = conditioning
+        self.influences = nn.ModuleDict(influences)
+        self.conditionings = nn.ModuleDict(conditionings)
+
+    def forward(
+        self, tracks: Tracks, correlation: Correlation | None, return_attention: bool = False
+    ) -> tuple[Tracks, dict[str, AttentionMaps]]:
+        attention_modules: Mapping[str, AttentionModule] = self.attention_modules  # type: ignore[assignment]
+        tracks = {name: self._tell(name, track, correlation) for name, track in tracks.items()}
+        weights = {name: attention_modules[name].weights(track) for name, track in tracks.items()}
+        heard = {name: self._hear(name, tracks, weights, correlation) for name in tracks}
+        combined = {
+            name: attention_modules[name].aggregate(track, weights[name], heard[name]) for name, track in tracks.items()
+        }
+        if not return_attention:
+            return combined, {}
+        return combined, {
+            name: attention_modules[name].attention_maps(track, weights[name], heard[name])
+            for name, track in tracks.items()
+        }
+
+    def attention(self, name: str) -> AttentionModule:
+        return self.attention_modules[name]  # type: ignore[return-value]
+
+    def _tell(self, target: str, track: Track, correlation: Correlation | None) -> Track:
+        features = track.features
+        for source in self.attention_modules:
+            if (key := _key(source, target)) in self.conditionings:
+                assert correlation is not None, "this layer's input needs a correlation tower"
+                features = features + self.conditionings[key](correlation, pair(source, target))
+        return Track(features, track.mask)
+
+    def _hear(
+        self, target: str, tracks: Tracks, weights: Mapping[str, Weights], correlation: Correlation | None
+    ) -> Influences:
+        axes: Mapping[str, Axis] = {name: self.attention_modules[name].axis for name in tracks}  # type: ignore[misc]
+        entries = {name: tracks[name].mask.shape[1] if axis.steps else axis.size for name, axis in axes.items()}
+        hearings = []
+        for source in tracks:
+            if (key := _key(source, target)) in self.influences:
+                influence: Influence = self.influences[key]  # type: ignore[assignment]
+                hearings.append(
+                    influence.hearing(
+                        weights[source], entries[source], entries[target], correlation, pair(source, target)
+                    )
+                )
+        return Influences(hearings)
+
+
+def _key(source: str, target: str) -> str:
+    return f"{source}_to_{target}"
+
+
+def pair(one: str, other: str) -> tuple[str, str]:
+    """How the tower names two modalities: in alphabetical order."""
+    return (min(one, other), max(one, other))

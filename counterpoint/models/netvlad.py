@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from counterpoint.models.fusion import Axis, Heard, Weights
-from counterpoint.models.layers import Shown, Weigher
-from counterpoint.models.track import Track
+from counterpoint.data.tracks import Track
+from counterpoint.models.fusion import AttentionMaps, AttentionModule, Axis, Influences, Weights
 
 
 class Descriptor(nn.Module):
@@ -39,8 +38,10 @@ class Descriptor(nn.Module):
         return mapped.to(self.bias.dtype) + self.bias
 
 
-class NetVLAD(Weigher):
+class NetVLAD(AttentionModule):
     """One modality's NetVLAD: a track of any length to a track of one step."""
+
+    row = "cluster"
 
     def __init__(self, inputs: int, clusters: int, outputs: int) -> None:
         super().__init__()
@@ -51,25 +52,25 @@ class NetVLAD(Weigher):
         self.centres = nn.Parameter(torch.randn(clusters, inputs) / math.sqrt(inputs))
         self.describe = Descriptor(clusters, inputs, outputs)
 
-    def weigh(self, track: Track) -> Float[Tensor, "batch step cluster"]:
+    def weights(self, track: Track) -> Float[Tensor, "batch step cluster"]:
         weights: Tensor = self.assign(track.features).softmax(-1)
         return weights * track.mask.unsqueeze(-1)
 
-    def combine(self, track: Track, weights: Weights, heard: Heard) -> Track:
+    def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
         assert isinstance(weights, Tensor)
         # Masked again: what is heard does not know where this track ends.
-        assigned = (heard.added_to(weights) * track.mask.unsqueeze(-1)).mT
+        assigned = (influence.added_to(weights) * track.mask.unsqueeze(-1)).mT
         described = assigned @ track.features
         # In the product's precision: a descriptor is the largest tensor of the model, and promoting it costs the most.
         residuals = described - assigned.sum(-1, keepdim=True).to(described) * self.centres.to(described)
         return Track(self.describe(residuals).unsqueeze(1), track.mask.any(1, keepdim=True))
 
-    def show(self, track: Track, weights: Weights, heard: Heard) -> Shown:
+    def attention_maps(self, track: Track, weights: Weights, influence: Influences) -> AttentionMaps:
         assert isinstance(weights, Tensor)
-        after = heard.added_to(weights) * track.mask.unsqueeze(-1)
-        return Shown(weights, after - weights, after)
+        after = influence.added_to(weights) * track.mask.unsqueeze(-1)
+        return AttentionMaps(weights, after - weights, after)
 
-    def over_time(
+    def time_profile(
         self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
     ) -> Float[Tensor, "row step"]:
         """Clusters by step."""

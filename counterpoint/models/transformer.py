@@ -5,7 +5,7 @@
 ``S'`` are the other modality's logits and each head has its own F. The printed equation drops ``1/sqrt(d)`` and mixes
 the indices of W^K; this is the standard scaled form with each modality's own W^K.
 
-The logits of a whole batch are never held: clips that hear take `counterpoint.models.listening`, others PyTorch's fused
+The logits of a whole batch are never held: clips that hear take `counterpoint.models.influenced_attention`, others PyTorch's fused
 attention.
 """
 
@@ -19,12 +19,11 @@ import torch.nn.functional as functional
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from counterpoint.errors import CounterpointError
-from counterpoint.models.fusion import Axis, Heard, Hearing, Weights
-from counterpoint.models.layers import Shown, Weigher
-from counterpoint.models.listening import CHUNK_LOGITS as CHUNK_LOGITS
-from counterpoint.models.listening import Ear, listen
-from counterpoint.models.track import Track, masked_softmax
+from counterpoint.data.tracks import Track, masked_softmax
+from counterpoint.errors import Error
+from counterpoint.models.fusion import AttentionMaps, AttentionModule, Axis, Influences, LazyInfluence, Weights
+from counterpoint.models.influenced_attention import CHUNK_LOGITS as CHUNK_LOGITS
+from counterpoint.models.influenced_attention import LogitInfluence, listen
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,16 @@ def positions(steps: int, size: int) -> Float[Tensor, "step feature"]:
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :size]
 
 
-class TransformerBlock(Weigher):
+class TransformerBlock(AttentionModule):
     """One modality's block: attention that hears, then two feed-forward maps, each normalized before (pre-LN)."""
+
+    row = "head"
+    influence_label = "influence (on the logits)"
 
     def __init__(self, size: int, heads: int, max_steps: int, dropout: float) -> None:
         super().__init__()
         if size % heads:
-            raise CounterpointError(f"a width of {size} does not divide into {heads} heads")
+            raise Error(f"a width of {size} does not divide into {heads} heads")
         self.inputs = size
         self.outputs = size
         self.axis = Axis(max_steps, steps=True, heads=heads)
@@ -94,15 +96,15 @@ class TransformerBlock(Weigher):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def weigh(self, track: Track) -> Logits:
+    def weights(self, track: Track) -> Logits:
         # Zero at padding: what another modality's F makes of these logits must not depend on it.
         mapped = self.query_key(self.norm(track.features)) * track.mask.unsqueeze(-1)
         queries, keys = self._heads(mapped).chunk(2, dim=1)
         return Logits(queries / math.sqrt(queries.shape[-1]), keys)
 
-    def combine(self, track: Track, weights: Weights, heard: Heard) -> Track:
+    def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
         assert isinstance(weights, Logits)
-        attended = attend(weights, self.values(track), track.mask, heard)
+        attended = attend(weights, self.values(track), track.mask, influence)
         return Track(self.finish(track.features, attended), track.mask)
 
     def values(self, track: Track) -> Float[Tensor, "batch head key channel"]:
@@ -117,13 +119,13 @@ class TransformerBlock(Weigher):
         told: Tensor = self.dropout(self.feed_forward(features))
         return features + told
 
-    def show(self, track: Track, weights: Weights, heard: Heard) -> Shown:
+    def attention_maps(self, track: Track, weights: Weights, influence: Influences) -> AttentionMaps:
         assert isinstance(weights, Logits)
         logits, mask = weights.formed(), track.mask[:, None, None, :]
-        listening = heard.added_to(logits)
-        return Shown(masked_softmax(logits, mask), listening - logits, masked_softmax(listening, mask))
+        listening = influence.added_to(logits)
+        return AttentionMaps(masked_softmax(logits, mask), listening - logits, masked_softmax(listening, mask))
 
-    def over_time(
+    def time_profile(
         self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
     ) -> Float[Tensor, "row step"]:
         """Heads by key step, the mean over the queries of steps that are there: others attend evenly."""
@@ -135,21 +137,24 @@ class TransformerBlock(Weigher):
 
 
 def attend(
-    logits: Logits, values: Float[Tensor, "batch head key channel"], mask: Bool[Tensor, "batch key"], heard: Heard
+    logits: Logits,
+    values: Float[Tensor, "batch head key channel"],
+    mask: Bool[Tensor, "batch key"],
+    influence: Influences,
 ) -> Float[Tensor, "batch head query channel"]:
     """Attention whose logits hear; ``values`` are zero where ``mask`` is False."""
     # A finite floor: a clip without any step attends evenly to zero values, which gives zeros and not NaN.
     floor = torch.zeros(mask.shape, dtype=values.dtype, device=mask.device)
     floor = floor.masked_fill_(~mask, torch.finfo(values.dtype).min)[:, None, None, :]
-    listening = heard.listeners(len(mask), mask.device)
+    listening = influence.listeners(len(mask), mask.device)
     if not listening.any():
         return _fused(logits, values, floor)
     if listening.all():
-        return _listening(logits, values, floor, heard)
+        return _listening(logits, values, floor, influence)
     shut, open_ = (~listening).nonzero().squeeze(1), listening.nonzero().squeeze(1)
     parts = [
         _fused(logits[shut], values[shut], floor[shut]),
-        _listening(logits[open_], values[open_], floor[open_], heard[open_]),
+        _listening(logits[open_], values[open_], floor[open_], influence[open_]),
     ]
     return torch.cat(parts)[torch.cat([shut, open_]).argsort()]
 
@@ -169,18 +174,18 @@ def _slow_in_half(values: Tensor) -> bool:
     return values.is_cpu and values.dtype.itemsize < 4 and (steps < 192 or channels < 64)
 
 
-def _listening(logits: Logits, values: Tensor, floor: Tensor, heard: Heard) -> Tensor:
+def _listening(logits: Logits, values: Tensor, floor: Tensor, influence: Influences) -> Tensor:
     clips, heads, steps, _ = logits.queries.shape
     attended = listen(
         *logits.rows,
         values.flatten(0, 1),
         floor.expand(-1, heads, -1, -1).flatten(0, 1),
-        [_ear(hearing, clips, heads) for hearing in heard.hearings],
+        [_ear(hearing, clips, heads) for hearing in influence.hearings],
     )
     return attended.view(clips, heads, steps, -1)
 
 
-def _ear(hearing: Hearing, clips: int, heads: int) -> Ear:
+def _ear(hearing: LazyInfluence, clips: int, heads: int) -> LogitInfluence:
     assert isinstance(hearing.weights, Logits)
     queries, keys = hearing.weights.rows
     # In the logits' precision, with an axis of heads also where there is one head, and with a bias for every entry also
@@ -192,4 +197,4 @@ def _ear(hearing: Hearing, clips: int, heads: int) -> Ear:
     bias = first[1] if hearing.told is None else first[1] + hearing.told.to(keys)
     bias = bias.expand(clips, -1, -1, -1).flatten(0, 1)
     gate = None if hearing.open is None else hearing.open.repeat_interleave(heads).view(-1, 1, 1)
-    return Ear(queries, keys, bias, [first[0], *(tensor for layer in others for tensor in layer)], gate)
+    return LogitInfluence(queries, keys, bias, [first[0], *(tensor for layer in others for tensor in layer)], gate)

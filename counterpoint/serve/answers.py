@@ -130,7 +130,7 @@ class Weights(_Answer):
     """Rows (the strongest clusters, attention units or heads) by second."""
 
     before: list[list[float]]
-    heard: list[list[float]]
+    influence: list[list[float]]
     after: list[list[float]]
 
 
@@ -142,8 +142,8 @@ class Timeline(_Answer):
     before: Annotated[
         list[float], Field(description="the size of the weights before influence", examples=[[0.31, 0.29]])
     ]
-    heard: Annotated[
-        list[float], Field(description="the size of what is heard of the other modality", examples=[[0.02, 0.33]])
+    influence: Annotated[
+        list[float], Field(description="the size of the other modality's influence", examples=[[0.02, 0.33]])
     ]
     after: Annotated[list[float], Field(description="the size of the weights after influence", examples=[[0.32, 0.55]])]
     numbers: Annotated[list[int], Field(description="which rows `rows` holds", examples=[[0, 3]])]

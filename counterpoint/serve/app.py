@@ -14,7 +14,7 @@ from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
 from counterpoint import __version__
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.serve import answers
 from counterpoint.serve.answers import problems
 from counterpoint.serve.gate import PAGE, Gate, problem
@@ -211,5 +211,5 @@ def _errors(app: FastAPI) -> None:
         return problem(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
     app.add_exception_handler(RefusedError, refused)
-    app.add_exception_handler(CounterpointError, unreadable)
+    app.add_exception_handler(Error, unreadable)
     app.add_exception_handler(RequestValidationError, invalid)

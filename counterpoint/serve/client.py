@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.serve.answers import About, Answer, Explanation, Job, Jobs, Tree
 
 FEATURES_FILE = "features.json"
@@ -27,7 +27,7 @@ WAIT = 30.0  # seconds that one request waits for an answer
 Answered = TypeVar("Answered", bound=BaseModel)
 
 
-class ServerError(CounterpointError):
+class ServerError(Error):
     """What the server refused, in its words; ``status`` is the HTTP status."""
 
     def __init__(self, status: int, detail: str) -> None:
@@ -44,7 +44,7 @@ class Client:
         key: its key, if it wants one.
         patience: seconds to wait for an answer, or for a place in the queue.
 
-    Every method raises ServerError for what the server refuses, and CounterpointError where it cannot be reached, a
+    Every method raises ServerError for what the server refuses, and Error where it cannot be reached, a
     file cannot be read, or patience is at its end.
     """
 
@@ -111,7 +111,7 @@ class Client:
         beside = {path.with_name(FEATURES_FILE) for path in paths if path.suffix == ".tfrecord"}
         texts = {path.read_text(encoding="utf-8", errors="replace") for path in beside if path.exists()}
         if len(texts) > 1:
-            raise CounterpointError("shards of several kinds of features; send one kind at a time")
+            raise Error("shards of several kinds of features; send one kind at a time")
         data = {"features": texts.pop()} if texts else {}
         ends = time.monotonic() + self.patience
         while True:
@@ -128,7 +128,7 @@ class Client:
         ends = time.monotonic() + self.patience
         while job.state == "running":
             if time.monotonic() > ends:
-                raise CounterpointError(f"{job.name}: no answer within {self.patience:g} s; its job is {job.id}")
+                raise Error(f"{job.name}: no answer within {self.patience:g} s; its job is {job.id}")
             job = self._get(f"/v1/jobs/{job.id}", Job, wait=WAIT, top=top)
         return job
 
@@ -139,13 +139,13 @@ class Client:
         try:
             return kind.model_validate_json(answer.content)
         except ValueError as error:
-            raise CounterpointError(f"{self.url}: no answer of a Counterpoint server ({error})") from error
+            raise Error(f"{self.url}: no answer of a Counterpoint server ({error})") from error
 
     def _ask(self, method: str, where: str, **options: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, where, **options)
         except httpx.HTTPError as error:
-            raise CounterpointError(f"{self.url}: {error or type(error).__name__}") from error
+            raise Error(f"{self.url}: {error or type(error).__name__}") from error
         if answer.status_code < 400:
             return answer
         try:
@@ -167,7 +167,7 @@ class _LaterError(ServerError):
 def _size(path: Path) -> int:
     try:
         if path.is_dir():
-            raise CounterpointError(f"{path}: a folder; send files")
+            raise Error(f"{path}: a folder; send files")
         return path.stat().st_size
     except OSError as error:
-        raise CounterpointError(f"{path}: {error.strerror or error}") from error
+        raise Error(f"{path}: {error.strerror or error}") from error

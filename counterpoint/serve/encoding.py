@@ -29,13 +29,13 @@ from torch import Tensor
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.media import encoders
-from counterpoint.media.children import uninterrupted
 from counterpoint.media.decode import Limits, Video
 from counterpoint.media.encoders import Encoders, PictureEncoder
+from counterpoint.media.workers import uninterrupted
 from counterpoint.serve.settings import RefusedError, Settings
 
 CLIP = "clip.tfrecord"
@@ -60,7 +60,7 @@ class Task(NamedTuple):
     folder: Path
 
 
-class Children:
+class WorkerPool:
     """Warm child processes; `encode` takes the first that is free."""
 
     def __init__(self, encoders_name: str, settings: Settings) -> None:
@@ -164,7 +164,7 @@ class _Child:
 
 
 def save(folder: Path, clip: Clip, features: FeatureSet) -> None:
-    """A clip in the folder of its own that `ClipDataset` reads."""
+    """A clip in the folder of its own that `Dataset` reads."""
     features.save(folder)
     with Writer(folder / CLIP) as writer:
         writer.write(encode(clip))
@@ -224,7 +224,7 @@ def _encode(task: Task, seconds: int, pixels: int) -> list[str] | _No:
             return _No(413, f"lasts {clip.steps} s or more; {seconds} s at most")
         save(task.folder, clip, _encoders.features)
         return notes
-    except CounterpointError as error:
+    except Error as error:
         return _No(422, str(error).removeprefix(f"{task.path}: "))
     except Exception as error:
         if isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY):

@@ -11,8 +11,8 @@ from typing import Literal
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.tfrecord import forget_maps
+from counterpoint.predict import Prediction
 from counterpoint.serve import answers, encoding
-from counterpoint.serve.predicting import Said
 from counterpoint.serve.settings import RefusedError, Settings
 
 SWEEP = 1.0  # seconds between looks for what has expired
@@ -46,7 +46,7 @@ class Job:
     seconds: int = 0
     modalities: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    said: Said | None = None
+    said: Prediction | None = None
     status: int = 200
     detail: str = ""
     over: asyncio.Event = field(default_factory=asyncio.Event)

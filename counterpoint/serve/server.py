@@ -8,7 +8,7 @@ from types import FrameType
 
 import uvicorn
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.serve.app import build
 from counterpoint.serve.service import Service
 
@@ -66,13 +66,13 @@ def bind(host: str, port: int) -> socket.socket:
     """The socket to listen at.
 
     Raises:
-        CounterpointError: there is no such address, or somebody else has it.
+        Error: there is no such address, or somebody else has it.
     """
     if not 0 <= port < 2**16:  # the system would take what is left of it
-        raise CounterpointError(f"{host}:{port}: ports go from 0 to {2**16 - 1}; --port names another")
+        raise Error(f"{host}:{port}: ports go from 0 to {2**16 - 1}; --port names another")
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return socket.create_server(address[:2], family=family)
     except OSError as error:
         told = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise CounterpointError(f"{host}:{port}: {told}; --host and --port name another address") from error
+        raise Error(f"{host}:{port}: {told}; --host and --port name another address") from error

@@ -21,17 +21,19 @@ from fastapi import UploadFile
 
 from counterpoint import __version__
 from counterpoint.data.features import FEATURES_FILE
+from counterpoint.data.records import clip_of
 from counterpoint.data.tfrecord import Shard
-from counterpoint.data.youtube8m import clip_of
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.media import encoders
 from counterpoint.media.decode import SUFFIXES
-from counterpoint.run import WarmRun
-from counterpoint.serve import answers, encoding, telling
-from counterpoint.serve.encoding import CLIP, Children, Task
+from counterpoint.predict import Predictor
+from counterpoint.run import RunFolder
+from counterpoint.serve import answers, encoding
+from counterpoint.serve import serializers as telling
+from counterpoint.serve.batching import BatchingPredictor
+from counterpoint.serve.encoding import CLIP, Task, WorkerPool
 from counterpoint.serve.jobs import Job, Jobs
 from counterpoint.serve.metrics import Metrics
-from counterpoint.serve.predicting import Predictor
 from counterpoint.serve.settings import RefusedError, Settings
 from counterpoint.serve.uploads import RECORDS, keep, name_of, records, shown
 
@@ -49,11 +51,12 @@ class Service:
     """Takes clips and tells what they are; used as a context.
 
     Raises:
-        CounterpointError: the run is not a trained categorizer, or there are no examples where they should be.
+        Error: the run is not a trained categorizer, or there are no examples where they should be.
     """
 
     def __init__(self, folder: str | Path, settings: Settings) -> None:
-        self.run = WarmRun.load(folder)
+        self.run = RunFolder.load(folder)
+        self.predictor = Predictor(self.run)
         self.settings = settings
         self.stopping = False
         self.uploads: set[object] = set()
@@ -68,7 +71,7 @@ class Service:
         self.about = answers.About(
             version=__version__,
             made_by=self.identity,
-            tower=self.run.categorizer().tower is not None,
+            tower=self.predictor.model.tower is not None,
             videos=self._children is not None,
             max_bytes=settings.max_bytes,
             max_seconds=settings.max_seconds,
@@ -76,21 +79,21 @@ class Service:
             keep_seconds=settings.keep_seconds,
         )
         if settings.examples is not None and not settings.examples.is_dir():
-            raise CounterpointError(f"{settings.examples}: no folder of examples")
+            raise Error(f"{settings.examples}: no folder of examples")
 
     @property
     def most(self) -> int:
         """Clips that one request may bring."""
         return min(self.settings.max_clips, self.settings.capacity)
 
-    def _encoders(self) -> tuple[Children | None, str]:
+    def _encoders(self) -> tuple[WorkerPool | None, str]:
         """The children, or why there are none: the run's features are made elsewhere, or the weights are not here."""
         features = self.run.features
         try:
             made_by = encoders.of(features, self.run.folder.resolve().name)
-        except CounterpointError as error:
+        except Error as error:
             return None, str(error)
-        return Children(made_by.name, self.settings), ""
+        return WorkerPool(made_by.name, self.settings), ""
 
     async def __aenter__(self) -> "Service":
         folder = Path(tempfile.mkdtemp(prefix="counterpoint-serve-"))  # its mode is 0700
@@ -98,7 +101,9 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             stack.callback(setattr, tempfile, "tempdir", before)
-            self._predictor = await stack.enter_async_context(Predictor(self.run, self.metrics.batches.observe))
+            self._predictor = await stack.enter_async_context(
+                BatchingPredictor(self.predictor, self.metrics.batches.observe)
+            )
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "explainer"))
             if self._children:
                 stack.push_async_callback(self._children.stop)
@@ -228,7 +233,7 @@ class Service:
             raise
         except RefusedError as refused:
             self._fail(job, refused.status, refused.detail)
-        except CounterpointError as error:
+        except Error as error:
             self._fail(job, 422, str(error))
         except Exception:
             log.exception("job %s", job.id)
@@ -312,12 +317,12 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(
                 self._thread,
                 telling.explanation,
-                self.run,
+                self.predictor,
                 job,
                 other,
                 top,
             )
-        except (CounterpointError, OSError):
+        except (Error, OSError):
             for one in both:
                 self.jobs.find(one.id)  # it may have expired meanwhile
             raise

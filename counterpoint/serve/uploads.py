@@ -7,10 +7,10 @@ from fastapi import UploadFile
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FEATURES_FILE, FeatureSet, encoder_of
+from counterpoint.data.records import parse
 from counterpoint.data.tfrecord import Shard
-from counterpoint.data.youtube8m import parse
-from counterpoint.errors import CounterpointError
-from counterpoint.run import Run
+from counterpoint.errors import Error
+from counterpoint.run import RunFolder
 from counterpoint.serve.settings import RefusedError
 
 RECORDS = ".tfrecord"
@@ -39,7 +39,7 @@ def keep(file: UploadFile, path: Path) -> None:
         shutil.copyfileobj(file.file, kept, 1 << 20)
 
 
-def records(run: Run, path: Path, name: str, features: str | None, most: int, seconds: int) -> list[Clip]:
+def records(run: RunFolder, path: Path, name: str, features: str | None, most: int, seconds: int) -> list[Clip]:
     """The clips of a shard, at least one of which has features.
 
     Args:
@@ -72,14 +72,14 @@ def records(run: Run, path: Path, name: str, features: str | None, most: int, se
             sizes = {modality: track.shape[1] for modality, track in sorted(clip.tracks.items())}
             try:
                 run.features.check(FeatureSet(sizes, encoder), run.folder.resolve().name)
-            except CounterpointError as error:
+            except Error as error:
                 hint = "" if features is not None else "; send the features.json beside it as `features`"
-                raise CounterpointError(f"{error}{hint}") from error
+                raise Error(f"{error}{hint}") from error
             clips.append(clip)
         if not any(clip.tracks for clip in clips):
-            raise CounterpointError("no clips with features")
+            raise Error("no clips with features")
         return clips
-    except (CounterpointError, ValueError) as error:
+    except (Error, ValueError) as error:
         told = str(error).replace(str(path), name).replace(f"{path.parent}/", "")
         told = told if told.startswith(name) else f"{name}: {told}"
         raise RefusedError(422, told) from error

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from counterpoint.taxonomy.lint import Finding
+from counterpoint.taxonomy.check import Finding
 from counterpoint.taxonomy.mapping import Labelling
 from counterpoint.taxonomy.tree import Taxonomy
 
@@ -87,7 +87,7 @@ class Evidence(NamedTuple):
 def measure(labelling: Labelling, clips: Iterable[Sequence[int]]) -> Evidence:
     """Measure a taxonomy on clips, each given by its label indices; in one pass, so there may be any number.
 
-    Raises CounterpointError naming the first label that the mapping does not have.
+    Raises Error naming the first label that the mapping does not have.
     """
     taxonomy, labels = labelling
     rows = {label.index: row for row, label in enumerate(labels.labels)}

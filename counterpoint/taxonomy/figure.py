@@ -2,7 +2,7 @@
 
 from html import escape
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy.mapping import Labelling
 
 LINE, MARGIN, GAP = 22, 24, 76  # pixels: from leaf to leaf, around the tree, between a name's end and the next level
@@ -23,7 +23,7 @@ STYLE = """
 def svg(labelling: Labelling, category: str) -> str:
     """The tree below a category, named by its id or path, with its training videos where they are known.
 
-    Raises CounterpointError where there is no such category.
+    Raises Error where there is no such category.
     """
     taxonomy, labels = labelling
     root = _find(labelling, category)
@@ -82,4 +82,4 @@ def _find(labelling: Labelling, category: str) -> int:
         if category in names:
             return names.index(category)
     tops = ", ".join(path for path, level in zip(taxonomy.paths, taxonomy.levels, strict=True) if level == 0)
-    raise CounterpointError(f"no category has the path or the id {category!r}; at the top are {tops}")
+    raise Error(f"no category has the path or the id {category!r}; at the top are {tops}")

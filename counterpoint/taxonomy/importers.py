@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.mapping import Label, Labelling, LabelMap
@@ -37,18 +37,18 @@ class Imported(NamedTuple):
 def read(path: str | Path, *, top: int = 1000, labels: str | Path | None = None) -> Imported:
     """Import a file by its kind: a vocabulary (``.csv``), IAB's table (``.tsv``) or AudioSet's ontology (``.json``).
 
-    ``top`` belongs to vocabularies, ``labels`` to ontologies. Raises CounterpointError for a file of another kind.
+    ``top`` belongs to vocabularies, ``labels`` to ontologies. Raises Error for a file of another kind.
     """
     kind = Path(path).suffix.lower()
     if labels is not None and kind != ".json":
-        raise CounterpointError(f"{path}: a label table belongs to an AudioSet ontology (.json)")
+        raise Error(f"{path}: a label table belongs to an AudioSet ontology (.json)")
     if kind == ".csv":
         return Imported(from_youtube8m_vocabulary(path, top))
     if kind == ".tsv":
         return Imported(from_iab(path))
     if kind == ".json":
         return from_audioset(path, labels)
-    raise CounterpointError(f"{path}: neither a vocabulary (.csv), an IAB table (.tsv) nor an ontology (.json)")
+    raise Error(f"{path}: neither a vocabulary (.csv), an IAB table (.tsv) nor an ontology (.json)")
 
 
 def from_youtube8m_vocabulary(path: str | Path, top: int = 1000) -> Labelling:
@@ -62,13 +62,13 @@ def from_youtube8m_vocabulary(path: str | Path, top: int = 1000) -> Labelling:
 
     The id of a label's category is its knowledge graph id, which stays when the vocabulary is sorted anew.
 
-    Raises CounterpointError, naming the file and the line, for missing columns, malformed numbers and repeated indices,
+    Raises Error, naming the file and the line, for missing columns, malformed numbers and repeated indices,
     and for a negative ``top``.
     Source: https://research.google.com/youtube8m/csv/2/vocabulary.csv, 3,862 labels of the 2018 release.
     """
     path = Path(path)
     if top < 0:
-        raise CounterpointError(f"the number of labels to import must not be negative; got {top}")
+        raise Error(f"the number of labels to import must not be negative; got {top}")
     rows = sorted(_read(path), key=lambda row: (-int(row["TrainVideoCount"]), int(row["Index"])))
 
     verticals = {name: _slug(name) for row in rows for name in _verticals(row)}
@@ -95,14 +95,14 @@ def from_youtube8m_vocabulary(path: str | Path, top: int = 1000) -> Labelling:
     try:
         taxonomy = Taxonomy(tuple(categories))
         return Labelling(taxonomy, LabelMap(tuple(sorted(map(label, rows), key=lambda label: label.index)), taxonomy))
-    except CounterpointError as error:
-        raise CounterpointError(f"{path}: makes no taxonomy: {error}") from error
+    except Error as error:
+        raise Error(f"{path}: makes no taxonomy: {error}") from error
 
 
 def from_iab(path: str | Path) -> Labelling:
     """The tree of the IAB Content Taxonomy, each category with its own code; labels are the row numbers.
 
-    Raises CounterpointError, naming the file and the line, for a table of another form.
+    Raises Error, naming the file and the line, for a table of another form.
     Source: https://github.com/InteractiveAdvertisingBureau/Taxonomies, Content Taxonomy 3.1, 704 nodes (CC BY 3.0).
     """
     path = Path(path)
@@ -113,14 +113,14 @@ def from_iab(path: str | Path) -> Labelling:
             categories = []
         elif categories is not None and any(fields):
             if len(fields) < 3:
-                raise CounterpointError(f"{path}, line {number}: 3 columns expected, got {len(fields)}")
+                raise Error(f"{path}, line {number}: 3 columns expected, got {len(fields)}")
             categories.append(Category(fields[0], fields[1], _dashed(fields[2]), fields[0]))
     if categories is None:
-        raise CounterpointError(f"{path}: not an IAB taxonomy: no header {', '.join(IAB_COLUMNS)}")
+        raise Error(f"{path}: not an IAB taxonomy: no header {', '.join(IAB_COLUMNS)}")
     try:
         taxonomy = Taxonomy(tuple(categories))
-    except CounterpointError as error:
-        raise CounterpointError(f"{path}: makes no taxonomy: {error}") from error
+    except Error as error:
+        raise Error(f"{path}: makes no taxonomy: {error}") from error
     return Labelling(taxonomy, LabelMap.identity(taxonomy))
 
 
@@ -130,7 +130,7 @@ def from_audioset(path: str | Path, labels: str | Path | None = None) -> Importe
     ``labels`` is ``class_labels_indices.csv``, which says which index the data has for a category; without it the
     labels are the row numbers.
 
-    Raises CounterpointError, naming the file, for files of another form, and for labels that the ontology lacks.
+    Raises Error, naming the file, for files of another form, and for labels that the ontology lacks.
     Source: https://github.com/audioset/ontology, 632 nodes, 38 of them with several parents (CC BY-SA 4.0).
     """
     path = Path(path)
@@ -147,13 +147,13 @@ def from_audioset(path: str | Path, labels: str | Path | None = None) -> Importe
                     raise ValueError(f"the child {child!r} of {node['id']!r} is not there")
                 parents.setdefault(child, []).append(node["id"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CounterpointError(f"{path}: not an AudioSet ontology ({error!r})") from error
+        raise Error(f"{path}: not an AudioSet ontology ({error!r})") from error
     try:
         taxonomy = Taxonomy(
             tuple(Category(node, parents.get(node, [""])[0], _dashed(name)) for node, name in nodes.items())
         )
-    except CounterpointError as error:
-        raise CounterpointError(f"{path}: makes no taxonomy: {error}") from error
+    except Error as error:
+        raise Error(f"{path}: makes no taxonomy: {error}") from error
     mapping = _audioset_labels(Path(labels), taxonomy) if labels else LabelMap.identity(taxonomy)
     others = tuple((node, parent) for node in nodes for parent in parents.get(node, [])[1:])
     return Imported(Labelling(taxonomy, mapping), others)
@@ -162,23 +162,23 @@ def from_audioset(path: str | Path, labels: str | Path | None = None) -> Importe
 def _audioset_labels(path: Path, taxonomy: Taxonomy) -> LabelMap:
     rows = list(csv.reader(_text(path).splitlines()))
     if not rows or tuple(rows[0]) != AUDIOSET_COLUMNS:
-        raise CounterpointError(f"{path}, line 1: the header must be {','.join(AUDIOSET_COLUMNS)}")
+        raise Error(f"{path}, line 1: the header must be {','.join(AUDIOSET_COLUMNS)}")
     for line, row in enumerate(rows, start=1):
         if len(row) != 3 or (line > 1 and not tsv.is_number(row[0])):
-            raise CounterpointError(f"{path}, line {line}: not an index, an id and a name")
+            raise Error(f"{path}, line {line}: not an index, an id and a name")
     try:
         return LabelMap(tuple(Label(int(index), name, 0, (node,)) for index, node, name in rows[1:]), taxonomy)
-    except CounterpointError as error:
-        raise CounterpointError(f"{path}: not the labels of this ontology: {error}") from error
+    except Error as error:
+        raise Error(f"{path}: not the labels of this ontology: {error}") from error
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise CounterpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise Error(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise CounterpointError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        raise Error(f"{path}: is not UTF-8 text (byte {error.start})") from error
 
 
 def _read(path: Path) -> Iterable[dict[str, str]]:
@@ -187,27 +187,27 @@ def _read(path: Path) -> Iterable[dict[str, str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-                raise CounterpointError(f"{path}, line 1: not a YouTube-8M vocabulary: no column {', '.join(missing)}")
+                raise Error(f"{path}, line 1: not a YouTube-8M vocabulary: no column {', '.join(missing)}")
             seen: set[int] = set()
             for row in reader:
                 if None in row or None in row.values():
                     told = f"{len(reader.fieldnames or ())} columns expected"
-                    raise CounterpointError(f"{path}, line {reader.line_num}: {told}")
+                    raise Error(f"{path}, line {reader.line_num}: {told}")
                 for column in ("Index", "TrainVideoCount"):
                     if not tsv.is_number(row[column]):
-                        raise CounterpointError(
+                        raise Error(
                             f"{path}, line {reader.line_num}: the {column} {row[column]!r} is not a whole number from 0"
                         )
                 if int(row["Index"]) in seen:
-                    raise CounterpointError(f"{path}, line {reader.line_num}: the Index {row['Index']} is used twice")
+                    raise Error(f"{path}, line {reader.line_num}: the Index {row['Index']} is used twice")
                 seen.add(int(row["Index"]))
                 yield row
     except OSError as error:
-        raise CounterpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise Error(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise CounterpointError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        raise Error(f"{path}: is not UTF-8 text (byte {error.start})") from error
     except csv.Error as error:
-        raise CounterpointError(f"{path}, line {reader.line_num}: {error}") from error
+        raise Error(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _verticals(row: dict[str, str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from jaxtyping import Bool, Int
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.tree import Taxonomy
@@ -43,7 +43,7 @@ class Label:
 class LabelMap:
     """A data set's labels, in any order and with any gaps, and the taxonomy they lead into.
 
-    Raises CounterpointError, naming the row, for an unknown category, a duplicate or negative index, and a tab or a
+    Raises Error, naming the row, for an unknown category, a duplicate or negative index, and a tab or a
     line break in a text.
 
     >>> from counterpoint.taxonomy import Category
@@ -78,14 +78,14 @@ class LabelMap:
     def read(cls, path: str | Path, taxonomy: Taxonomy) -> "LabelMap":
         """Read a table ``index label count categories note``; categories are ids separated by commas.
 
-        An empty count is an unknown one. Raises CounterpointError naming the file and the line.
+        An empty count is an unknown one. Raises Error naming the file and the line.
         """
         path = Path(path)
         lines, rows = tsv.read(path, COLUMNS)
 
         def number(line: int, column: str, text: str) -> int:
             if not tsv.is_number(text):
-                raise CounterpointError(f"{path}, line {line}: the {column} {text!r} is not a whole number from 0")
+                raise Error(f"{path}, line {line}: the {column} {text!r} is not a whole number from 0")
             return int(text)
 
         labels = tuple(
@@ -130,13 +130,13 @@ class LabelMap:
     def targets(self, label_indices: Sequence[int] | Int[np.ndarray, "n"]) -> Bool[np.ndarray, "category"]:
         """What a clip with these labels (the data set's indices, in any order, maybe none) should be recognized as.
 
-        True at the labels' categories and at all of their ancestors. Raises CounterpointError naming the first index
+        True at the labels' categories and at all of their ancestors. Raises Error naming the first index
         that the mapping does not have.
         """
         try:
             rows = [self._rows[index] for index in label_indices]
         except KeyError as error:
-            raise CounterpointError(f"the label mapping has no label with the index {error.args[0]}") from None
+            raise Error(f"the label mapping has no label with the index {error.args[0]}") from None
         targets: np.ndarray = np.logical_or.reduce(self.matrix[rows], axis=0)
         return targets
 
@@ -171,7 +171,7 @@ def load(path: str | Path) -> Labelling:
     A folder holds ``categories.tsv`` and the mapping: ``labels.tsv``, or else the only other ``.tsv`` file with a
     mapping's header. A file is a ``categories.tsv`` alone, and the data's labels are then its row numbers (from 0).
 
-    Raises CounterpointError, naming the file and the line, for a missing, ambiguous or faulty file.
+    Raises Error, naming the file and the line, for a missing, ambiguous or faulty file.
     """
     path = Path(path)
     if not path.is_dir():
@@ -200,11 +200,9 @@ def _mapping_file(folder: Path) -> Path:
     found = sorted(path for path in folder.glob("*.tsv") if tsv.header(path) == COLUMNS)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise CounterpointError(
-            f"{folder}: several label mappings ({names}); keep one, or name one of them {LABELS_FILE}"
-        )
+        raise Error(f"{folder}: several label mappings ({names}); keep one, or name one of them {LABELS_FILE}")
     if not found:
-        raise CounterpointError(
+        raise Error(
             f"{folder}: no label mapping, a .tsv file with the header {' '.join(COLUMNS)!r}; "
             f"give {folder / CATEGORIES_FILE} itself if the data's labels are its row numbers"
         )
@@ -212,13 +210,13 @@ def _mapping_file(folder: Path) -> Path:
 
 
 def _check(labels: Iterable[Label], taxonomy: Taxonomy, source: str, rows: Sequence[int]) -> None:
-    """Raise CounterpointError at the first label that does not fit, as "<source> <row>: <problem>"."""
+    """Raise Error at the first label that does not fit, as "<source> <row>: <problem>"."""
     first: dict[int, int] = {}
     known = frozenset(taxonomy.ids)
     total = 0
 
     def fail(row: int, problem: str) -> NoReturn:
-        raise CounterpointError(f"{source} {row}: {problem}")
+        raise Error(f"{source} {row}: {problem}")
 
     for row, label in zip(rows, labels, strict=True):
         if not (0 <= label.index < 2**63 and 0 <= label.count < 2**63):  # numpy's and TFRecord's integers

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.mapping import Label, Labelling, LabelMap
@@ -66,21 +66,21 @@ def merge(annotators: Sequence[LabelMap], settled: Mapping[int, str] | None = No
             now. See `settlements`.
 
     Raises:
-        CounterpointError: there are no mappings, a category has the id `NONE`, or a settlement is of a label or a
+        Error: there are no mappings, a category has the id `NONE`, or a settlement is of a label or a
             category that is not there.
     """
     if not annotators:
-        raise CounterpointError("no mappings to merge")
+        raise Error("no mappings to merge")
     settled = settled or {}
     taxonomy = annotators[0].taxonomy
     if NONE in taxonomy.ids:
-        raise CounterpointError(f"the category {NONE!r} is called as votes for no category are; give it another id")
+        raise Error(f"the category {NONE!r} is called as votes for no category are; give it another id")
     answers: dict[int, list[Label]] = {}
     for annotator in annotators:
         for label in annotator.labels:
             answers.setdefault(label.index, []).append(label)
     if strangers := sorted(set(settled) - set(answers)):
-        raise CounterpointError(f"{CONFLICTS_FILE} settles label {strangers[0]}, which none of the mappings has")
+        raise Error(f"{CONFLICTS_FILE} settles label {strangers[0]}, which none of the mappings has")
     labels, conflicts = [], []
     for index, given in sorted(answers.items()):
         label, conflict, decided = _vote(taxonomy, [answer for answer in given if _answered(answer)], given[0])
@@ -96,7 +96,7 @@ def merge(annotators: Sequence[LabelMap], settled: Mapping[int, str] | None = No
 def settlements(path: str | Path, taxonomy: Taxonomy) -> dict[int, str]:
     """What the ``settled`` column of a ``conflicts.tsv`` says, by label index; nothing where there is no such file.
 
-    Raises CounterpointError, naming the file and the line, for a faulty table and an unknown category.
+    Raises Error, naming the file and the line, for a faulty table and an unknown category.
     """
     path = Path(path)
     if not path.exists():
@@ -104,10 +104,10 @@ def settlements(path: str | Path, taxonomy: Taxonomy) -> dict[int, str]:
     found = {}
     for line, row in zip(*tsv.read(path, COLUMNS), strict=True):
         if not tsv.is_number(row[0]):
-            raise CounterpointError(f"{path}, line {line}: the index {row[0]!r} is not a whole number from 0")
+            raise Error(f"{path}, line {line}: the index {row[0]!r} is not a whole number from 0")
         decided = row[-1].strip()
         if unknown := [category for category in _ids(decided) if category not in taxonomy.ids]:
-            raise CounterpointError(f"{path}, line {line}: {unknown[0]!r} is neither a category's id nor {NONE!r}")
+            raise Error(f"{path}, line {line}: {unknown[0]!r} is neither a category's id nor {NONE!r}")
         if decided:
             found[int(row[0])] = decided
     return found
@@ -123,14 +123,14 @@ def agreement(annotators: Sequence[LabelMap]) -> float:
     An answer is the set of its categories and their ancestors, and the distance between two sets is MASI (Passonneau,
     2006): nearby categories agree in part.
 
-    Raises CounterpointError where NLTK is not installed.
+    Raises Error where NLTK is not installed.
     """
     try:
         from nltk.metrics import masi_distance
         from nltk.metrics.agreement import AnnotationTask
     except ImportError as error:
         message = "agreement is computed by NLTK: pip install 'counterpoint[agreement]'"
-        raise CounterpointError(message) from error
+        raise Error(message) from error
 
     rows = [
         (annotator, label.index, _closure(mapping.taxonomy, label))

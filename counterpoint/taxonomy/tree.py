@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.files import write_text
 from counterpoint.taxonomy import tsv
 
@@ -42,7 +42,7 @@ class Category:
 class Taxonomy:
     """Categories in index order; immutable, equal and hashed by content.
 
-    Raises CounterpointError, naming the row, for duplicate or malformed ids, empty names, a colon in a name, two
+    Raises Error, naming the row, for duplicate or malformed ids, empty names, a colon in a name, two
     categories of one name under one parent, unknown parents and cycles.
 
     >>> food = Taxonomy((Category("f", "", "Food"), Category("i", "f", "FoodItems"), Category("d", "i", "Dessert")))
@@ -55,7 +55,7 @@ class Taxonomy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "categories", tuple(self.categories))
         if not self.categories:
-            raise CounterpointError("a taxonomy needs at least one category")
+            raise Error("a taxonomy needs at least one category")
         _check(self.categories, "taxonomy, row", range(1, len(self.categories) + 1))
 
     def __reduce__(self) -> tuple[type["Taxonomy"], tuple[tuple[Category, ...]]]:
@@ -66,12 +66,12 @@ class Taxonomy:
     def read(cls, path: str | Path) -> "Taxonomy":
         """Read a table ``id parent name [iab]``; parents may stand below their children.
 
-        Raises CounterpointError naming the file and the line.
+        Raises Error naming the file and the line.
         """
         path = Path(path)
         lines, rows = tsv.read(path, COLUMNS, (*COLUMNS, "iab"))
         if not rows:
-            raise CounterpointError(f"{path}: no categories below the header")
+            raise Error(f"{path}: no categories below the header")
         categories = tuple(Category(*fields) for fields in rows)
         _check(categories, f"{path}, line", lines)
         return cls(categories)
@@ -120,11 +120,11 @@ class Taxonomy:
         return {category.id: i for i, category in enumerate(self)}
 
     def index(self, category_id: str) -> int:
-        """The index of the category with this id. Raises CounterpointError if there is none."""
+        """The index of the category with this id. Raises Error if there is none."""
         try:
             return self._index[category_id]
         except KeyError:
-            raise CounterpointError(f"the taxonomy has no category with the id {category_id!r}") from None
+            raise Error(f"the taxonomy has no category with the id {category_id!r}") from None
 
     @cached_property
     def parents(self) -> Int[np.ndarray, "category"]:
@@ -199,10 +199,10 @@ def _constant(values: Sequence[int]) -> Int[np.ndarray, "category"]:
 
 
 def _check(categories: Sequence[Category], source: str, rows: Sequence[int]) -> None:
-    """Raise CounterpointError at the first category that does not fit, as "<source> <row>: <problem>"."""
+    """Raise Error at the first category that does not fit, as "<source> <row>: <problem>"."""
 
     def fail(i: int, problem: str) -> NoReturn:
-        raise CounterpointError(f"{source} {rows[i]}: {problem}")
+        raise Error(f"{source} {rows[i]}: {problem}")
 
     index: dict[str, int] = {}
     for i, category in enumerate(categories):

@@ -6,7 +6,7 @@ Every row keeps its line number, so that whoever finds a row wrong can say where
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 Columns = tuple[str, ...]
 
@@ -20,9 +20,9 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         # utf-8-sig: spreadsheets like to put a byte order mark before the header.
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise CounterpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise Error(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise CounterpointError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        raise Error(f"{path}: is not UTF-8 text (byte {error.start})") from error
     # Not splitlines(), which also splits at characters that a name may well hold, such as U+2028.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line]
     while lines and lines[0][1].startswith("#"):
@@ -31,7 +31,7 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def header(path: Path) -> Columns:
-    """The column names of a table; empty for a file without any. Raises CounterpointError if it cannot be read."""
+    """The column names of a table; empty for a file without any. Raises Error if it cannot be read."""
     lines = _lines(path)
     return tuple(lines[0][1]) if lines else ()
 
@@ -39,19 +39,19 @@ def header(path: Path) -> Columns:
 def read(path: Path, *headers: Columns) -> tuple[list[int], list[list[str]]]:
     """The line number and the fields of every row, in the file's order.
 
-    Raises CounterpointError, naming the file and the line, where the first line is none of the ``headers`` or a row has
+    Raises Error, naming the file and the line, where the first line is none of the ``headers`` or a row has
     another number of fields than the header.
     """
     lines = _lines(path)
     expected = " or ".join(repr(" ".join(names)) for names in headers)
     if not lines:
-        raise CounterpointError(f"{path}: is empty; the header {expected} (tab separated) is missing")
+        raise Error(f"{path}: is empty; the header {expected} (tab separated) is missing")
     (number, names), *rows = lines
     if tuple(names) not in headers:
-        raise CounterpointError(f"{path}, line {number}: the header must be {expected}, tab separated; got {names}")
+        raise Error(f"{path}, line {number}: the header must be {expected}, tab separated; got {names}")
     for number, fields in rows:
         if len(fields) != len(names):
-            raise CounterpointError(f"{path}, line {number}: {len(names)} columns expected, got {len(fields)}")
+            raise Error(f"{path}, line {number}: {len(names)} columns expected, got {len(fields)}")
     return [number for number, _ in rows], [fields for _, fields in rows]
 
 

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from torch import Tensor
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.files import replacing
 from counterpoint.training.learner import Learner
 
@@ -91,7 +91,7 @@ class Files(CheckpointIO):
                 if path.exists():
                     path.replace(path.with_name(BEFORE))
         except OSError as error:
-            raise CounterpointError(
+            raise Error(
                 f"{path}: cannot be written ({error.strerror or error}); the training stops, and the same command "
                 + ("goes on from the last checkpoint" if any(path.parent.glob("*.ckpt")) else "begins anew")
             ) from error
@@ -108,7 +108,7 @@ def newest(run: Path, console: Console) -> Path | None:
     """A run's newest checkpoint that is whole, or None where there is none; a damaged one is put aside and named.
 
     Raises:
-        CounterpointError: all are damaged, or one cannot be read.
+        Error: all are damaged, or one cannot be read.
     """
     folder = run / CHECKPOINTS
     for left in folder.glob(f".{LAST}.*"):  # by a process that was killed as it wrote
@@ -118,7 +118,7 @@ def newest(run: Path, console: Console) -> Path | None:
         return None
     last = next((path for path in there if whole(path)), None)
     if last is None:  # they stay, so that the next call says so too
-        raise CounterpointError(f"{folder}: no checkpoint is whole; remove {run} to train anew")
+        raise Error(f"{folder}: no checkpoint is whole; remove {run} to train anew")
     for path in there[: there.index(last)]:
         aside = path.with_suffix(".damaged")
         path.replace(aside)
@@ -130,7 +130,7 @@ def whole(path: Path) -> bool:
     """Whether a checkpoint agrees with its checksums, and can be read.
 
     Raises:
-        CounterpointError: not now, for a reason that is not the file's.
+        Error: not now, for a reason that is not the file's.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -141,7 +141,7 @@ def whole(path: Path) -> bool:
         if isinstance(error, OSError) and error.errno in (None, errno.EINVAL):  # places outside of the file
             return False
         reason = getattr(error, "strerror", None) or error or "out of memory"
-        raise CounterpointError(f"{path}: cannot be read ({reason}); nothing was changed") from error
+        raise Error(f"{path}: cannot be read ({reason}); nothing was changed") from error
     except Exception:  # whatever either stumbles over
         return False
     return True

@@ -17,8 +17,8 @@ import torch.distributed as dist
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from counterpoint.launch import launched
-from counterpoint.models.track import Track, Tracks
+from counterpoint.data.tracks import Track, Tracks
+from counterpoint.training.launch import launched
 
 PATIENCE = timedelta(days=7)  # for the first process, which may have to index a whole data set
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.errors import CounterpointError
+from counterpoint.data.dataset import Dataset
+from counterpoint.errors import Error
 from counterpoint.recipes import Recipe
-from counterpoint.run import DATA_FILE, LOCK_FILE, RECIPE_FILE, TOWER_FOLDER, Run, digest, read_json, write_json
+from counterpoint.run import DATA_FILE, LOCK_FILE, RECIPE_FILE, TOWER_FOLDER, RunFolder, digest, read_json, write_json
 
 
 @contextlib.contextmanager
-def claimed(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Iterator[bool]:
+def claimed(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> Iterator[bool]:
     """Within the block the run folder is there, of this run, and no other process's to train in.
 
     Gives whether it is new, written by this call.
@@ -25,15 +25,15 @@ def claimed(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Itera
     A process that dies, however it does, lets go of it.
 
     Raises:
-        CounterpointError: another process trains there, or see `counterpoint.training.train.train`.
+        Error: another process trains there, or see `counterpoint.training.train.train`.
     """
     if (tower is not None) and not (isinstance(run.recipe, Recipe) and run.recipe.fusion.tower):
-        raise CounterpointError(f"{run.recipe.name} listens to no correlation tower")
+        raise Error(f"{run.recipe.name} listens to no correlation tower")
     try:
         new = None if (run.folder / RECIPE_FILE).exists() else _written(run, tower, clips)
         lock = new or _locked(run.folder)
     except OSError as error:
-        raise CounterpointError(f"{run.folder}: cannot be written ({error.strerror or error})") from error
+        raise Error(f"{run.folder}: cannot be written ({error.strerror or error})") from error
     try:
         check(run, tower, clips)
         yield new is not None
@@ -43,24 +43,22 @@ def claimed(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Itera
         lock.release()
 
 
-def check(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> None:
-    """Raise CounterpointError unless the folder holds this very run, unfinished."""
-    there = Run.load(run.folder)
+def check(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> None:
+    """Raise Error unless the folder holds this very run, unfinished."""
+    there = RunFolder.load(run.folder)
     if there.trained:
-        raise CounterpointError(f"{run.folder}: holds a finished run; choose another --out, or remove it")
+        raise Error(f"{run.folder}: holds a finished run; choose another --out, or remove it")
     if what := next(_differing(run, there, tower, clips), None):
-        raise CounterpointError(
-            f"{run.folder}: holds an unfinished run with another {what}; choose another --out, or remove it"
-        )
+        raise Error(f"{run.folder}: holds an unfinished run with another {what}; choose another --out, or remove it")
 
 
-def _differing(run: Run, there: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> Iterator[str]:
+def _differing(run: RunFolder, there: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> Iterator[str]:
     """In what a run differs from the one in its folder; in this order, since another recipe may have no tower."""
     if run.recipe != there.recipe:
         yield "recipe"
     if run.labelling != there.labelling:
         yield "taxonomy"
-    if tower and _told(tower) != _told(Run.load(run.folder / TOWER_FOLDER)):
+    if tower and _told(tower) != _told(RunFolder.load(run.folder / TOWER_FOLDER)):
         yield "correlation tower"
     if run.features != there.features:
         yield "feature set"
@@ -71,18 +69,18 @@ def _differing(run: Run, there: Run, tower: Run | None, clips: dict[str, ClipDat
             yield f"set of {kind} clips"
 
 
-def _told(tower: Run) -> tuple[Any, str]:
+def _told(tower: RunFolder) -> tuple[Any, str]:
     """What tells towers apart, however their files were written."""
     return tower.recipe, digest(tower.tower().state_dict())
 
 
-def _written(run: Run, tower: Run | None, clips: dict[str, ClipDataset]) -> FileLock | None:
+def _written(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> FileLock | None:
     """Write the folder, and lock it; None where another process was quicker."""
     there = run.folder.exists()
     if there and any(run.folder.iterdir()):
-        raise CounterpointError(f"{run.folder}: not empty and not a run; choose another --out")
+        raise Error(f"{run.folder}: not empty and not a run; choose another --out")
     if isinstance(run.recipe, Recipe) and run.recipe.fusion.tower and tower is None:
-        raise CounterpointError(f"{run.recipe.name} needs a trained correlation tower (--tower RUN)")
+        raise Error(f"{run.recipe.name} needs a trained correlation tower (--tower RUN)")
     # Beside its place and then moved there, so that a run folder is whole or not there at all. The lock moves with it.
     # An empty folder that is there stays, since it may be a volume or the working directory; then the recipe, which
     # makes it a run, comes last.
@@ -117,7 +115,7 @@ def _locked(folder: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise CounterpointError(
+        raise Error(
             f"{folder}: another process trains there; wait until it has ended, or choose another --out"
         ) from None
     return lock

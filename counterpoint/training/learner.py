@@ -10,10 +10,10 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from counterpoint.data.loading import Batch
-from counterpoint.errors import CounterpointError
+from counterpoint.data.tracks import Track, Tracks
+from counterpoint.errors import Error
 from counterpoint.evaluation.metrics import GlobalAveragePrecision
 from counterpoint.models.categorizer import Categorizer
-from counterpoint.models.track import Track, Tracks
 from counterpoint.recipes import Training
 from counterpoint.training.distributed import Part, draw_for_all, rank, total, world
 
@@ -114,7 +114,7 @@ class Learner(lightning.LightningModule):
                 "params": [parameter for name, parameter in learning if bool(MAPS.search(name)) is hearing],
                 "lr": settings.learning_rate * times,
             }
-            for hearing, times in ((False, 1.0), (True, settings.hearing_rate))
+            for hearing, times in ((False, 1.0), (True, settings.influence_lr_scale))
         ]
         groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
@@ -155,9 +155,9 @@ class CategorizationLearner(Learner):
 
 
 def check_finite(scores: Tensor) -> None:
-    """Raise CounterpointError where a model's answers are no numbers any more: nothing mends such a model."""
+    """Raise Error where a model's answers are no numbers any more: nothing mends such a model."""
     if not scores.isfinite().all():
-        raise CounterpointError("the training has diverged (scores are not finite); lower --training.learning_rate")
+        raise Error("the training has diverged (scores are not finite); lower --training.learning_rate")
 
 
 def drop_modalities(tracks: Tracks, share: float, part: Part = ALONE) -> Tracks:

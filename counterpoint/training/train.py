@@ -14,30 +14,31 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
 from counterpoint.data.clip import present
-from counterpoint.data.datamodule import ClipDataModule
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.errors import CounterpointError
-from counterpoint.launch import launched
+from counterpoint.data.datamodule import DataModule
+from counterpoint.data.dataset import Dataset
+from counterpoint.errors import Error
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.models.fusion import Gated
+from counterpoint.predict import accelerator
 from counterpoint.recipes import TowerRecipe, check
-from counterpoint.run import Run, accelerator
+from counterpoint.run import RunFolder
 from counterpoint.training import checkpoints, distributed
 from counterpoint.training.allocator import keep_freed_memory
 from counterpoint.training.checkpoints import CHECKPOINTS, Checkpoints
-from counterpoint.training.correlation import CorrelationLearner
 from counterpoint.training.folder import claimed
+from counterpoint.training.launch import launched
 from counterpoint.training.learner import CategorizationLearner, Learner
 from counterpoint.training.progress import EpochBar, EpochLog, quiet
+from counterpoint.training.tower import CorrelationLearner
 
 
 def train(
-    run: Run,
-    data: ClipDataset,
-    validation: ClipDataset,
+    run: RunFolder,
+    data: Dataset,
+    validation: Dataset,
     *,
-    tower: Run | None = None,
+    tower: RunFolder | None = None,
     workers: int = 0,
     minutes: float = checkpoints.MINUTES,
     console: Console | None = None,
@@ -52,7 +53,7 @@ def train(
     In processes that torchrun started, they share each batch, and the result is one process's but for rounding.
 
     Raises:
-        CounterpointError: the folder holds a finished run, or one with another recipe, tower, taxonomy, features or
+        Error: the folder holds a finished run, or one with another recipe, tower, taxonomy, features or
             clips, or another process trains there, or it cannot be written; or the clips leave nothing to learn or to
             measure; or the training diverges.
     """
@@ -80,9 +81,9 @@ def train(
 
 
 def _fit(
-    run: Run,
-    data: ClipDataset,
-    validation: ClipDataset,
+    run: RunFolder,
+    data: Dataset,
+    validation: Dataset,
     last: Path | None,
     workers: int,
     minutes: float,
@@ -115,7 +116,7 @@ def _fit(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        batches = ClipDataModule(
+        batches = DataModule(
             data,
             validation,
             run.features,
@@ -144,7 +145,7 @@ def _fit(
     return best
 
 
-def _processes(run: Run) -> dict[str, Any]:
+def _processes(run: RunFolder) -> dict[str, Any]:
     """What Lightning has to know of the processes that torchrun started."""
     if not launched():
         return {"devices": 1}
@@ -162,7 +163,7 @@ def _processes(run: Run) -> dict[str, Any]:
     return {"devices": here, "num_nodes": nodes, "strategy": strategy}
 
 
-def _learner(run: Run) -> Learner:
+def _learner(run: RunFolder) -> Learner:
     recipe, model = run.recipe, run.build()
     if isinstance(recipe, TowerRecipe):
         assert isinstance(model, Tower)
@@ -171,15 +172,15 @@ def _learner(run: Run) -> Learner:
     return CategorizationLearner(model, recipe.training)
 
 
-def _check_clips(run: Run, clips: dict[str, ClipDataset]) -> None:
-    """Raise CounterpointError unless some clip has a category or, for a tower, two may make false pairs.
+def _check_clips(run: RunFolder, clips: dict[str, Dataset]) -> None:
+    """Raise Error unless some clip has a category or, for a tower, two may make false pairs.
 
     Otherwise there would be nothing to learn or to measure. As a rule one look tells.
     """
     pairs = isinstance(run.recipe, TowerRecipe)
     top_level = run.labelling.taxonomy.levels == 0
     if pairs and len(run.features.sizes) < 2:
-        raise CounterpointError(f"{run.features}: a correlation tower compares two modalities or more")
+        raise Error(f"{run.features}: a correlation tower compares two modalities or more")
     for kind, dataset in clips.items():
         seen: list[Any] = []  # sets of top-level categories, each once
         for clip, targets in (dataset[i] for i in range(len(dataset))):
@@ -195,7 +196,7 @@ def _check_clips(run: Run, clips: dict[str, ClipDataset]) -> None:
             shards = ", ".join(map(str, dataset.paths[:3])) + (", ..." if len(dataset.paths) > 3 else "")
             lack = "no two have every modality and top-level categories apart" if pairs else "none has a category"
             purpose = "learn from" if kind == "training" else "measure by"
-            raise CounterpointError(
+            raise Error(
                 f"{shards}: {len(dataset):,} {kind} clips, of which {lack}: "
                 f"nothing to {purpose}; check their labels and the taxonomy"
             )

@@ -19,7 +19,7 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.evaluation.survey import Survey
 from counterpoint.experiments.predictions import log_odds
 from counterpoint.recipes import TOWER_RECIPES, ContrastiveConfig, NetVLADFamily
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 
 FOOD, DESSERT, SOUP, SPORT, BALL = range(5)
 
@@ -69,10 +69,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         family=NetVLADFamily(clusters={"video": 2, "audio": 2}, hidden=8),
         comparison=ContrastiveConfig(embedding=4),
     )
-    tower = Run(folder / "tower", listens, LABELLING, FeatureSet(SIZES))
+    tower = RunFolder(folder / "tower", listens, LABELLING, FeatureSet(SIZES))
     tower.save()
     tower.save_weights(tower.build())
-    made = Run(folder / "run", recipe("nv-cm-c"), LABELLING, FeatureSet(SIZES))
+    made = RunFolder(folder / "run", recipe("nv-cm-c"), LABELLING, FeatureSet(SIZES))
     made.save()
     made.take_in(tower)
     made.save_weights(made.build())
@@ -84,7 +84,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def server(world: World) -> Iterator[str]:
     """The address of a real server's page."""
-    command = [sys.executable, "-m", "counterpoint.cli", "browse", world.run, "--data", world.shards, "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "counterpoint.cli.main",
+        "browse",
+        world.run,
+        "--data",
+        world.shards,
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(
         list(map(str, command)), stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

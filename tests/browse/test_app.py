@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from counterpoint.cli import main
+from counterpoint.cli.main import main
 
 from .conftest import World
 

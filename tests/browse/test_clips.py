@@ -8,12 +8,12 @@ import torch
 from training.world import recipe
 
 from counterpoint.browse.clips import Clips, Filter
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.evaluation.survey import survey
 from counterpoint.experiments.predictions import log_odds
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy.mapping import youtube8m
 
 
@@ -73,13 +73,13 @@ def test_the_address_of_a_filter() -> None:
 
 
 def test_what_cannot_be_asked_for(known: Clips) -> None:
-    with pytest.raises(CounterpointError, match="no category 'Foot'"):
+    with pytest.raises(Error, match="no category 'Foot'"):
         known.choose(Filter(category="Foot"))
-    with pytest.raises(CounterpointError, match="no level 2: they are 0 to 1"):
+    with pytest.raises(Error, match="no level 2: they are 0 to 1"):
         known.choose(Filter(level=2))
     without = replace(known.survey, about={"pairs": []}, figures=known.survey.figures[:, :1])
     for asked in (Filter(low=0.5), Filter(sort="correlation")):
-        with pytest.raises(CounterpointError, match="without a correlation tower"):
+        with pytest.raises(Error, match="without a correlation tower"):
             Clips(known.run, known.dataset, without).choose(asked)
 
 
@@ -148,10 +148,10 @@ def test_a_hundred_thousand_clips_are_quick(known: Clips) -> None:
 
 def test_real_records(real_data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    made = Run(tmp_path / "run", recipe(), youtube8m(), FeatureSet(YOUTUBE8M_SIZES))
+    made = RunFolder(tmp_path / "run", recipe(), youtube8m(), FeatureSet(YOUTUBE8M_SIZES))
     made.save()
     made.save_weights(made.build())
-    data = ClipDataset([real_data / "yt8m" / "video" / "validate0000.tfrecord"], made.labelling)
+    data = Dataset([real_data / "yt8m" / "video" / "validate0000.tfrecord"], made.labelling)
     clips = Clips(made, data, survey(made, data, tmp_path / "kept"))
     told = clips.told(clips.choose(Filter(category="Transport:Land:Car")))
     assert len(told) == clips.counts[clips.taxonomy.paths.index("Transport:Land:Car")] > 5

@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 from counterpoint.data.cache import BlockCache, block_cache
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 
 def key(number: int) -> str:
@@ -104,12 +104,12 @@ def test_killed_processes_leave_nothing_that_breaks(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CounterpointError, match=r"the cache cannot be written .*COUNTERPOINT_CACHE"):
+    with pytest.raises(Error, match=r"the cache cannot be written .*COUNTERPOINT_CACHE"):
         BlockCache(tmp_path / "file", 100).put(key(0), b"x")
 
 
 @pytest.mark.parametrize("told", ["many", "-1", "nan"])
 def test_a_limit_that_is_no_number(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
     monkeypatch.setenv("COUNTERPOINT_CACHE_GB", told)
-    with pytest.raises(CounterpointError, match=f"COUNTERPOINT_CACHE_GB={told}: give the limit"):
+    with pytest.raises(Error, match=f"COUNTERPOINT_CACHE_GB={told}: give the limit"):
         block_cache()

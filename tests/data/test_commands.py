@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from training.world import damage, write
 
-from counterpoint.cli import main
+from counterpoint.cli.main import main
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.run import Run
+from counterpoint.data.dataset import Dataset
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import youtube8m
 
 CONTROLS = ["--clips", '{"train": 6, "validation": 4, "test": 3}', "--min_steps", "10", "--max_steps", "12"]
@@ -60,11 +60,11 @@ def test_one_command_makes_all_splits(shards: Path, tmp_path: Path, capsys: pyte
     assert all(part["records"] + part["left_out"] == 150 for part in told.values())
     for split, name in (("train", "train"), ("validation", "validate"), ("test", "test")):
         assert {record.rstrip("0123456789") for record in shown(out, split)} == {name}
-        assert len(ClipDataset([out / f"{split}-0000.tfrecord"], youtube8m())) == told[split]["clips"]
+        assert len(Dataset([out / f"{split}-0000.tfrecord"], youtube8m())) == told[split]["clips"]
     small = ["--family.width", "8", "--family.heads", "2", "--head.hidden", "8", "--training.max_epochs", "1"]
     data = ["--data", str(out / "train*.tfrecord"), "--validation", str(out / "validation*.tfrecord")]
     assert main(["train", "tm-mbt", *data, "--out", str(tmp_path / "run"), *small]) == 0
-    run = Run.load(tmp_path / "run")
+    run = RunFolder.load(tmp_path / "run")
     assert run.features.components
     assert len(run.labelling.taxonomy) == 640
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from training.world import clip, clips, codes, cut, damage, dataset, write
 
-from counterpoint.data.dataset import ClipDataset, share
+from counterpoint.data.dataset import Dataset, share
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
-from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.errors import Error, RecordError
 
 # --- clips by number --------------------------------------------------------------------------------------------------
 
@@ -35,7 +35,7 @@ def test_survives_pickling(folder: Path) -> None:
 
 def test_unknown_label_names_shard_record_and_clip(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tfrecord", *clips(2), clip("strange", [10, 99], video=codes(1, 16)))
-    with pytest.raises(CounterpointError) as raised:
+    with pytest.raises(Error) as raised:
         dataset(path)[2]
     assert str(raised.value) == f"{path}: record 2 (clip strange): the label mapping has no label with the index 99"
 
@@ -44,7 +44,7 @@ def test_unknown_label_behind_a_damaged_record(tmp_path: Path) -> None:
     """The record's number is the one in the file."""
     path = write(tmp_path / "x.tfrecord", *clips(2), clip("strange", [99], video=codes(1, 16)))
     data = dataset(damage(path, 0), skip_bad=True)
-    with pytest.raises(CounterpointError, match="record 2 "):
+    with pytest.raises(Error, match="record 2 "):
         data[1]
 
 
@@ -55,10 +55,10 @@ def test_labels_do_not_matter_where_they_are_not_read(tmp_path: Path) -> None:
 
 def test_no_clips(tmp_path: Path) -> None:
     (tmp_path / "empty.tfrecord").touch()
-    with pytest.raises(CounterpointError, match=r"no clips in .*empty\.tfrecord$"):
+    with pytest.raises(Error, match=r"no clips in .*empty\.tfrecord$"):
         dataset(tmp_path / "empty.tfrecord")
     write(tmp_path / "one.tfrecord", *clips(1))
-    with pytest.raises(CounterpointError, match=r"no clips .* for this split"):
+    with pytest.raises(Error, match=r"no clips .* for this split"):
         dataset(tmp_path / "one.tfrecord", keep=share(0.0, 0.0))
 
 
@@ -92,7 +92,7 @@ def test_skip_bad(tmp_path: Path, keep: object) -> None:
 
 def test_nothing_but_damage(tmp_path: Path) -> None:
     path = damage(write(tmp_path / "bad.tfrecord", *clips(1)), 0)
-    with pytest.raises(CounterpointError, match="no clips in"):
+    with pytest.raises(Error, match="no clips in"):
         dataset(path, skip_bad=True)
 
 
@@ -108,7 +108,7 @@ def test_lengths_are_those_of_the_records(folder: Path) -> None:
 SPLITS = [(0.0, 0.1), (0.1, 0.3), (0.3, 1.0)]
 
 
-def ids(data: ClipDataset) -> list[str]:
+def ids(data: Dataset) -> list[str]:
     return [data.clip(i).id for i in range(len(data))]
 
 

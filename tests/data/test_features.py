@@ -5,9 +5,9 @@ import pytest
 from training.world import SIZES, clip, clips, codes, damage, write
 
 from counterpoint.data.features import FEATURES_FILE, SAMPLE_CLIPS, FeatureSet
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 OURS = FeatureSet({"audio": 128, "video": 512}, "clip-vit+vggish")
 
@@ -35,7 +35,7 @@ def test_fingerprint() -> None:
 def test_unreadable_sidecar_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / FEATURES_FILE).write_text(content)
-    with pytest.raises(CounterpointError, match=rf"{FEATURES_FILE}: cannot be read as a feature set"):
+    with pytest.raises(Error, match=rf"{FEATURES_FILE}: cannot be read as a feature set"):
         FeatureSet.load(tmp_path)
 
 
@@ -68,7 +68,7 @@ def test_damage_does_not_hide_the_features(tmp_path: Path) -> None:
 def test_several_encoders_are_refused(tmp_path: Path) -> None:
     paths = [write(tmp_path / name / "a.tfrecord", *clips(1)) for name in ("downloaded", "extracted")]
     FeatureSet(SIZES, "ours").save(tmp_path / "extracted")
-    with pytest.raises(CounterpointError) as raised:
+    with pytest.raises(Error) as raised:
         FeatureSet.of(paths)
     assert str(raised.value) == (
         f"the shards hold features of several encoders ({tmp_path / 'downloaded'}: youtube8m, "
@@ -78,7 +78,7 @@ def test_several_encoders_are_refused(tmp_path: Path) -> None:
 
 def test_several_sizes_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tfrecord", clip("a", [], video=codes(1, 16)), clip("b", [], video=codes(1, 17)))
-    with pytest.raises(CounterpointError) as raised:
+    with pytest.raises(Error) as raised:
         FeatureSet.of([path])
     assert str(raised.value) == f"{path}: record 1: 'video' has 17 features a step, other clips have 16"
 
@@ -91,14 +91,14 @@ def test_what_shards_of_unlike_folders_hold(tmp_path: Path) -> None:
     wider = write(tmp_path / "c" / "0.tfrecord", clip("c", [], video=codes(1, 17)))
     assert FeatureSet.of(silent).sizes == {"video": SIZES["video"]}
     assert FeatureSet.of([*silent, later]).sizes == FeatureSet.of([*silent, other]).sizes == SIZES
-    with pytest.raises(CounterpointError, match="'video' has 17 features a step, other clips have 16"):
+    with pytest.raises(Error, match="'video' has 17 features a step, other clips have 16"):
         FeatureSet.of([other, wider])
 
 
 def test_why_nothing_can_be_read_is_told(tmp_path: Path) -> None:
     text = tmp_path / "text.tfrecord"
     text.write_text("id,label\n" * 40)
-    with pytest.raises(CounterpointError, match=r"text\.tfrecord: record 0 at byte 0: not a TFRecord file"):
+    with pytest.raises(Error, match=r"text\.tfrecord: record 0 at byte 0: not a TFRecord file"):
         FeatureSet.of([text])
     whole = write(tmp_path / "a.tfrecord", clip("a", [], video=codes(1, 16)))
     assert FeatureSet.of([text, whole]).sizes == {"video": 16}
@@ -106,9 +106,9 @@ def test_why_nothing_can_be_read_is_told(tmp_path: Path) -> None:
 
 def test_shards_without_features_are_refused(tmp_path: Path) -> None:
     paths = [write(tmp_path / name, clip("a", [1])) for name in ("a.tfrecord", "b.tfrecord")]
-    with pytest.raises(CounterpointError, match=r"a\.tfrecord and 1 more shards: no clips with features"):
+    with pytest.raises(Error, match=r"a\.tfrecord and 1 more shards: no clips with features"):
         FeatureSet.of(paths)
-    with pytest.raises(CounterpointError, match="no shards"):
+    with pytest.raises(Error, match="no shards"):
         FeatureSet.of([])
 
 
@@ -130,7 +130,7 @@ def test_the_same_or_fewer_modalities_are_accepted() -> None:
     ],
 )
 def test_other_features_are_refused_in_one_sentence(data: FeatureSet) -> None:
-    with pytest.raises(CounterpointError) as raised:
+    with pytest.raises(Error) as raised:
         OURS.check(data, "runs/first")
     assert str(raised.value) == (
         f"runs/first reads clip-vit+vggish features (audio 128, video 512), not {data}: "

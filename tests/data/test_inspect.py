@@ -9,9 +9,9 @@ from rich.console import Console
 
 from counterpoint.data.clip import Clip, Track
 from counterpoint.data.inspect import Spread, find_shards, inspect
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
-from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.errors import Error, RecordError
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 
@@ -171,7 +171,7 @@ def test_a_shard_of_two_names_is_one(folder: Path, monkeypatch: pytest.MonkeyPat
 def test_path_that_names_no_shard(folder: Path) -> None:
     (folder / "bare").mkdir()
     for path in (folder / "bare", folder / "absent", folder / "*.csv"):
-        with pytest.raises(CounterpointError, match="no shards there") as caught:
+        with pytest.raises(Error, match="no shards there") as caught:
             find_shards([folder, path])
         assert str(path) in str(caught.value)
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from training.world import SIZES, clip, clips, codes, dataset, write
 
-from counterpoint.data.datamodule import ClipDataModule
+from counterpoint.data.datamodule import DataModule
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.loading import Batch, EpochSampler, Share, Slices, Turns, collate
-from counterpoint.errors import CounterpointError
+from counterpoint.data.loading import Batch, EpochSampler, RoundRobinSampler, ShardedSampler, Share, collate
+from counterpoint.errors import Error
 
 FEATURES = FeatureSet(SIZES)
 
@@ -73,14 +73,14 @@ def test_floats_of_a_video_level_record() -> None:
 
 @pytest.mark.parametrize("size", [8, 17])
 def test_features_of_another_size_name_the_clip(size: int) -> None:
-    with pytest.raises(CounterpointError) as raised:
+    with pytest.raises(Error) as raised:
         collate([(clip("a", [], video=codes(2, size)), np.zeros(5, np.bool_))], FEATURES, 300)
     assert str(raised.value) == f"clip 'a': track 'video' has features of {size} uint8, not 16 uint8"
 
 
 def test_features_of_two_types_name_the_clip() -> None:
     shown = [clip("a", [], video=codes(1, 16)), clip("b", [], video=np.zeros((1, 16), np.float32))]
-    with pytest.raises(CounterpointError, match="clip 'b': track 'video' has features of 16 float32, not 16 uint8"):
+    with pytest.raises(Error, match="clip 'b': track 'video' has features of 16 float32, not 16 uint8"):
         collate([(one, np.zeros(5, np.bool_)) for one in shown], FEATURES, 300)
 
 
@@ -106,8 +106,8 @@ def test_processes_share_every_batch(world: int) -> None:
     """Each clip is in one process's share and, put together again, batches are those of one process."""
     sampler = EpochSampler(np.random.default_rng(0).integers(120, 301, 53), 10, seed=0)
     sampler.set_epoch(2)
-    parts = [list(Slices(sampler, rank, world)) for rank in range(world)]
-    assert {len(part) for part in parts} == {len(Slices(sampler))} == {6}
+    parts = [list(ShardedSampler(sampler, rank, world)) for rank in range(world)]
+    assert {len(part) for part in parts} == {len(ShardedSampler(sampler))} == {6}
     together: list[int] = []
     for shares in zip(*parts, strict=True):
         counted = [share.clips[: share.counted] for share in shares]
@@ -122,7 +122,7 @@ def test_an_epoch_goes_on_in_another_number_of_processes(other: int) -> None:
     lengths = np.random.default_rng(0).integers(120, 301, 53)
 
     def shares(world: int, epoch: int, state: dict[str, int] | None) -> list[list[Share]]:
-        slices = [Slices(EpochSampler(lengths, 10, seed=0), rank, world) for rank in range(world)]
+        slices = [ShardedSampler(EpochSampler(lengths, 10, seed=0), rank, world) for rank in range(world)]
         for one in slices:
             one.sampler.set_epoch(epoch)
             if state:
@@ -132,7 +132,7 @@ def test_an_epoch_goes_on_in_another_number_of_processes(other: int) -> None:
     def clips(batches: list[list[Share]]) -> list[int]:
         return [clip for batch in batches for share in batch for clip in share.clips[: share.counted]]
 
-    before = Slices(EpochSampler(lengths, 10, seed=0), 0, 2)
+    before = ShardedSampler(EpochSampler(lengths, 10, seed=0), 0, 2)
     before.sampler.set_epoch(1)
     state = before.state(4)
     assert state == {"seed": 0, "epoch": 1, "batches": 4, "clips": 40}
@@ -142,10 +142,10 @@ def test_an_epoch_goes_on_in_another_number_of_processes(other: int) -> None:
 
 @pytest.mark.parametrize(("clips", "world"), [(40, 1), (40, 2), (41, 2), (3, 4), (45, 3)])
 def test_processes_take_batches_in_turns(clips: int, world: int) -> None:
-    turns = [list(Turns(clips, 10, rank, world)) for rank in range(world)]
+    turns = [list(RoundRobinSampler(clips, 10, rank, world)) for rank in range(world)]
     assert len({len(each) for each in turns}) == 1
     batches = [share.clips[: share.counted] for turn in zip(*turns, strict=True) for share in turn if share.counted]
-    assert batches == [share.clips for share in Turns(clips, 10)]
+    assert batches == [share.clips for share in RoundRobinSampler(clips, 10)]
     assert [clip for batch in batches for clip in batch] == list(range(clips))
 
 
@@ -194,7 +194,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     data = dataset(write(tmp_path / "a.tfrecord", *clips(10)))
     runs: list[list[Batch]] = []
     for workers in (0, 1, 2):
-        module = ClipDataModule(data, data, FEATURES, batch_size=4, max_steps=5, workers=workers, seed=3)
+        module = DataModule(data, data, FEATURES, batch_size=4, max_steps=5, workers=workers, seed=3)
         loader = module.train_dataloader()
         module.slices.sampler.set_epoch(1)
         runs.append(list(loader))
@@ -213,5 +213,5 @@ def test_batches_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
 
 def test_validation_is_in_order(tmp_path: Path) -> None:
     data = dataset(write(tmp_path / "a.tfrecord", *clips(10)))
-    module = ClipDataModule(data, data, FEATURES, batch_size=4, max_steps=5)
+    module = DataModule(data, data, FEATURES, batch_size=4, max_steps=5)
     assert [name for made in module.val_dataloader() for name in made.ids] == [f"clip{i:03}" for i in range(10)]

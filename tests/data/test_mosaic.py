@@ -8,13 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.mosaic import MOSAIC_FILE, Mosaic, Records, Truth, most_specific, write
+from counterpoint.data.records import clip_of, encode, quantize
 from counterpoint.data.tfrecord import Shard, Writer
-from counterpoint.data.youtube8m import clip_of, encode, quantize
-from counterpoint.errors import CounterpointError
-from counterpoint.experiments.worlds import Mosaics
+from counterpoint.errors import Error
+from counterpoint.experiments.datasets import Mosaics
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 SIZES = {"video": 12, "audio": 9}
@@ -66,7 +66,7 @@ def some(split: str, count: int = 60, seed: int = 0) -> list[Clip]:
 
 
 def read(path: Path) -> Records:
-    return Records.read(ClipDataset([path], LABELLING))
+    return Records.read(Dataset([path], LABELLING))
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +118,13 @@ def test_records_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
     records = read(path)
     assert records.ids == ["whole"]
     assert records.left_out == 5
-    with pytest.raises(CounterpointError, match=r"b\.tfrecord: no record with picture, sound and a category"):
+    with pytest.raises(Error, match=r"b\.tfrecord: no record with picture, sound and a category"):
         read(shard(tmp_path / "b.tfrecord", record("mute", [10], 1, audio=None)))
 
 
 def test_frame_level_records_are_refused(tmp_path: Path) -> None:
     long = record("long", [10], 0, video=np.ones((7, 12), np.float32))
-    with pytest.raises(CounterpointError, match="clip 'long': video of 7 steps; a mosaic is made of video-level"):
+    with pytest.raises(Error, match="clip 'long': video of 7 steps; a mosaic is made of video-level"):
         read(shard(tmp_path / "a.tfrecord", long))
 
 
@@ -242,7 +242,7 @@ def test_a_sweep_changes_only_what_it_is_about(records: Records) -> None:
 
 def test_too_few_topics(tmp_path: Path) -> None:
     few = read(shard(tmp_path / "a.tfrecord", *(record(f"r{i}", [10 * (i % 4)], i) for i in range(20))))
-    with pytest.raises(CounterpointError, match="train: 20 records have too few topics for 6 stretches"):
+    with pytest.raises(Error, match="train: 20 records have too few topics for 6 stretches"):
         MOSAIC.clip(few, "train", 0)
     assert replace(MOSAIC, distractors=1).clip(few, "train", 0)
 
@@ -258,7 +258,7 @@ def test_too_few_topics(tmp_path: Path) -> None:
     ],
 )
 def test_mosaics_that_cannot_be(controls: dict[str, float], problem: str) -> None:
-    with pytest.raises(CounterpointError, match=problem):
+    with pytest.raises(Error, match=problem):
         Mosaic(**controls)  # type: ignore[arg-type]
 
 
@@ -285,7 +285,7 @@ def test_splits_show_only_their_own_records(splits: dict[str, Records], tmp_path
     assert calls == [(done, 18) for done in range(1, 19)]
     assert {split: len(paths) for split, paths in shards.items()} == {"train": 3, "validation": 1, "test": 1}
     for split, paths in shards.items():
-        data = ClipDataset(paths, LABELLING)
+        data = Dataset(paths, LABELLING)
         lines = (tmp_path / "m" / f"{split}-truth.jsonl").read_text().splitlines()
         assert len(lines) == len(data)
         for index, line in enumerate(lines):
@@ -331,9 +331,9 @@ def test_the_same_files_for_the_same_seed(splits: dict[str, Records], tmp_path: 
 
 
 def test_a_record_in_two_splits_is_refused(splits: dict[str, Records], tmp_path: Path) -> None:
-    with pytest.raises(CounterpointError, match=r"record 'train0' is in train and in test \(60 are\)"):
+    with pytest.raises(Error, match=r"record 'train0' is in train and in test \(60 are\)"):
         written(splits | {"test": splits["train"]}, tmp_path)
-    with pytest.raises(CounterpointError, match="no records for the split 'test'"):
+    with pytest.raises(Error, match="no records for the split 'test'"):
         written({split: splits[split] for split in ("train", "validation")}, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -356,7 +356,7 @@ def test_a_refusal_touches_nothing(splits: dict[str, Records], tmp_path: Path) -
     written(splits, tmp_path)
     (tmp_path / "train-0099.tfrecord").write_bytes(b"")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(CounterpointError, match="an older shard of 'train' would stay"):
+    with pytest.raises(Error, match="an older shard of 'train' would stay"):
         written(splits, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -366,7 +366,7 @@ def test_real_records(real_data: Path) -> None:
     from counterpoint.taxonomy.mapping import youtube8m
 
     path = real_data / "yt8m" / "video" / "validate0000.tfrecord"
-    records = Records.read(ClipDataset([path], youtube8m()))
+    records = Records.read(Dataset([path], youtube8m()))
     assert len(records.ids) + records.left_out == 284
     whole = Shard(path)
     means = {clip.id: clip for clip in (clip_of(whole, i) for i in range(len(whole)))}

@@ -12,15 +12,15 @@ import pytest
 from data.objects import Objects, running
 from training.world import LABELLING, clips, dataset, write
 
-from counterpoint.cli import main
+from counterpoint.cli.main import main
 from counterpoint.data import remote, store
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
-from counterpoint.data.loading import ClipLoader, Turns
+from counterpoint.data.loading import ClipLoader, RoundRobinSampler
 from counterpoint.data.remote import RemoteShard
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard, Writer
-from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.errors import Error, RecordError
 
 RANDOM = np.random.default_rng(0)
 PAYLOADS = [RANDOM.bytes(length) for length in (0, 5, 3000, 1000, 70, 2500, 1)]
@@ -192,12 +192,12 @@ def test_an_object_that_changes_while_it_is_read(
     monkeypatch.setenv("COUNTERPOINT_CACHE_GB", "0")
     shard = RemoteShard(url(server))
     server.files["shards/a.tfrecord"] = content(tmp_path, PAYLOADS[::-1])
-    with pytest.raises(CounterpointError, match=r"a.tfrecord: the object has changed since it was opened"):
+    with pytest.raises(Error, match=r"a.tfrecord: the object has changed since it was opened"):
         shard[0]
     server.files["shards/a.tfrecord"] = content(tmp_path, [payload[::-1] for payload in PAYLOADS])
     assert shard[2].tobytes() == PAYLOADS[2][::-1]  # too early to notice
     monkeypatch.setattr(remote, "RECENT", 0.0)
-    with pytest.raises(CounterpointError, match="has changed"):
+    with pytest.raises(Error, match="has changed"):
         shard[2]
 
 
@@ -235,7 +235,7 @@ def test_lasting_failures_are_one_line(
     shard = RemoteShard(url(server))
     shard.file.forget(0, shard.size)
     server.faults = [fault] * 20
-    with pytest.raises(CounterpointError) as raised:
+    with pytest.raises(Error) as raised:
         shard[0]
     assert str(raised.value) == f"{url(server)}: {told}"
     assert len(server.faults) == (13 if "tried" in told else 19)
@@ -258,12 +258,12 @@ def test_nothing_there(server: Objects, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_server_that_knows_no_ranges(server: Objects) -> None:
     server.ranges = False
     server.files["shards/long"] = server.files["shards/a.tfrecord"] * 3
-    with pytest.raises(CounterpointError, match=r"long: .*the server does not read by range"):
+    with pytest.raises(Error, match=r"long: .*the server does not read by range"):
         RemoteShard(url(server, "long"))
 
 
 def test_what_cannot_be_read_at_all() -> None:
-    with pytest.raises(CounterpointError, match=r"^nosuch://x/y: .*[Pp]rotocol"):
+    with pytest.raises(Error, match=r"^nosuch://x/y: .*[Pp]rotocol"):
         find_shards(["nosuch://x/y"])
 
 
@@ -300,7 +300,7 @@ def test_a_listing_that_fails_leaves_nothing_out(server: Objects) -> None:
     assert len(find_shards([f"{server.url}/shards/"])) == 2
     assert server.faults == []
     server.faults = ["ok", "ok", *["503"] * 7]
-    with pytest.raises(CounterpointError, match=r"shards/deep/: 503 Service Unavailable \(tried 7 times\)"):
+    with pytest.raises(Error, match=r"shards/deep/: 503 Service Unavailable \(tried 7 times\)"):
         find_shards([f"{server.url}/shards/"])
 
 
@@ -310,7 +310,7 @@ def test_a_batch_is_fetched_side_by_side(server: Objects, tmp_path: Path) -> Non
         server.files[f"shards/{path.name}"] = path.read_bytes()
         Shard(path)
         server.files[f"shards/{path.name}{INDEX_SUFFIX}"] = path.with_name(path.name + INDEX_SUFFIX).read_bytes()
-    data = ClipDataset([url(server, "[0-9].tfrecord")], LABELLING)
+    data = Dataset([url(server, "[0-9].tfrecord")], LABELLING)
     server.asked.clear()
     items = data.__getitems__(list(range(32)))
     assert [clip.id for clip, _ in items] == [local.id for local in (dataset(tmp_path).clip(i) for i in range(32))]
@@ -321,14 +321,14 @@ def test_loader_processes(server: Objects, tmp_path: Path) -> None:
     """Forked after the parent has asked: each asks by itself."""
     made = clips(12)
     server.files["shards/b.tfrecord"] = write(tmp_path / "b.tfrecord", *made).read_bytes()
-    data = ClipDataset([url(server, "b.tfrecord")], LABELLING)
+    data = Dataset([url(server, "b.tfrecord")], LABELLING)
     data.shards[0].file.forget(0, data.shards[0].size)  # type: ignore[attr-defined]
     features = FeatureSet.of(data.paths)
-    loader = ClipLoader(data, Turns(len(data), 4), features, max_steps=9, workers=2)
+    loader = ClipLoader(data, RoundRobinSampler(len(data), 4), features, max_steps=9, workers=2)
     assert [name for batch in loader for name in batch.ids] == [one.id for one in made]
     data.shards[0].file.forget(0, data.shards[0].size)  # type: ignore[attr-defined]
     server.faults = ["403"] * 50
-    with pytest.raises(CounterpointError) as raised:
+    with pytest.raises(Error) as raised:
         list(loader)
     assert str(raised.value) == f"{url(server, 'b.tfrecord')}: 403 Forbidden"
 

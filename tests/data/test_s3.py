@@ -7,13 +7,13 @@ import pytest
 from data.objects import Objects, running
 from training.world import LABELLING, clips, write
 
-from counterpoint.cli import main
+from counterpoint.cli.main import main
 from counterpoint.data import store
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
 from counterpoint.data.remote import RemoteShard
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 pytestmark = pytest.mark.remote
 
@@ -112,7 +112,7 @@ def test_a_changed_object_is_noticed(folder: Path) -> None:
     shard = RemoteShard(url)
     write(folder / "train-0.tfrecord", *clips(12, 9, prefix="train-0-"))
     upload(folder, folder / "train-0.tfrecord")
-    with pytest.raises(CounterpointError, match=r"train-0.tfrecord: the object has changed since it was opened"):
+    with pytest.raises(Error, match=r"train-0.tfrecord: the object has changed since it was opened"):
         shard.file.confirm()
     assert read(RemoteShard(url)) == read(Shard(folder / "train-0.tfrecord"))
 

@@ -6,12 +6,12 @@ import pytest
 from numpy.typing import NDArray
 
 from counterpoint.data.clip import Clip, present
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.records import clip_of, dequantize
 from counterpoint.data.synthetic import BACKGROUND, Truth, World, write
 from counterpoint.data.tfrecord import Shard
-from counterpoint.data.youtube8m import clip_of, dequantize
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import load
 
 WORLD = World(unrelated=0.4, shift=3, seed=1)
@@ -191,7 +191,7 @@ def test_writing_and_reading_back(tmp_path: Path) -> None:
     labelling = load(tmp_path / "world" / "taxonomy")
     assert labelling.taxonomy == WORLD.labelling.taxonomy
     assert sum(label.count for label in labelling.labels.labels) == 25
-    data = ClipDataset(shards["test"], labelling)
+    data = Dataset(shards["test"], labelling)
     for clip, targets in (data[i] for i in range(len(data))):
         topic = labelling.taxonomy.index(labelling.labels.labels[clip.labels[0]].categories[0])
         assert np.flatnonzero(targets).tolist() == sorted((topic, *labelling.taxonomy.ancestors(topic)))
@@ -201,7 +201,7 @@ def test_writing_and_reading_back(tmp_path: Path) -> None:
 def test_shards_of_another_world_are_not_mixed_in(tmp_path: Path) -> None:
     write(WORLD, tmp_path, {"train": 3}, 1)
     write(replace(WORLD, seed=5), tmp_path, {"train": 3}, 1)  # the same files: replaced
-    with pytest.raises(CounterpointError, match=r"train-0002\.tfrecord: an older shard of 'train'"):
+    with pytest.raises(Error, match=r"train-0002\.tfrecord: an older shard of 'train'"):
         write(WORLD, tmp_path, {"train": 2}, 1)
 
 
@@ -223,5 +223,5 @@ def test_shards_of_another_world_are_not_mixed_in(tmp_path: Path) -> None:
     ],
 )
 def test_worlds_that_cannot_be(controls: dict[str, object], problem: str) -> None:
-    with pytest.raises(CounterpointError, match=problem):
+    with pytest.raises(Error, match=problem):
         World(**controls)  # type: ignore[arg-type]

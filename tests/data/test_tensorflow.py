@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from counterpoint.data.clip import Clip
+from counterpoint.data.records import clip_of, dequantize, encode
 from counterpoint.data.tfrecord import Shard, Writer
-from counterpoint.data.youtube8m import clip_of, dequantize, encode
 
 pytestmark = pytest.mark.tensorflow
 

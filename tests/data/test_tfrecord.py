@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from counterpoint.data import tfrecord
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard, Writer
-from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.errors import Error, RecordError
 
 PAYLOADS = [b"", b"one", b"\x00" * 20, bytes(range(90)), b"last"]
 FRAMING = 16  # bytes a record takes beyond its payload
@@ -100,9 +100,9 @@ def test_empty_file_has_no_records(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(CounterpointError, match=r"absent: No such file"):
+    with pytest.raises(Error, match=r"absent: No such file"):
         Shard(tmp_path / "absent")
-    with pytest.raises(CounterpointError, match="directory"):
+    with pytest.raises(Error, match="directory"):
         Shard(tmp_path)
 
 
@@ -251,7 +251,7 @@ def test_changed_shard_is_indexed_again(path: Path, scans: list[int]) -> None:
     assert read(Shard(path)) == [b"new"]
     assert len(scans) == 2
     tfrecord._mapped.cache_clear()
-    with pytest.raises(CounterpointError, match="has changed since"):
+    with pytest.raises(Error, match="has changed since"):
         old[0]
 
 
@@ -288,7 +288,7 @@ def test_change_of_size_under_the_map_is_noticed(path: Path, size: int) -> None:
     shard = Shard(path)
     assert shard[3].tobytes() == PAYLOADS[3]
     os.truncate(path, size)
-    with pytest.raises(CounterpointError, match=f"{path}: the file has changed since it was opened"):
+    with pytest.raises(Error, match=f"{path}: the file has changed since it was opened"):
         shard[3]
 
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from counterpoint.data import wire, youtube8m
+from counterpoint.data import records as youtube8m
+from counterpoint.data import wire
 from counterpoint.data.clip import Clip, Track, pad, present
+from counterpoint.data.records import clip_of, dequantize, encode, parse, quantize
 from counterpoint.data.tfrecord import Shard, Writer
-from counterpoint.data.youtube8m import clip_of, dequantize, encode, parse, quantize
 from counterpoint.errors import RecordError
 
 # The wire format by hand, so that the reader is not only tested against its own writer.

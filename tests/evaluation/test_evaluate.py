@@ -12,25 +12,26 @@ from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.evaluation.robustness import RobustnessAccumulator
 from counterpoint.models.categorizer import Categorizer
-from counterpoint.run import Run
+from counterpoint.predict import Predictor
+from counterpoint.run import RunFolder
 
 QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Not trained, but it says something."""
     folder = tmp_path_factory.mktemp("run")
-    run = Run(folder, recipe("nv-cm"), LABELLING, FeatureSet(SIZES))
+    run = RunFolder(folder, recipe("nv-cm"), LABELLING, FeatureSet(SIZES))
     run.save()
     torch.manual_seed(3)
     run.save_weights(run.build())
     return run
 
 
-def test_evaluate_breaks_predictions_down(run: Run, tmp_path: Path) -> None:
+def test_evaluate_breaks_predictions_down(run: RunFolder, tmp_path: Path) -> None:
     data = dataset(write(tmp_path / "a.tfrecord", *clips(30)))
-    parts = list(run.predict(data))
+    parts = list(Predictor(run).predict(data))
     expected = break_down(
         np.concatenate([part.probabilities for part in parts]),
         np.concatenate([part.labels for part in parts]),
@@ -40,7 +41,9 @@ def test_evaluate_breaks_predictions_down(run: Run, tmp_path: Path) -> None:
     assert all(part.without == {} for part in parts)
 
 
-def test_robustness_takes_one_pass_for_each_modality(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_robustness_takes_one_pass_for_each_modality(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = dataset(write(tmp_path / "a.tfrecord", *clips(300)))
     plain = evaluate(run, data, QUIET)
     batches: list[int] = []
@@ -57,11 +60,11 @@ def test_robustness_takes_one_pass_for_each_modality(run: Run, tmp_path: Path, m
     assert robustness.compute().gap["video"][0] == pytest.approx(plain.overall.gap)
 
 
-def test_without_a_modality_is_as_if_it_had_not_been_recorded(run: Run, tmp_path: Path) -> None:
+def test_without_a_modality_is_as_if_it_had_not_been_recorded(run: RunFolder, tmp_path: Path) -> None:
     whole = dataset(write(tmp_path / "whole.tfrecord", *clips(20)))
     silent = dataset(write(tmp_path / "silent.tfrecord", *clips(20, sound=False)))
-    (told,) = run.predict(whole, without=["audio"])
-    (expected,) = run.predict(silent)
+    (told,) = Predictor(run).predict(whole, without=["audio"])
+    (expected,) = Predictor(run).predict(silent)
     np.testing.assert_allclose(told.without["audio"], expected.probabilities, atol=1e-6)
     assert np.abs(told.probabilities - expected.probabilities).max() > 1e-3
     robustness = RobustnessAccumulator(["audio"])

@@ -5,17 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from counterpoint.evaluation.explain import ROWS, draw, explain, find, shown
 from matplotlib.figure import Figure
 from rich.console import Console
 from training.world import LABELLING, SIZES, TAXONOMY, clip, codes, dataset, write
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.loading import collate
-from counterpoint.errors import CounterpointError
-from counterpoint.evaluation.explain import ROWS, draw, explain, find, shown
+from counterpoint.errors import Error
 from counterpoint.models.fusion import CrossModal
+from counterpoint.predict import Predictor
 from counterpoint.recipes import (
     RECIPES,
     TOWER_RECIPES,
@@ -26,7 +27,7 @@ from counterpoint.recipes import (
     NetVLADFamily,
     TransformerFamily,
 )
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 
 STEPS = 6
 FAMILIES: dict[str, Family] = {
@@ -37,7 +38,7 @@ FAMILIES: dict[str, Family] = {
 ROW = {"nv": "cluster", "tm": "head", "rnn": "attention unit"}
 
 
-def stirred(run: Run) -> Run:
+def stirred(run: RunFolder) -> RunFolder:
     """A run that is not trained but whose every parameter matters."""
     run.save_weights(run.build().apply(stir))
     return run
@@ -49,24 +50,24 @@ def stir(module: torch.nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
 
 
-def make(folder: Path, name: str, fusion: str = "cm") -> Run:
+def make(folder: Path, name: str, fusion: str = "cm") -> RunFolder:
     torch.manual_seed(2)
     base = RECIPES[f"{name}-{fusion}"]
     wanted = replace(base, family=FAMILIES[name], head=HeadConfig(hidden=8), max_steps=STEPS)
-    run = Run(folder, wanted, LABELLING, FeatureSet(SIZES))
+    run = RunFolder(folder, wanted, LABELLING, FeatureSet(SIZES))
     run.save()
     if wanted.fusion.tower:
         listens = replace(
             TOWER_RECIPES["correlation-nv"], family=FAMILIES["nv"], comparison=ContrastiveConfig(embedding=4)
         )
-        tower = Run(folder.with_name(f"{folder.name}-tower"), listens, LABELLING, FeatureSet(SIZES))
+        tower = RunFolder(folder.with_name(f"{folder.name}-tower"), listens, LABELLING, FeatureSet(SIZES))
         tower.save()
         run.take_in(stirred(tower))
     return stirred(run)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> ClipDataset:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     random = np.random.default_rng(4)
     tracks = {name: random.integers(1, 256, (4, size), np.uint8) for name, size in SIZES.items()}
     gaps = {name: track[::-1].copy() for name, track in tracks.items()}
@@ -88,11 +89,11 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(family: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(family: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return make(tmp_path_factory.mktemp(family) / "run", family, "cm-c")
 
 
-def said(run: Run, one: Clip) -> np.ndarray:
+def said(run: RunFolder, one: Clip) -> np.ndarray:
     """The model's probabilities for a clip."""
     tracks = collate([(one, np.zeros(len(TAXONOMY), bool))], run.features, run.recipe.max_steps).tracks
     with torch.inference_mode():
@@ -104,14 +105,14 @@ def said(run: Run, one: Clip) -> np.ndarray:
 
 
 @pytest.mark.parametrize("index", range(6))
-def test_explains(run: Run, data: ClipDataset, index: int, family: str) -> None:
+def test_explains(run: RunFolder, data: Dataset, index: int, family: str) -> None:
     explanation = explain(run, data, index, 0, top=4)
     one, other = data.clip(index), data.clip(0)
     before = said(run, one)
 
     best = np.argsort(-before, kind="stable")[:4]
     assert [path for path, _ in explanation.categories] == [TAXONOMY.paths[i] for i in best]
-    categorized = next(run.predict(data)).probabilities[index]
+    categorized = next(Predictor(run).predict(data)).probabilities[index]
     np.testing.assert_allclose([p for _, p in explanation.categories], categorized[best], atol=1e-6)
 
     expected = {f"without {name}": {**one.tracks} for name in SIZES if name in one.tracks and one.tracks[name].any()}
@@ -136,7 +137,7 @@ def test_explains(run: Run, data: ClipDataset, index: int, family: str) -> None:
     assert list(explanation.timelines) == list(SIZES)
 
 
-def test_correlation(run: Run, data: ClipDataset) -> None:
+def test_correlation(run: RunFolder, data: Dataset) -> None:
     whole, gappy, mute, one = (explain(run, data, index) for index in range(4))
     assert 0 < whole.correlation["audio and video"] < 1
     assert mute.correlation == {"audio and video": 0.0}
@@ -154,21 +155,21 @@ def test_correlation(run: Run, data: ClipDataset) -> None:
     assert seconds[2] == pytest.approx(expected, abs=1e-6)
 
 
-def test_swapped_with_itself(run: Run, data: ClipDataset) -> None:
+def test_swapped_with_itself(run: RunFolder, data: Dataset) -> None:
     explanation = explain(run, data, 0, 0)
     for name in SIZES:
         assert explanation.changes[f"{name} of whole"] == [0.0] * 5
         assert any(explanation.changes[f"without {name}"])
 
 
-def test_a_track_that_the_other_lacks_is_not_swapped(run: Run, data: ClipDataset) -> None:
+def test_a_track_that_the_other_lacks_is_not_swapped(run: RunFolder, data: Dataset) -> None:
     assert list(explain(run, data, 0, 2).changes) == ["without audio", "without video", "video of mute"]
     assert list(explain(run, data, 0).changes) == ["without audio", "without video"]
     assert list(explain(run, data, 2).changes) == ["without video"]
     assert list(explain(run, data, 5).changes) == []
 
 
-def test_without_fusion_nothing_is_heard(data: ClipDataset, tmp_path: Path, drawn: list[Figure]) -> None:
+def test_without_fusion_nothing_is_heard(data: Dataset, tmp_path: Path, drawn: list[Figure]) -> None:
     late = explain(make(tmp_path / "l", "nv", "l"), data, 0)
     assert late.correlation == late.per_second == {}
     assert not any(timeline.heard.any() for timeline in late.timelines.values())
@@ -185,13 +186,13 @@ def test_without_fusion_nothing_is_heard(data: ClipDataset, tmp_path: Path, draw
 @pytest.mark.parametrize("name", ["tm-xattn", "tm-mbt", "tm-bert", "nv-sound"])
 @pytest.mark.parametrize("index", range(6))
 def test_rivals_and_single_modalities(
-    name: str, index: int, data: ClipDataset, tmp_path: Path, drawn: list[Figure]
+    name: str, index: int, data: Dataset, tmp_path: Path, drawn: list[Figure]
 ) -> None:
     """The weights of a modality's own steps, as much of them as the others leave."""
     torch.manual_seed(2)
     family = FAMILIES["nv"] if name == "nv-sound" else replace(RECIPES[name].family, width=8, heads=2)
     wanted = replace(RECIPES[name], family=family, head=HeadConfig(hidden=8), max_steps=STEPS)
-    subject = Run(tmp_path / "run", wanted, LABELLING, FeatureSet(SIZES))
+    subject = RunFolder(tmp_path / "run", wanted, LABELLING, FeatureSet(SIZES))
     subject.save()
     explanation = explain(stirred(subject), data, index, 0)
     draw(explanation, tmp_path / "a.png")
@@ -205,7 +206,7 @@ def test_rivals_and_single_modalities(
     assert len(titles(drawn[-1])) >= 1
 
 
-def test_influence_can_lower_a_weight(data: ClipDataset, tmp_path: Path, drawn: list[Figure]) -> None:
+def test_influence_can_lower_a_weight(data: Dataset, tmp_path: Path, drawn: list[Figure]) -> None:
     run = make(tmp_path / "run", "nv")
     deep = replace(run.recipe, fusion=CrossModal(hidden=(4,)))  # type: ignore[type-var]
     run = replace(run, folder=tmp_path / "deep", recipe=deep)
@@ -215,16 +216,16 @@ def test_influence_can_lower_a_weight(data: ClipDataset, tmp_path: Path, drawn: 
     draw(explanation, tmp_path / "deep.png")
 
 
-def test_find(data: ClipDataset) -> None:
+def test_find(data: Dataset) -> None:
     assert (find(data, "mute"), find(data, "2"), find(data, "gappy")) == (2, 2, 1)
     for missing in ("6", "-1", "nobody", ""):
-        with pytest.raises(CounterpointError, match=f"no clip '{missing}'"):
+        with pytest.raises(Error, match=f"no clip '{missing}'"):
             find(data, missing)
 
 
-def test_other_features_are_refused(data: ClipDataset, tmp_path: Path) -> None:
+def test_other_features_are_refused(data: Dataset, tmp_path: Path) -> None:
     run = make(tmp_path / "run", "nv")
-    with pytest.raises(CounterpointError, match=r"reads ours features .* not youtube8m features"):
+    with pytest.raises(Error, match=r"reads ours features .* not youtube8m features"):
         explain(replace(run, features=FeatureSet(SIZES, "ours")), data, 0)
 
 
@@ -238,7 +239,7 @@ def titles(figure: Figure) -> list[str]:
 @pytest.mark.parametrize(
     ("family", "index"), [*(("nv", index) for index in range(6)), ("tm", 1), ("rnn", 3)], indirect=["family"]
 )
-def test_draw(run: Run, data: ClipDataset, index: int, family: str, tmp_path: Path, drawn: list[Figure]) -> None:
+def test_draw(run: RunFolder, data: Dataset, index: int, family: str, tmp_path: Path, drawn: list[Figure]) -> None:
     """Clips with gaps, without sound, of one step, longer than the model reads, and without anything."""
     explanation = explain(run, data, index, 0)
     path = draw(explanation, tmp_path / "clip.png")
@@ -264,7 +265,7 @@ def test_draw(run: Run, data: ClipDataset, index: int, family: str, tmp_path: Pa
     assert [text.get_text() for text in table.texts] == [f"{p:.2f}" for row in zip(*after, strict=True) for p in row]
 
 
-def test_json(run: Run, data: ClipDataset) -> None:
+def test_json(run: RunFolder, data: Dataset) -> None:
     explanation = explain(run, data, 1, 0)
     stored = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
     assert stored.keys() == {"clip", "categories", "changes", "correlation", "per_second", "timelines"}
@@ -277,7 +278,7 @@ def test_json(run: Run, data: ClipDataset) -> None:
     np.testing.assert_allclose(audio["after"], explanation.timelines["audio"].after)
 
 
-def test_shown(run: Run, data: ClipDataset) -> None:
+def test_shown(run: RunFolder, data: Dataset) -> None:
     explanation = explain(run, data, 0, 1)
     named = replace(explanation, categories=[("Vehicle [bold]", 0.5), *explanation.categories[1:]])
     console = Console(width=200, markup=False, emoji=False)

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from training.world import TAXONOMY
 
 from counterpoint.evaluation.breakdown import break_down
-from counterpoint.evaluation.figures import draw_levels, draw_robustness
+from counterpoint.evaluation.plots import draw_levels, draw_robustness
 from counterpoint.evaluation.robustness import Robustness
 
 PNG = b"\x89PNG"

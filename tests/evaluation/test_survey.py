@@ -10,15 +10,16 @@ import torch.nn.functional as functional
 from filelock import FileLock
 from training.world import LABELLING, TAXONOMY, clips, dataset, run, write
 
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.errors import CounterpointError
+from counterpoint.data.dataset import Dataset
+from counterpoint.errors import Error
 from counterpoint.evaluation.survey import folder_name, survey
-from counterpoint.run import Run
+from counterpoint.predict import Predictor, batches
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Label, Labelling, LabelMap
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Run:
+def made(tmp_path: Path) -> RunFolder:
     torch.manual_seed(0)
     made = run(tmp_path / "run")
     made.save()
@@ -27,24 +28,24 @@ def made(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> ClipDataset:
+def data(tmp_path: Path) -> Dataset:
     write(tmp_path / "shards" / "a.tfrecord", *clips(20))
     return dataset(write(tmp_path / "shards" / "b.tfrecord", *clips(15, seed=1, prefix="né\n")).parent)
 
 
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Run.batches
+    whole = RunFolder.batches
 
-    def batches(self: Run, clips: ClipDataset, batch_size: int = 8, workers: int = 0) -> object:
+    def batches(self: RunFolder, clips: Dataset, batch_size: int = 8, workers: int = 0) -> object:
         return whole(self, clips, batch_size, workers)
 
-    monkeypatch.setattr(Run, "batches", batches)
+    monkeypatch.setattr(RunFolder, "batches", batches)
 
 
-def test_it_holds_what_the_model_says(made: Run, data: ClipDataset, tmp_path: Path) -> None:
+def test_it_holds_what_the_model_says(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
     told = survey(made, data, tmp_path / "kept", vectors=True)
-    (batch,) = made.batches(data)
-    (said,) = made.predict(data)
+    (batch,) = batches(made, data)
+    (said,) = Predictor(made).predict(data)
     with torch.inference_mode():
         output = made.categorizer()(batch.tracks)
     assert [told.name(i) for i in range(35)] == batch.ids
@@ -60,7 +61,7 @@ def test_it_holds_what_the_model_says(made: Run, data: ClipDataset, tmp_path: Pa
     assert told.pairs == []
 
 
-def test_a_full_disk(made: Run, data: ClipDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(made: RunFolder, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before the map is written to, which would end the process; the same call goes on once there is room."""
 
     def full(*of: int) -> None:
@@ -73,7 +74,7 @@ def test_a_full_disk(made: Run, data: ClipDataset, tmp_path: Path, monkeypatch: 
     assert len(survey(made, data, tmp_path / "kept")) == 35
 
 
-def test_without_labels(made: Run, data: ClipDataset, tmp_path: Path) -> None:
+def test_without_labels(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
     plain = dataset(data.paths[0].parent, labelled=False)
     told = survey(made, plain, tmp_path / "kept")
     assert np.isnan(told.figures).all()
@@ -82,16 +83,16 @@ def test_without_labels(made: Run, data: ClipDataset, tmp_path: Path) -> None:
         told.labels(slice(None))
 
 
-def test_it_is_computed_once(made: Run, data: ClipDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_computed_once(made: RunFolder, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = survey(made, data, tmp_path / "kept")
-    monkeypatch.setattr(Run, "categorizer", None)  # not called any more
+    monkeypatch.setattr(RunFolder, "categorizer", None)  # not called any more
     again = survey(made, data, tmp_path / "kept")
     np.testing.assert_array_equal(first.scores, again.scores)
 
 
 @pytest.mark.parametrize("killed_after", [1, 3])
 def test_an_interrupted_one_goes_on(
-    made: Run, data: ClipDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+    made: RunFolder, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
     small_batches(monkeypatch)
     whole = survey(made, data, tmp_path / "whole", vectors=True)
@@ -115,41 +116,41 @@ def test_an_interrupted_one_goes_on(
         np.testing.assert_array_equal(getattr(went_on, name), getattr(whole, name))
 
 
-def test_another_run_or_other_clips_are_refused(made: Run, data: ClipDataset, tmp_path: Path) -> None:
+def test_another_run_or_other_clips_are_refused(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     survey(made, data, kept)
     write(data.paths[0], *clips(20, seed=5))  # as many clips, and much the same size
     other = dataset(data.paths[0].parent)
-    with pytest.raises(CounterpointError, match=r"kept: was made with other clips .* name another folder"):
+    with pytest.raises(Error, match=r"kept: was made with other clips .* name another folder"):
         survey(made, other, kept)
     assert folder_name(made, other) != folder_name(made, data)
-    with pytest.raises(CounterpointError, match="another vectors"):
+    with pytest.raises(Error, match="another vectors"):
         survey(made, data, kept, vectors=True)
     relabelled = (Label(10, "Ice cream", 700, ("soup",)), *LABELLING.labels.labels[1:])
-    mapped = ClipDataset(data.paths, Labelling(TAXONOMY, LabelMap(relabelled, TAXONOMY)))
-    again = Run(made.folder, made.recipe, mapped.labelling, made.features)
-    with pytest.raises(CounterpointError, match=r"other clips|another label mapping"):
+    mapped = Dataset(data.paths, Labelling(TAXONOMY, LabelMap(relabelled, TAXONOMY)))
+    again = RunFolder(made.folder, made.recipe, mapped.labelling, made.features)
+    with pytest.raises(Error, match=r"other clips|another label mapping"):
         survey(again, mapped, kept)
     made.save_weights(made.build())  # new ones
-    with pytest.raises(CounterpointError, match="another run's model"):
+    with pytest.raises(Error, match="another run's model"):
         survey(made, data, kept)
 
 
-def test_the_same_clips_elsewhere_are_the_same(made: Run, data: ClipDataset, tmp_path: Path) -> None:
+def test_the_same_clips_elsewhere_are_the_same(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     data.paths[0].parent.rename(moved)
     assert dataset(moved).fingerprint == data.fingerprint
     assert dataset(moved / "a.tfrecord").fingerprint != data.fingerprint
 
 
-def test_two_processes_do_not_write_one_folder(made: Run, data: ClipDataset, tmp_path: Path) -> None:
+def test_two_processes_do_not_write_one_folder(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
-    with FileLock(tmp_path / "kept" / ".lock"), pytest.raises(CounterpointError, match="another process"):
+    with FileLock(tmp_path / "kept" / ".lock"), pytest.raises(Error, match="another process"):
         survey(made, data, tmp_path / "kept")
 
 
-def test_damage_is_told(made: Run, data: ClipDataset, tmp_path: Path) -> None:
+def test_damage_is_told(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
     survey(made, data, tmp_path / "kept")
     (tmp_path / "kept" / "scores.npy").write_bytes(b"")
-    with pytest.raises(CounterpointError, match=r"scores.npy: cannot be read .* delete"):
+    with pytest.raises(Error, match=r"scores.npy: cannot be read .* delete"):
         survey(made, data, tmp_path / "kept")

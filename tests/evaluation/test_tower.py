@@ -12,10 +12,10 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from training.world import LABELLING, SIZES, clip, clips, codes, dataset, recipe, write
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.loading import collate
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.evaluation.tower import (
     FALSE_PAIRS,
     SURPRISING,
@@ -30,7 +30,7 @@ from counterpoint.evaluation.tower import (
     table,
 )
 from counterpoint.recipes import TOWER_RECIPES, ContrastiveConfig, JoinedConfig, Negatives, NetVLADFamily, TowerRecipe
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 
 QUIET = Console(quiet=True)
 THREE = {"audio": 8, "text": 4, "video": 16}
@@ -43,9 +43,9 @@ def tower_recipe(form: str = "contrastive", weight: float = 1.0) -> TowerRecipe:
     return replace(base, family=family, comparison=comparison, negatives=Negatives(weight=weight), max_steps=6)
 
 
-def tower_run(folder: Path, form: str = "contrastive", sizes: dict[str, int] = SIZES) -> Run:
+def tower_run(folder: Path, form: str = "contrastive", sizes: dict[str, int] = SIZES) -> RunFolder:
     """Not trained, but it says something."""
-    run = Run(folder, tower_recipe(form), LABELLING, FeatureSet(sizes))
+    run = RunFolder(folder, tower_recipe(form), LABELLING, FeatureSet(sizes))
     run.save()
     torch.manual_seed(1)
     run.save_weights(run.build())
@@ -60,7 +60,7 @@ def results(*weights: float) -> list[TowerResult]:
     ]
 
 
-def probability(run: Run, data: ClipDataset, whose: dict[str, str]) -> float:
+def probability(run: RunFolder, data: Dataset, whose: dict[str, str]) -> float:
     """What the tower says of a clip put together from tracks of others, by the models' own way."""
     by_id = {data.clip(i).id: data.clip(i) for i in range(len(data))}
     made = Clip("made", np.array([10]), {name: by_id[one].tracks[name] for name, one in whose.items()})
@@ -69,7 +69,7 @@ def probability(run: Run, data: ClipDataset, whose: dict[str, str]) -> float:
         return float(run.tower()(batch.tracks).probability[tuple(sorted(whose))][0])
 
 
-def tops(data: ClipDataset) -> dict[str, set[int]]:
+def tops(data: Dataset) -> dict[str, set[int]]:
     top = LABELLING.taxonomy.levels == 0
     return {data[i][0].id: set(np.flatnonzero(data[i][1] & top)) for i in range(len(data))}
 
@@ -183,14 +183,12 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         write(tmp_path / "alike.tfrecord", *(clip(name, [10], video=codes(2, 16), audio=codes(2, 8)) for name in "ab"))
     )
     for data in (silent, alike):
-        with pytest.raises(
-            CounterpointError, match="it takes some with audio and video that share no top-level category"
-        ):
+        with pytest.raises(Error, match="it takes some with audio and video that share no top-level category"):
             measure(run, data, QUIET)
-    categorizer = Run(tmp_path / "nv-l", recipe(), LABELLING, FeatureSet(SIZES))
+    categorizer = RunFolder(tmp_path / "nv-l", recipe(), LABELLING, FeatureSet(SIZES))
     categorizer.save()
     categorizer.save_weights(categorizer.build())
-    with pytest.raises(CounterpointError, match="a nv-l run, not a correlation tower"):
+    with pytest.raises(Error, match="a nv-l run, not a correlation tower"):
         measure(categorizer, silent, QUIET)
 
 

@@ -17,17 +17,17 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from counterpoint import __version__
-from counterpoint.cli import main
+from counterpoint.cli.main import main
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.experiments import jobs, pages, report
 from counterpoint.experiments.engine import Log
 from counterpoint.experiments.predictions import Truth, draw_runs, probabilities
 from counterpoint.experiments.suites import KNOWN_TRUTH, SUITES
-from counterpoint.run import Run, environment
+from counterpoint.run import RunFolder, environment
 from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy
 from counterpoint.training import train as training
 
@@ -170,7 +170,7 @@ def test_a_report_of_seeds_that_are_not_begun(finished: Path) -> None:
 def test_the_best_trial_is_the_first_seeds_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 
-    def train(run: Run, *told: Any, **options: Any) -> Any:
+    def train(run: RunFolder, *told: Any, **options: Any) -> Any:
         trained.append(run.folder.name)
         return training.train(run, *told, **options)
 
@@ -182,7 +182,7 @@ def test_the_best_trial_is_the_first_seeds_run(tmp_path: Path, monkeypatch: pyte
     assert trained[-1] == "nv-l-seed-1"
     found = [json.loads(path.read_text()) for path in (tmp_path / "search" / "nv-l").glob("trial-*.json")]
     best = max(found, key=lambda trial: trial["validation_gap"])
-    run = Run.load(tmp_path / "runs" / "unrelated-0.25-shift-0" / "nv-l-seed-0")
+    run = RunFolder.load(tmp_path / "runs" / "unrelated-0.25-shift-0" / "nv-l-seed-0")
     assert run.trained
     assert run.recipe.training.seed == 0
     assert {"head.hidden": run.recipe.head.hidden} == (best["settings"] or {"head.hidden": 256})
@@ -333,7 +333,7 @@ def test_goes_on_after_being_killed(tmp_path: Path) -> None:
         "--epochs",
         "40",
     ]
-    command = [sys.executable, "-m", "counterpoint.cli", *arguments]
+    command = [sys.executable, "-m", "counterpoint.cli.main", *arguments]
     for run in ("nv-l-seed-0", "nv-cm-seed-0"):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
         last = out / "runs" / "unrelated-0.25-shift-0" / run / "checkpoints" / "last.ckpt"

@@ -5,7 +5,7 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.experiments import engine
 from counterpoint.experiments.engine import Estimate, Job, Log, run
 
@@ -75,7 +75,7 @@ def test_a_job_of_another_process_is_left_to_it(workshop: Workshop, monkeypatch:
 
 
 def test_a_need_that_nobody_makes(workshop: Workshop) -> None:
-    with pytest.raises(CounterpointError, match="b: needs what no job makes"):
+    with pytest.raises(Error, match="b: needs what no job makes"):
         workshop.run(workshop.job("b", workshop.job("a")))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training.world import LABELLING, TAXONOMY, clips, dataset, write
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.evaluation.breakdown import break_down
 from counterpoint.experiments.predictions import Truth, draw_runs, measure, measured, probabilities, save_scores
 from counterpoint.run import Predictions
@@ -71,5 +71,5 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     for read, made in ((Truth.load, path), (probabilities, path.parent), (measured, path.parent)):
-        with pytest.raises(CounterpointError, match=f"{path}: cannot be read .*; delete {made}, and the same command"):
+        with pytest.raises(Error, match=f"{path}: cannot be read .*; delete {made}, and the same command"):
             read(path)

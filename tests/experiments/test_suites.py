@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.experiments import paper
+from counterpoint.experiments.datasets import Inputs, Shape
 from counterpoint.experiments.experiment import Experiment
+from counterpoint.experiments.matching import parameters
 from counterpoint.experiments.suites import ENTRIES, SUITES, Suite, with_settings
-from counterpoint.experiments.worlds import Inputs, Shape
-from counterpoint.matching import parameters
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, CrossAttentionFamily, TransformerFamily
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import youtube8m
 
 YOUTUBE8M = Shape({"audio": 128, "video": 1024}, 40, 640, True, {"train": 100, "validation": 10, "test": 10})
@@ -55,7 +55,7 @@ def test_every_point_of_a_grid_fits_every_recipe(suite: Suite, family: str) -> N
 
 
 def test_unknown_settings() -> None:
-    with pytest.raises(CounterpointError, match="no setting 'colour'"):
+    with pytest.raises(Error, match="no setting 'colour'"):
         with_settings(RECIPES["nv-l"], {"head.colour": 1})
 
 
@@ -110,7 +110,7 @@ def test_ensembles_of_seeds_have_no_member_in_common(tmp_path: Path) -> None:
 def test_an_ensemble_whose_members_are_not_chosen(tmp_path: Path) -> None:
     suite = SUITES["video-level"]
     scale = replace(suite.scale, models=("l", "cm", "cm-c", "ensemble"))
-    with pytest.raises(CounterpointError, match="ensemble is made of cm-g too: add that to --models"):
+    with pytest.raises(Error, match="ensemble is made of cm-g too: add that to --models"):
         Experiment(suite, scale, Inputs(shards={}, clips={}), tmp_path / "out").check()
 
 
@@ -126,9 +126,9 @@ def test_what_is_saved_of_every_recipe_can_be_read(suite: Suite, family: str, tm
     of = experiment(suite, tmp_path)
     recipes = [of.recipe(family, suite.entry(name), 0) for name in ("cm-c", "tm-mbt")]
     for number, recipe in enumerate([*recipes, *(of.tower_recipe(family, kind, 0) for kind in ("trained", "random"))]):
-        run = Run(tmp_path / str(number), recipe, youtube8m(), FeatureSet(YOUTUBE8M_SIZES))
+        run = RunFolder(tmp_path / str(number), recipe, youtube8m(), FeatureSet(YOUTUBE8M_SIZES))
         run.save()
-        assert Run.load(run.folder).recipe == recipe
+        assert RunFolder.load(run.folder).recipe == recipe
 
 
 def test_families_with_one_judge_share_its_towers(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.media.decode import Limits, Video
 from counterpoint.media.text import spoken
 from fuzz.target import Target, mutated, scratch
@@ -85,7 +85,7 @@ def check_film(content: bytes) -> bool:
         with Video(path, LIMITS) as video:
             frames = list(video.frames(_small))
             sound = video.sound()
-    except CounterpointError:
+    except Error:
         return False
     assert len(frames) <= LIMITS.seconds
     assert all(frame.shape == (32, 32, 3) and frame.dtype == np.uint8 for frame in frames)
@@ -145,7 +145,7 @@ def check_subtitles(content: bytes) -> bool:
     (scratch() / ("said.srt" if content[:1] == b"s" else "said.vtt")).write_bytes(content[1:])
     try:
         said = spoken(scratch() / "said.mp4", LIMITS.seconds)
-    except CounterpointError:
+    except Error:
         return False
     assert len(said) <= LIMITS.seconds
     assert all(isinstance(text, str) and "\n" not in text for text in said)

@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from training import world
 
 from counterpoint.data.features import FEATURES_FILE, FeatureSet
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
+from counterpoint.experiments.datasets import Inputs
 from counterpoint.experiments.engine import LOG, Estimate, Job, Log
 from counterpoint.experiments.experiment import SUITE_FILE, Experiment
 from counterpoint.experiments.suites import SUITES
-from counterpoint.experiments.worlds import Inputs
 from counterpoint.recipes import RECIPES, TOWER_RECIPES
-from counterpoint.run import DIGEST, RECIPE_FILE, WEIGHTS_FILE, Run
+from counterpoint.run import DIGEST, RECIPE_FILE, WEIGHTS_FILE, RunFolder
 from fuzz.target import INTEGERS, Target, mutated, scratch
 
 VALUES = [
@@ -82,7 +82,7 @@ def _told(content: bytes) -> Any:
 
 
 @cache
-def _run() -> Run:
+def _run() -> RunFolder:
     """A run's folder with drawn weights."""
     torch.manual_seed(0)
     run = world.run(scratch() / "run")
@@ -113,8 +113,8 @@ def draw_recipe(random: Random) -> bytes:
 def check_recipe(content: bytes) -> bool:
     folder = _in_run(RECIPE_FILE, content)
     try:
-        run = Run.load(folder)
-    except CounterpointError:
+        run = RunFolder.load(folder)
+    except Error:
         return False
     told, read = _told(content), json.loads(json.dumps(dataclasses.asdict(run.recipe)))
     assert _within(told, read), (told, read)
@@ -122,7 +122,7 @@ def check_recipe(content: bytes) -> bool:
     if run.recipe.family == _run().recipe.family or run.recipe.name == "nv-l":
         try:
             model = run.model()  # whose weights are another recipe's
-        except CounterpointError:
+        except Error:
             return True
         same = _run().model().state_dict()
         assert all(torch.equal(same[name], tensor) for name, tensor in model.state_dict().items())
@@ -162,7 +162,7 @@ def check_features(content: bytes) -> bool:
     (folder / FEATURES_FILE).write_bytes(content)
     try:
         features = FeatureSet.load(folder)
-    except CounterpointError:
+    except Error:
         return False
     told = _told(content)
     assert features.sizes == told["sizes"]
@@ -185,8 +185,8 @@ def draw_weights(random: Random) -> bytes:
 def check_weights(content: bytes) -> bool:
     folder = _in_run(WEIGHTS_FILE, content)
     try:
-        model = Run.load(folder).model()
-    except CounterpointError:
+        model = RunFolder.load(folder).model()
+    except Error:
         return False
     try:
         with safe_open(folder / WEIGHTS_FILE, "pt") as file:
@@ -225,7 +225,7 @@ def check_suite(content: bytes) -> bool:
     (folder / SUITE_FILE).write_bytes(content)
     try:
         _experiment(folder).save()
-    except CounterpointError:
+    except Error:
         return False
     told = _told(content)
     assert isinstance(told, dict)

@@ -10,7 +10,8 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
-from counterpoint.data import wire, youtube8m
+from counterpoint.data import records as youtube8m
+from counterpoint.data import wire
 from fuzz.target import INTEGERS, Target, mutated
 
 SCHEMA = """
@@ -60,7 +61,7 @@ def _parsed(name: str, data: bytes) -> Any:
 
 
 def expected(record: bytes) -> tuple[str, list[int], dict[str, np.ndarray[Any, Any]]]:
-    """Id, labels and tracks by the rules of `counterpoint.data.youtube8m.parse`, read by Google's parser."""
+    """Id, labels and tracks by the rules of `counterpoint.data.records.parse`, read by Google's parser."""
     message = _parsed("Record", record)
     stored = {entry.key: entry.value for entry in message.features.entry}
     listed = {entry.key: entry.value for entry in message.lists.entry}  # of equal keys the last counts

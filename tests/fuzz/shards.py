@@ -10,7 +10,7 @@ import numpy as np
 
 from counterpoint.data import tfrecord
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
-from counterpoint.errors import CounterpointError, RecordError
+from counterpoint.errors import Error, RecordError
 from fuzz.target import INTEGERS, Target, mutated, scratch
 
 
@@ -172,7 +172,7 @@ def check_index(data: bytes) -> bool:
         found = [(shard.offsets.item(i), shard[i].tobytes()) for i in range(len(shard))]
         for i in range(len(shard)):
             shard.number(i)
-    except CounterpointError:
+    except Error:
         assert repaired
         return False
     stored = SHARDS[data[0] % len(SHARDS)]

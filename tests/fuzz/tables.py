@@ -13,12 +13,12 @@ from random import Random
 import numpy as np
 from rich.console import Console
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.media import labels as own_labels
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, importers, load, mapping, merge
+from counterpoint.taxonomy.check import EXCEPTIONS_COLUMNS, EXCEPTIONS_FILE, check, exceptions
 from counterpoint.taxonomy.diff import diff
 from counterpoint.taxonomy.figure import svg
-from counterpoint.taxonomy.lint import EXCEPTIONS_COLUMNS, EXCEPTIONS_FILE, check, exceptions
 from counterpoint.taxonomy.page import page
 from counterpoint.taxonomy.show import as_dict
 from counterpoint.taxonomy.show import tree as shown
@@ -80,12 +80,12 @@ def _file(name: str, content: bytes) -> Path:
 
 
 def _refusing(check: Callable[[bytes], None]) -> Callable[[bytes], bool]:
-    """The check of a target: users are promised `CounterpointError`s alone."""
+    """The check of a target: users are promised `Error`s alone."""
 
     def checked(content: bytes) -> bool:
         try:
             check(content)
-        except CounterpointError:
+        except Error:
             return False
         return True
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from counterpoint.cli import main
-from counterpoint.media import render
+from counterpoint.cli.main import main
+from counterpoint.media import films as render
 from counterpoint.taxonomy import load
 
 TINY = ["--family.clusters", '{"video": 4, "audio": 4}', "--family.hidden", "32", "--head.hidden", "32"]

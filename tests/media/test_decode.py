@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from counterpoint.errors import CounterpointError
-from counterpoint.media import decode, render
+from counterpoint.errors import Error
+from counterpoint.media import decode
+from counterpoint.media import films as render
 from counterpoint.media.decode import DEFAULT, Limits, Video
 from counterpoint.media.sound import RATE, Sound
 
@@ -54,7 +55,7 @@ def shown(path: Path) -> list[int]:
 
 def said(path: Path, limits: Limits = DEFAULT) -> str:
     """What is said of a bad file: one line that names it."""
-    with pytest.raises(CounterpointError) as error:
+    with pytest.raises(Error) as error:
         decoded(path, limits)
     told = str(error.value)
     assert told.startswith(f"{path}: ")

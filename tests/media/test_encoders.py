@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.youtube8m import dequantize
-from counterpoint.errors import CounterpointError
-from counterpoint.media import efficientnet, encoders, logmel, render
+from counterpoint.data.records import dequantize
+from counterpoint.errors import Error
+from counterpoint.media import efficientnet, encoders, logmel
+from counterpoint.media import films as render
 from counterpoint.media.decode import Video
 from counterpoint.media.encoders import Encoders, LitePicture, LiteSound
 from counterpoint.media.sound import RATE
@@ -128,7 +129,7 @@ def test_the_network_knows_pictures(real_data: Path) -> None:
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(CounterpointError, match=r"other\.pth: not the weights of EfficientNet-Lite0"):
+    with pytest.raises(Error, match=r"other\.pth: not the weights of EfficientNet-Lite0"):
         efficientnet.EfficientNetLite0.load(tmp_path / "other.pth")
 
 
@@ -176,14 +177,14 @@ def test_what_is_missing(lite: Encoders, tmp_path: Path) -> None:
     assert (len(clip.tracks["video"]), len(clip.tracks["audio"])) == (3, 1)
     assert clip.tracks["audio"].any()  # silence was heard
     blink = render.write(tmp_path / "blink.wav", None, np.ones(int(0.3 * render.RATE)))
-    with pytest.raises(CounterpointError, match="nothing in it can be decoded"):  # less than half a second is none
+    with pytest.raises(Error, match="nothing in it can be decoded"):  # less than half a second is none
         lite.encode(blink, "blink")
 
 
 def test_a_model_of_silent_films_reads_films(lite: Encoders) -> None:
     silent = replace(lite.features, sizes={"video": lite.features.sizes["video"]})
     assert encoders.of(silent, "runs/x").features == lite.features
-    with pytest.raises(CounterpointError, match="runs/x reads lite-0 features"):
+    with pytest.raises(Error, match="runs/x reads lite-0 features"):
         encoders.of(replace(silent, encoder="lite-0"), "runs/x")
 
 
@@ -192,9 +193,7 @@ def test_fingerprints(lite: Encoders) -> None:
     assert lite.features == encoders.build("lite").features
     assert encoders.of(lite.features, "the model").features == lite.features
     stranger = FeatureSet(lite.features.sizes, "lite-00000000")
-    with pytest.raises(CounterpointError, match=r"runs/a reads lite-00000000 features .*, not lite-"):
+    with pytest.raises(Error, match=r"runs/a reads lite-00000000 features .*, not lite-"):
         encoders.of(stranger, "runs/a")
-    with pytest.raises(
-        CounterpointError, match=r"runs/a reads synthetic features \(video 8\), which are not made of video files"
-    ):
+    with pytest.raises(Error, match=r"runs/a reads synthetic features \(video 8\), which are not made of video files"):
         encoders.of(FeatureSet({"video": 8}, "synthetic"), "runs/a")

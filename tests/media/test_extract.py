@@ -10,14 +10,16 @@ from filelock import FileLock
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import inspect
+from counterpoint.data.records import clip_of
 from counterpoint.data.tfrecord import Shard
-from counterpoint.data.youtube8m import clip_of
-from counterpoint.errors import CounterpointError
-from counterpoint.media import children, encoders, extract, labels, render
-from counterpoint.media.children import Failure, Source, encode_all
+from counterpoint.errors import Error
+from counterpoint.media import encoders, extract, labels
+from counterpoint.media import films as render
+from counterpoint.media import workers as children
 from counterpoint.media.decode import Limits
 from counterpoint.media.encoders import Encoded, Encoders
 from counterpoint.media.extract import find
+from counterpoint.media.workers import Failure, Source, encode_all
 from counterpoint.taxonomy import load
 
 
@@ -168,7 +170,7 @@ def test_clips_that_keep_their_labels_keep_their_categories(videos: Path, lite: 
     extract.extract(sources[:1], out, lite, labels.read(sheet))
     sheet.write_text("path,categories\nb.mkv,Dog\n", encoding="utf-8")
     other = labels.read(sheet)
-    with pytest.raises(CounterpointError, match=r"label 0 of a\.mp4 would stand for dog, not sun: give the --taxonomy"):
+    with pytest.raises(Error, match=r"label 0 of a\.mp4 would stand for dog, not sun: give the --taxonomy"):
         extract.extract(sources[1:2], out, lite, other)
     assert load(out / "taxonomy").taxonomy.paths == ("Sun",)
     sheet.write_text("path,categories\na.mp4,Dog\nb.mkv,Dog\n", encoding="utf-8")  # all of them anew
@@ -204,9 +206,9 @@ def test_a_part_that_never_reached_the_disk(videos: Path, lite: Encoders, tmp_pa
 def test_another_folder_is_left_alone(videos: Path, lite: Encoders, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     FeatureSet({"video": 3}, "others").save(tmp_path / "out")
-    with pytest.raises(CounterpointError, match=r"out: holds others features \(video 3\), not lite-.*another --out"):
+    with pytest.raises(Error, match=r"out: holds others features \(video 3\), not lite-.*another --out"):
         extract.extract(find([videos]), tmp_path / "out", lite)
-    with pytest.raises(CounterpointError, match="not empty and not a folder of features"):
+    with pytest.raises(Error, match="not empty and not a folder of features"):
         extract.extract(find([videos]), videos, lite)
 
 
@@ -215,7 +217,7 @@ def test_one_process_at_a_time(videos: Path, lite: Encoders, tmp_path: Path) -> 
     out.mkdir()
     with (
         FileLock(out / extract.LOCK),
-        pytest.raises(CounterpointError, match="out: another process extracts into it; wait for it"),
+        pytest.raises(Error, match="out: another process extracts into it; wait for it"),
     ):
         extract.extract(find([videos]), out, lite)
     assert [path.name for path in out.iterdir()] == [extract.LOCK]
@@ -228,14 +230,14 @@ def test_find(videos: Path, tmp_path: Path) -> None:
     assert [source.id for source in find([videos])] == sorted([*GOOD, "broken.mp4", "empty.webm"])
     assert find([videos / "notes.txt"]) == [Source("notes.txt", videos / "notes.txt")]  # named, so meant
     assert len(find([videos, videos / "a.mp4"])) == 6
-    with pytest.raises(CounterpointError, match=r"would both be clip 'a\.mp4'; name the folder above both"):
+    with pytest.raises(Error, match=r"would both be clip 'a\.mp4'; name the folder above both"):
         find([videos / "sub", videos])
     assert len(find([videos, videos / "sub"])) == 6
-    with pytest.raises(CounterpointError, match="an empty name is no folder"):
+    with pytest.raises(Error, match="an empty name is no folder"):
         find([""])
-    with pytest.raises(CounterpointError, match="no such file or folder"):
+    with pytest.raises(Error, match="no such file or folder"):
         find([tmp_path / "none"])
-    with pytest.raises(CounterpointError, match="no video files there"):
+    with pytest.raises(Error, match="no video files there"):
         find([tmp_path])
 
 
@@ -249,7 +251,7 @@ def _misbehaves(source: Source, limits: Limits) -> Encoded | str:
     if source.id == "crashes":
         os._exit(11)
     if source.id == "fails":
-        return str(CounterpointError(f"{source.path}: no good"))
+        return str(Error(f"{source.path}: no good"))
     return Encoded(Clip(source.id, np.zeros(0, np.int64), {}), [])
 
 

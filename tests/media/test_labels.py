@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.media import labels
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, load
 
@@ -52,7 +52,7 @@ def test_a_fixed_taxonomy(folder: Path) -> None:
     read = labels.read(table(folder, "a.mp4,Food:Soup"), known, fixed=True)
     assert read.of == {folder / "a.mp4": (7,)}
     assert read.labelling == known
-    with pytest.raises(CounterpointError, match=r"labels.csv, line 2: no label .* stands for 'Food:Cake' alone"):
+    with pytest.raises(Error, match=r"labels.csv, line 2: no label .* stands for 'Food:Cake' alone"):
         labels.read(table(folder, "a.mp4,Food:Cake"), known, fixed=True)
 
 
@@ -76,15 +76,15 @@ def test_other_columns_and_a_byte_order_mark(folder: Path) -> None:
     ],
 )
 def test_mistakes_name_their_line(folder: Path, lines: list[str], expected: str) -> None:
-    with pytest.raises(CounterpointError, match=expected):
+    with pytest.raises(Error, match=expected):
         labels.read(table(folder, *lines))
 
 
 def test_no_labels_file(folder: Path) -> None:
-    with pytest.raises(CounterpointError, match="no column 'categories' in its first line"):
+    with pytest.raises(Error, match="no column 'categories' in its first line"):
         labels.read(table(folder, header="path,category"))
-    with pytest.raises(CounterpointError, match=r"cannot be read \(No such file"):
+    with pytest.raises(Error, match=r"cannot be read \(No such file"):
         labels.read(folder / "none.csv")
     (folder / "labels.csv").write_bytes(b"path,categories\n\xff.mp4,Food\n")
-    with pytest.raises(CounterpointError, match="is not CSV in UTF-8"):
+    with pytest.raises(Error, match="is not CSV in UTF-8"):
         labels.read(folder / "labels.csv")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from counterpoint.errors import CounterpointError
-from counterpoint.media import encoders, pretrained, render
+from counterpoint.errors import Error
+from counterpoint.media import encoders, pretrained
+from counterpoint.media import films as render
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +64,10 @@ def test_standardized() -> None:
 
 @pytest.mark.parametrize("name", ["any:", "any:timm/a", "any:timm/a,timm/b", "any:resnet,hf/b", "any:hf/,hf/b"])
 def test_names(name: str) -> None:
-    with pytest.raises(CounterpointError, match="not any:IMAGE,AUDIO, where"):
+    with pytest.raises(Error, match="not any:IMAGE,AUDIO, where"):
         encoders.build(name)
 
 
 def test_models_that_cannot_be_had(tmp_path: Path) -> None:
-    with pytest.raises(CounterpointError, match=r"^any:hf/.*(cannot|not|extra)"):
+    with pytest.raises(Error, match=r"^any:hf/.*(cannot|not|extra)"):
         encoders.build(f"any:hf/{tmp_path / 'none'},hf/{tmp_path / 'none'}")

@@ -10,13 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.data.youtube8m import dequantize
-from counterpoint.errors import CounterpointError
-from counterpoint.media import encoders, extract, labels, render
+from counterpoint.data.dataset import Dataset
+from counterpoint.data.records import dequantize
+from counterpoint.errors import Error
+from counterpoint.media import encoders, extract, labels
+from counterpoint.media import films as render
 from counterpoint.media.text import MiniLM, spoken
+from counterpoint.predict import Predictor
 from counterpoint.recipes import RECIPES, HeadConfig, NetVLADFamily, Training
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.training.train import train
 
 SRT = "1\n00:00:00,500 --> 00:00:02,200\n<i>Hello</i> there,\nworld\n\n2\n00:00:04,000 --> 00:00:05,000\nBye\n"
@@ -79,7 +81,7 @@ def test_a_title_where_there_are_no_subtitles(film: Path, tmp_path: Path) -> Non
 
 def test_bad_subtitles(film: Path) -> None:
     (film.parent / "film.srt").write_bytes(b"\x00\x01\x02")
-    with pytest.raises(CounterpointError, match=r"film\.srt: its subtitles cannot be read"):
+    with pytest.raises(Error, match=r"film\.srt: its subtitles cannot be read"):
         spoken(film, 300)
 
 
@@ -154,7 +156,7 @@ def test_films_that_only_their_words_tell(tmp_path: Path) -> None:
     both = encoders.build("lite+text")
     extract.extract(extract.find([tmp_path]), tmp_path / "shards", both, of)
     data = {
-        split: ClipDataset([tmp_path / "shards"], of.labelling, keep=partial(_in, split)) for split in ("train", "test")
+        split: Dataset([tmp_path / "shards"], of.labelling, keep=partial(_in, split)) for split in ("train", "test")
     }
     recipe = dataclasses.replace(
         RECIPES["nv-cm"],
@@ -162,7 +164,7 @@ def test_films_that_only_their_words_tell(tmp_path: Path) -> None:
         head=HeadConfig(hidden=64),
         training=Training(learning_rate=1e-3, batch_size=12, max_epochs=30, stop_patience=30),
     )
-    run = Run(tmp_path / "run", recipe, of.labelling, both.features)
+    run = RunFolder(tmp_path / "run", recipe, of.labelling, both.features)
     train(run, data["train"], data["train"])
-    said = next(run.predict(data["test"]))
+    said = next(Predictor(run).predict(data["test"]))
     assert (said.probabilities.argmax(1) == said.labels.argmax(1)).mean() >= 5 / 6

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from counterpoint.cli import main
-from counterpoint.errors import CounterpointError
+from counterpoint.cli.main import main
+from counterpoint.errors import Error
 from counterpoint.media import weights
 
 PLAIN = b"principal components" * 5000
@@ -69,9 +69,7 @@ def test_fetch(server: type[Server], capsys: pytest.CaptureFixture[str]) -> None
 
 def test_it_goes_on(server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "breaks_off_at", 30_000)
-    with pytest.raises(
-        CounterpointError, match=r"plain.tgz: (broke off after 30,000 of 100,000 bytes|.*IncompleteRead)"
-    ):
+    with pytest.raises(Error, match=r"plain.tgz: (broke off after 30,000 of 100,000 bytes|.*IncompleteRead)"):
         weights.fetch()
     monkeypatch.setattr(server, "breaks_off_at", None)
     weights.fetch()
@@ -89,7 +87,7 @@ def test_it_begins_anew_where_it_must(server: type[Server], monkeypatch: pytest.
 
 def test_a_name_carries_its_hash(server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(server.content, NAME, b"another file")
-    with pytest.raises(CounterpointError, match=rf"{NAME}: its SHA-256 is [0-9a-f]+, not {NAME[8:16]}"):
+    with pytest.raises(Error, match=rf"{NAME}: its SHA-256 is [0-9a-f]+, not {NAME[8:16]}"):
         weights.fetch()
     assert not (weights.folder() / NAME).exists()
     assert not (weights.folder() / f"{NAME}.part").exists()
@@ -99,12 +97,12 @@ def test_a_recorded_hash_stays(server: type[Server], monkeypatch: pytest.MonkeyP
     weights.fetch()
     weights.files()["a"].unlink()
     monkeypatch.setitem(server.content, "plain.tgz", b"another file")
-    with pytest.raises(CounterpointError, match=r"plain.tgz: its SHA-256 is .*, not .*damaged, or another file"):
+    with pytest.raises(Error, match=r"plain.tgz: its SHA-256 is .*, not .*damaged, or another file"):
         weights.fetch()
 
 
 def test_from_a_folder(server: type[Server], tmp_path: Path) -> None:
-    with pytest.raises(CounterpointError, match=r"plain.tgz is not there"):
+    with pytest.raises(Error, match=r"plain.tgz is not there"):
         weights.fetch(tmp_path)
     (tmp_path / "plain.tgz").write_bytes(PLAIN)
     (tmp_path / NAME).write_bytes(NAMED)
@@ -114,8 +112,8 @@ def test_from_a_folder(server: type[Server], tmp_path: Path) -> None:
 
 def test_no_server(server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "URLS", {"a": f"{next(iter(weights.URLS.values()))}.old"})
-    with pytest.raises(CounterpointError, match="404 Not Found; download it by hand and use --from"):
+    with pytest.raises(Error, match="404 Not Found; download it by hand and use --from"):
         weights.fetch()
     monkeypatch.setattr(weights, "URLS", {"a": "http://127.0.0.1:9/plain.tgz"})
-    with pytest.raises(CounterpointError, match="refused; the same command goes on where it stopped"):
+    with pytest.raises(Error, match="refused; the same command goes on where it stopped"):
         weights.fetch()

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
-from counterpoint.errors import CounterpointError
-from counterpoint.media import encoders, inception, render, weights, youtube8m
+from counterpoint.errors import Error
+from counterpoint.media import encoders, inception, weights, youtube8m
+from counterpoint.media import films as render
 from counterpoint.media.encoders import Encoders
 from counterpoint.media.sound import RATE
 from counterpoint.media.youtube8m import Components, VGGish, YouTubePicture, YouTubeSound
@@ -186,11 +187,11 @@ def test_features_are_youtube8m_s(thin: Encoders, tmp_path: Path) -> None:
 
 def test_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "folder", lambda: tmp_path)
-    with pytest.raises(CounterpointError, match=r"pt_inception-.*, yt8m_pca.tgz, .* not there; `counterpoint weights"):
+    with pytest.raises(Error, match=r"pt_inception-.*, yt8m_pca.tgz, .* not there; `counterpoint weights"):
         encoders.build("youtube8m")
     for url in weights.URLS.values():
         (tmp_path / weights._name(url)).write_bytes(b"something else")
-    with pytest.raises(CounterpointError, match=r"pt_inception-.*: not the weights that it should hold"):
+    with pytest.raises(Error, match=r"pt_inception-.*: not the weights that it should hold"):
         encoders.build("youtube8m")
 
 

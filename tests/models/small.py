@@ -8,11 +8,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from counterpoint.data.tracks import Track, Tracks
 from counterpoint.families import BottleneckFamily, CrossAttentionFamily, OneStreamFamily
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.models.fusion import Correlation, CrossModal
-from counterpoint.models.track import Track, Tracks
 from counterpoint.recipes import (
     RECIPES,
     TOWER_RECIPES,

@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.testing import assert_close
 
-from counterpoint.errors import CounterpointError
+from counterpoint.data.tracks import Track
+from counterpoint.errors import Error
 from counterpoint.models.correlation import Constant, Contrastive, Joined, Tower, fit_calibration
-from counterpoint.models.track import Track
 
 from .small import THREE, TWO, batch, build_tower, pick
 
@@ -66,7 +66,7 @@ def test_a_constant_tower(probability: float):
     said = tower(tracks)
     assert_close(said.probability[PAIR], torch.tensor([probability, 0.0, probability, probability]).double())
     assert said.agreement[PAIR].shape == (4, tower.comparison.size)
-    with pytest.raises(CounterpointError, match=r"from 0 to 1, not 1\.5"):
+    with pytest.raises(Error, match=r"from 0 to 1, not 1\.5"):
         Constant(1.5)
 
 

@@ -8,14 +8,22 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from counterpoint.data.tracks import Track, Tracks, masked_softmax
 from counterpoint.models.attention_cluster import AttentionCluster
 from counterpoint.models.categorizer import Head, Read, pool
 from counterpoint.models.correlation import Tower
-from counterpoint.models.fusion import Axis, Concatenated, Correlation, CrossModal, Influence
-from counterpoint.models.layers import CrossModalLayer, Weigher
-from counterpoint.models.maps import DenseMap, RelativeMap
+from counterpoint.models.fusion import (
+    AttentionModule,
+    Axis,
+    Concatenated,
+    Correlation,
+    CrossModal,
+    CrossModalLayer,
+    DenseMap,
+    Influence,
+    RelativeMap,
+)
 from counterpoint.models.netvlad import Descriptor, NetVLAD
-from counterpoint.models.track import Track, Tracks, masked_softmax
 from counterpoint.models.transformer import Projection, TransformerBlock, positions
 from counterpoint.recipes import Recipe
 
@@ -105,18 +113,18 @@ def slow_describe(describe: Descriptor, parts: list[list[float]]) -> list[float]
 class SlowNetVLAD:
     """Section 2.4."""
 
-    def __init__(self, weigher: Weigher) -> None:
-        assert isinstance(weigher, NetVLAD)
-        self.of = weigher
+    def __init__(self, attention: AttentionModule) -> None:
+        assert isinstance(attention, NetVLAD)
+        self.of = attention
 
-    def weigh(self, x: Rows, there: list[bool]) -> Rows:
+    def weights(self, x: Rows, there: list[bool]) -> Rows:
         assign = self.of.assign
         return [
             softmax(affine(assign.weight, x[t], assign.bias)) if there[t] else [0.0] * len(assign.bias)
             for t in range(len(x))
         ]
 
-    def combine(self, x: Rows, there: list[bool], weights: Rows, hear: Hear) -> Rows:
+    def aggregate(self, x: Rows, there: list[bool], weights: Rows, hear: Hear) -> Rows:
         centres = self.of.centres.tolist()
         parts = [[0.0] * len(centre) for centre in centres]
         for t in range(len(x)):
@@ -131,16 +139,16 @@ class SlowNetVLAD:
 class SlowAttentionCluster:
     """Section 2.2."""
 
-    def __init__(self, weigher: Weigher) -> None:
-        assert isinstance(weigher, AttentionCluster)
-        self.of = weigher
+    def __init__(self, attention: AttentionModule) -> None:
+        assert isinstance(attention, AttentionCluster)
+        self.of = attention
 
-    def weigh(self, x: Rows, there: list[bool]) -> Rows:
+    def weights(self, x: Rows, there: list[bool]) -> Rows:
         first, _, last = self.of.attend
         by_step = [affine(last.weight, [math.tanh(v) for v in affine(first.weight, h, first.bias)], None) for h in x]
         return [slow_masked_softmax([logits[u] for logits in by_step], there) for u in range(len(last.weight))]
 
-    def combine(self, x: Rows, there: list[bool], weights: Rows, hear: Hear) -> Rows:
+    def aggregate(self, x: Rows, there: list[bool], weights: Rows, hear: Hear) -> Rows:
         parts = []
         for u, attention in enumerate(weights):
             heard = hear(u, 0, len(x))
@@ -156,18 +164,18 @@ class SlowAttentionCluster:
 class SlowTransformer:
     """Section 2.3, with the logits formed and scaled; around it the residual and feed-forward maps of a block."""
 
-    def __init__(self, weigher: Weigher) -> None:
-        assert isinstance(weigher, TransformerBlock)
-        self.of = weigher
-        self.heads = weigher.axis.heads
-        self.width = weigher.inputs // self.heads
+    def __init__(self, attention: AttentionModule) -> None:
+        assert isinstance(attention, TransformerBlock)
+        self.of = attention
+        self.heads = attention.axis.heads
+        self.width = attention.inputs // self.heads
 
     def head(self, x: Rows, linear: torch.nn.Linear, number: int) -> Rows:
         """One head's queries, keys or values: ``linear`` has the heads one after the other."""
         here = slice(number * self.width, (number + 1) * self.width)
         return [affine(linear.weight[here], slow_norm(self.of.norm, row), linear.bias[here]) for row in x]
 
-    def weigh(self, x: Rows, there: list[bool]) -> Rows:
+    def weights(self, x: Rows, there: list[bool]) -> Rows:
         rows = []
         for i in range(self.heads):
             queries, keys = self.head(x, self.of.query_key, i), self.head(x, self.of.query_key, self.heads + i)
@@ -179,7 +187,7 @@ class SlowTransformer:
                 rows.append(row)
         return rows
 
-    def combine(self, x: Rows, there: list[bool], weights: Rows, hear: Hear) -> Rows:
+    def aggregate(self, x: Rows, there: list[bool], weights: Rows, hear: Hear) -> Rows:
         values = [self.head(x, self.of.value, i) for i in range(self.heads)]
         rows = []
         for q in range(len(x)):
@@ -217,21 +225,21 @@ def slow_layer(
     layer: CrossModalLayer, slow: type, tracks: Tracks, correlation: Correlation, clip: int
 ) -> dict[str, Rows]:
     """One clip through a layer: weigh, hear, combine."""
-    weighers = {name: slow(weigher) for name, weigher in layer.weighers.items()}
+    attention_modules = {name: slow(attention) for name, attention in layer.attention_modules.items()}
     features = {name: track.features[clip].tolist() for name, track in tracks.items()}
     there = {name: track.mask[clip].tolist() for name, track in tracks.items()}
-    for name, inlet in layer.inlets.items():
+    for name, conditioning in layer.conditionings.items():
         source, target = name.split("_to_")
-        told = correlation.told(tuple(sorted((source, target))), inlet.told)[clip].tolist()
-        shift = affine(inlet.map.weight, told, None)
+        told = correlation.told(tuple(sorted((source, target))), conditioning.told)[clip].tolist()
+        shift = affine(conditioning.map.weight, told, None)
         features[target] = [[a + b for a, b in zip(row, shift, strict=True)] for row in features[target]]
-    weights = {name: weighers[name].weigh(features[name], there[name]) for name in tracks}
+    weights = {name: attention_modules[name].weights(features[name], there[name]) for name in tracks}
 
     def combined(target: str) -> Rows:
         def hear(row: int, head: int, outputs: int) -> list[float]:
             return slow_heard(layer, target, weights, row, head, outputs, correlation, clip)
 
-        return weighers[target].combine(features[target], there[target], weights[target], hear)
+        return attention_modules[target].aggregate(features[target], there[target], weights[target], hear)
 
     return {name: combined(name) for name in tracks}
 
@@ -239,12 +247,12 @@ def slow_layer(
 def some_tracks(layer: CrossModalLayer) -> Tracks:
     """A whole clip, one with gaps, and one without the second modality; something stands in the gaps."""
     tracks, steps = {}, STEPS - 1
-    for i, (name, weigher) in enumerate(layer.weighers.items()):
+    for i, (name, attention) in enumerate(layer.attention_modules.items()):
         mask = torch.ones(3, steps, dtype=torch.bool)
         mask[1, i] = False
         mask[1, -1] = False
         mask[2] = i != 1
-        tracks[name] = Track(floats(3, steps, weigher.inputs, seed=i), mask)
+        tracks[name] = Track(floats(3, steps, attention.inputs, seed=i), mask)
     return tracks
 
 
@@ -300,13 +308,15 @@ def test_the_gate_of_the_loop_is_tried_both_ways(family: str):
 def test_an_inlet_is_a_concatenation_with_the_input(family: str, linear: str | None):
     """A linear map W of the concatenation [x, c] with weights [W, W M] is W of x plus the inlet's M c."""
     layer: CrossModalLayer = build(small(f"{family}-cm-c", into="input"), TWO).trunk.layers[0]
-    correlation, x = some_correlation(TWO, 4), floats(3, 4, layer.weighers["video"].inputs)
-    inlet = layer.inlets["audio_to_video"]
-    first = layer.weighers["video"].get_submodule(linear) if linear else torch.nn.Linear(x.shape[-1], 5).double()
+    correlation, x = some_correlation(TWO, 4), floats(3, 4, layer.attention_modules["video"].inputs)
+    conditioning = layer.conditionings["audio_to_video"]
+    first = (
+        layer.attention_modules["video"].get_submodule(linear) if linear else torch.nn.Linear(x.shape[-1], 5).double()
+    )
     c = correlation.told(("audio", "video"), "probability")
-    wide = torch.cat([first.weight, first.weight @ inlet.map.weight], 1)
+    wide = torch.cat([first.weight, first.weight @ conditioning.map.weight], 1)
     both = torch.cat([x, c.unsqueeze(1).expand(-1, 4, -1)], -1)
-    close(first(x + inlet(correlation, ("audio", "video"))), both @ wide.T + first.bias)
+    close(first(x + conditioning(correlation, ("audio", "video"))), both @ wide.T + first.bias)
 
 
 @pytest.mark.parametrize("heads", [1, 3])

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from counterpoint.errors import CounterpointError
+from counterpoint.data.tracks import Track, Tracks, masked_softmax
+from counterpoint.errors import Error
 from counterpoint.models import transformer
 from counterpoint.models.fusion import Axis, ConcatenatedInfluence, CrossModal
-from counterpoint.models.track import Track, Tracks, masked_softmax
 
 from .small import (
     CATEGORIES,
@@ -278,7 +278,7 @@ def test_concatenated_fusion_listens_to_the_agreement(family: str, into: str):
     recipe, tracks = small(f"{family}-cm-c", into=into, told="agreement"), batch(TWO)
     model = build(recipe, TWO, torch.full((4,), 0.1))
     layer = model.trunk.layers[0]
-    maps = layer.inlets if into == "input" else layer.influences
+    maps = layer.conditionings if into == "input" else layer.influences
     assert {ear.map.in_features if into == "input" else ear.context.in_features for ear in maps.values()} == {4}
     assert all(isinstance(ear, ConcatenatedInfluence) == (into == "influence") for ear in layer.influences.values())
     before = model(tracks).logits
@@ -295,7 +295,7 @@ def test_shown_weights(name: str):
     recipe, sizes = MODELS[name]
     tracks = batch(sizes, present=0.7)
     tracks["audio"].mask[0] = False
-    output = model(name)(tracks, show=True)
+    output = model(name)(tracks, return_attention=True)
     assert_close(output.logits, model(name)(tracks).logits, rtol=0, atol=0)
     assert model(name)(tracks).weights == []
     assert len(output.weights) == len(model(name).trunk.layers)
@@ -332,8 +332,8 @@ def test_shown_weights(name: str):
 @every_family
 def test_shut_gates_show_that_nothing_is_heard(family: str):
     model = build(small(f"{family}-cm-g"), TWO, torch.tensor([0.1, 0.9, 0.2, 0.8]))
-    for heard in (shown.heard for shown in model(batch(TWO), show=True).weights[0].values()):
-        assert heard.flatten(1).any(1).tolist() == [False, True, False, True]
+    for influence in (maps.influence for maps in model(batch(TWO), return_attention=True).weights[0].values()):
+        assert influence.flatten(1).any(1).tolist() == [False, True, False, True]
 
 
 @every_family
@@ -346,13 +346,13 @@ def test_a_model_computes_in_its_own_precision(family: str):
 
 
 def test_a_width_that_does_not_divide_into_the_heads():
-    with pytest.raises(CounterpointError, match="a width of 8 does not divide into 3 heads"):
+    with pytest.raises(Error, match="a width of 8 does not divide into 3 heads"):
         small("tm-l", {"heads": 3}).build(TWO, CATEGORIES)
 
 
 def test_gated_and_concatenated_need_a_tower():
     for name in ("nv-cm-g", "tm-cm-c"):
-        with pytest.raises(CounterpointError, match=f"{name} needs a trained correlation tower"):
+        with pytest.raises(Error, match=f"{name} needs a trained correlation tower"):
             small(name).build(TWO, CATEGORIES)
 
 
@@ -398,7 +398,7 @@ def test_an_averaged_clip_is_the_mean_of_its_steps():
 
 
 def test_a_modality_that_the_features_lack():
-    with pytest.raises(CounterpointError, match="nv-l reads 'smell', and the features are video, audio"):
+    with pytest.raises(Error, match="nv-l reads 'smell', and the features are video, audio"):
         replace(small("nv-l"), modalities=("video", "smell")).build(TWO, CATEGORIES)
 
 
@@ -406,7 +406,7 @@ def test_a_modality_that_the_features_lack():
 def test_who_hears_itself_hears_nobody_else(family: str):
     tracks = batch(TWO)
     trunk = model(f"{family}-cm-self").trunk
-    vectors, (shown,) = trunk(tracks, show=True)
+    vectors, (shown,) = trunk(tracks, return_attention=True)
     louder = Track(tracks["audio"].features.flip(0), tracks["audio"].mask.flip(0))
     others, _ = trunk({**tracks, "audio": louder})
     assert torch.equal(vectors["video"], others["video"])
@@ -428,11 +428,11 @@ def test_rivals_hear_the_other_modality_step_by_step(name: str):
 
 
 def test_a_transformers_picture_leaves_out_queries_that_are_not_there():
-    block = model("tm-l").trunk.layers[-1].weigher("video")
+    block = model("tm-l").trunk.layers[-1].attention("video")
     weights = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]])
-    assert block.over_time(weights, torch.tensor([True, True, False])).tolist() == [[0.5, 0.5, 0.0]]
-    assert block.over_time(weights, torch.tensor([True, False, False])).tolist() == [[1.0, 0.0, 0.0]]
-    assert block.over_time(weights, torch.zeros(3, dtype=torch.bool)).tolist() == [[0.0, 0.0, 0.0]]
+    assert block.time_profile(weights, torch.tensor([True, True, False])).tolist() == [[0.5, 0.5, 0.0]]
+    assert block.time_profile(weights, torch.tensor([True, False, False])).tolist() == [[1.0, 0.0, 0.0]]
+    assert block.time_profile(weights, torch.zeros(3, dtype=torch.bool)).tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_modalities_of_any_name_are_told_of_the_tower():

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from counterpoint.errors import CounterpointError
-from counterpoint.models.rivals import Bottlenecks, CrossAttention, OneStream
-from counterpoint.models.track import Track, Tracks
+from counterpoint.data.tracks import Track, Tracks
+from counterpoint.errors import Error
+from counterpoint.models.baselines import Bottlenecks, CrossAttention, OneStream
 from counterpoint.models.transformer import TransformerBlock
 
 from .small import CATEGORIES, MODELS, RIVALS, STEPS, TWO, build, small
@@ -90,7 +90,7 @@ def test_shown_weights_are_shares_of_one(name: str):
     model = build(recipe, sizes)
     tracks = some_tracks(sizes, recipe.family.width)
     layer = model.trunk.layers[-1]
-    shown = layer(tracks, None, show=True)[1]
+    shown = layer(tracks, None, return_attention=True)[1]
     for modality, weights in shown.items():
         steps = tracks[modality].mask.shape[1]
         assert weights.after.shape[-2:] == (steps, steps)
@@ -99,7 +99,7 @@ def test_shown_weights_are_shares_of_one(name: str):
 
 
 def test_bottlenecks_need_a_layer_that_reads():
-    with pytest.raises(CounterpointError, match="bottlenecks need 2 layers"):
+    with pytest.raises(Error, match="bottlenecks need 2 layers"):
         small("tm-mbt", {"layers": 1}).build(TWO, CATEGORIES)
 
 

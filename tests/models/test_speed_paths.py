@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from counterpoint.models import listening
-from counterpoint.models.fusion import CrossModal, Heard
-from counterpoint.models.listening import Ear, listen
-from counterpoint.models.track import Track
+from counterpoint.data.tracks import Track
+from counterpoint.models import influenced_attention as listening
+from counterpoint.models.fusion import CrossModal, Influences
+from counterpoint.models.influenced_attention import LogitInfluence, listen
 from counterpoint.models.transformer import Logits, attend
 from counterpoint.recipes import RECIPES, AttentionClusterFamily, Family, NetVLADFamily, TransformerFamily
 
@@ -25,15 +25,15 @@ def floats(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
-def ear(hidden: Sequence[int], gate: Tensor | None) -> Ear:
+def ear(hidden: Sequence[int], gate: Tensor | None) -> LogitInfluence:
     first, *others = zip([STEPS, *hidden], [*hidden, STEPS], strict=True)
     layers = [floats(HEADS, *first)]
     for inputs, outputs in others:
         layers += [floats(HEADS, inputs, outputs), floats(HEADS, 1, outputs)]
-    return Ear(floats(ROWS, STEPS, 3), floats(ROWS, STEPS, 3), floats(ROWS, 1, first[1]), layers, gate)
+    return LogitInfluence(floats(ROWS, STEPS, 3), floats(ROWS, STEPS, 3), floats(ROWS, 1, first[1]), layers, gate)
 
 
-def plainly(queries: Tensor, keys: Tensor, values: Tensor, floor: Tensor, ears: Sequence[Ear]) -> Tensor:
+def plainly(queries: Tensor, keys: Tensor, values: Tensor, floor: Tensor, ears: Sequence[LogitInfluence]) -> Tensor:
     """The formula, row by row, left to autograd."""
     rows = []
     for row in range(ROWS):
@@ -119,7 +119,7 @@ def test_attention_learns_in_half_precision() -> None:
     for dtype in (torch.float64, torch.bfloat16):
         leaves = [tensor.to(torch.bfloat16).to(dtype).requires_grad_() for tensor in (queries, keys, values)]
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            attended = attend(Logits(*leaves[:2]), leaves[2], mask, Heard([]))
+            attended = attend(Logits(*leaves[:2]), leaves[2], mask, Influences([]))
         assert attended.dtype == dtype
         attended.double().square().sum().backward()
         found.append([tensor.grad.double() for tensor in leaves if tensor.grad is not None])

@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from counterpoint.data.features import FeatureSet
-from counterpoint.media import encoders, render
+from counterpoint.media import encoders
+from counterpoint.media import films as render
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, ContrastiveConfig, HeadConfig, NetVLADFamily
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -36,16 +37,16 @@ SIZES = {"audio": 8, "video": 16}
 STARTING = 120.0  # seconds
 
 
-def make_run(folder: Path, features: FeatureSet, recipe: str = "nv-cm-c") -> Run:
+def make_run(folder: Path, features: FeatureSet, recipe: str = "nv-cm-c") -> RunFolder:
     """A run that was never trained, with a tower if the recipe listens to one."""
     torch.manual_seed(1)
     labelling = Labelling(TAXONOMY, LabelMap.identity(TAXONOMY))
     family = NetVLADFamily(clusters={"audio": 3, "video": 4}, hidden=8)
-    run = Run(folder, replace(RECIPES[recipe], family=family, head=HeadConfig(hidden=8)), labelling, features)
+    run = RunFolder(folder, replace(RECIPES[recipe], family=family, head=HeadConfig(hidden=8)), labelling, features)
     run.save()
     if run.recipe.fusion.tower:
         listens = replace(TOWER_RECIPES["correlation-nv"], family=family, comparison=ContrastiveConfig(embedding=4))
-        tower = Run(folder.with_name(f"{folder.name}-tower"), listens, labelling, features)
+        tower = RunFolder(folder.with_name(f"{folder.name}-tower"), listens, labelling, features)
         tower.save()
         tower.save_weights(tower.build().apply(_stir))
         run.take_in(tower)
@@ -78,7 +79,7 @@ class Served:
 def serving(run: Path, *options: object, **environment: str) -> Iterator[Served]:
     """`counterpoint serve` with these options, at a free port."""
     with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, "-m", "counterpoint.cli", "serve", str(run), "--port", "0", *map(str, options)]
+        command = [sys.executable, "-m", "counterpoint.cli.main", "serve", str(run), "--port", "0", *map(str, options)]
         variables = os.environ | {"TMPDIR": temporary, "OMP_NUM_THREADS": "1"} | environment
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
         served = Served("", process, Path(temporary), [])
@@ -111,13 +112,13 @@ def _listen(served: Served) -> None:
 
 
 @pytest.fixture(scope="session")
-def film_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def film_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run that reads video files."""
     return make_run(tmp_path_factory.mktemp("runs") / "films", encoders.build("lite").features)
 
 
 @pytest.fixture(scope="session")
-def record_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def record_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of features that are not made of video files."""
     return make_run(tmp_path_factory.mktemp("runs") / "records", FeatureSet(SIZES, "synthetic"))
 

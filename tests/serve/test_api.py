@@ -18,11 +18,12 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FEATURES_FILE
 from counterpoint.evaluation import explain as explaining
-from counterpoint.media import encoders, render
-from counterpoint.run import Run
+from counterpoint.media import encoders
+from counterpoint.media import films as render
+from counterpoint.run import RunFolder
 from counterpoint.serve import encoding
 from serve.conftest import TAXONOMY, Served, serving
 
@@ -31,7 +32,7 @@ CAPACITY = 6
 
 
 @pytest.fixture(scope="module")
-def server(film_run: Run, films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(film_run: RunFolder, films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     examples = tmp_path_factory.mktemp("examples")
     (examples / "rain.mp4").write_bytes((films / FILM).read_bytes())
     (examples / "broken.mp4").write_bytes(b"no film")
@@ -42,7 +43,7 @@ def server(film_run: Run, films: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def clips(film_run: Run, films: Path, tmp_path_factory: pytest.TempPathFactory) -> ClipDataset:
+def clips(film_run: RunFolder, films: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The films as the library encodes them, in the order of their names."""
     lite = encoders.build("lite")
     folder = tmp_path_factory.mktemp("clips")
@@ -51,14 +52,14 @@ def clips(film_run: Run, films: Path, tmp_path_factory: pytest.TempPathFactory) 
         (folder / path.stem).mkdir()
         encoding.save(folder / path.stem, lite.encode(path, path.name).clip, lite.features)
         shards.append(folder / path.stem / encoding.CLIP)
-    return ClipDataset(shards, film_run.labelling, labelled=False)
+    return Dataset(shards, film_run.labelling, labelled=False)
 
 
 def upload(path: Path, field: str = "file", name: str | None = None) -> tuple[str, tuple[str, bytes]]:
     return field, (name or path.name, path.read_bytes())
 
 
-def test_says_what_the_library_says(server: Served, film_run: Run, films: Path, clips: ClipDataset) -> None:
+def test_says_what_the_library_says(server: Served, film_run: RunFolder, films: Path, clips: Dataset) -> None:
     answer = server.ask("POST", "/v1/categorize?wait=60", files=[upload(films / FILM)])
     assert answer.status_code == 200, answer.text
     told = answer.json()
@@ -115,7 +116,7 @@ def test_later(server: Served, films: Path) -> None:
     assert job["answer"]["job"] == job["id"]
 
 
-def test_explains(server: Served, film_run: Run, films: Path, clips: ClipDataset) -> None:
+def test_explains(server: Served, film_run: RunFolder, films: Path, clips: Dataset) -> None:
     batch = server.ask(
         "POST", "/v1/categorize/batch?wait=60", files=[upload(p, "files") for p in map(Path, paths(clips, films))]
     )
@@ -144,7 +145,7 @@ def test_explains(server: Served, film_run: Run, films: Path, clips: ClipDataset
         assert picture.width == 160
 
 
-def paths(clips: ClipDataset, films: Path) -> list[Path]:
+def paths(clips: Dataset, films: Path) -> list[Path]:
     return [films / clips.clip(i).id for i in range(len(clips))]
 
 
@@ -157,7 +158,7 @@ def test_what_cannot_be_explained(server: Served, films: Path) -> None:
     assert server.ask("GET", f"/v1/jobs/{waiting}/explanation").status_code == 409
 
 
-def test_batch(server: Served, films: Path, clips: ClipDataset) -> None:
+def test_batch(server: Served, films: Path, clips: Dataset) -> None:
     shard = upload(clips.paths[0], "files")
     features = clips.paths[0].with_name(FEATURES_FILE).read_text()
     files = [upload(films / FILM, "files"), ("files", ("broken.mp4", b"no film")), shard]
@@ -369,7 +370,7 @@ def children(process: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_stops_when_all_is_done(film_run: Run, films: Path, tmp_path: Path) -> None:
+def test_stops_when_all_is_done(film_run: RunFolder, films: Path, tmp_path: Path) -> None:
     render.film(tmp_path / "film.mp4", "Rain:Wind", 0, seconds=8, size=(640, 360), fps=5)
     with serving(film_run.folder, "--workers", 1) as server, ThreadPoolExecutor(1) as pool:
         later = server.ask("POST", "/v1/categorize?wait=0", files=[upload(tmp_path / "film.mp4")]).json()

@@ -11,10 +11,10 @@ import pytest
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
-from counterpoint.errors import CounterpointError
-from counterpoint.run import Run
+from counterpoint.errors import Error
+from counterpoint.run import RunFolder
 from counterpoint.serve.client import Client, ServerError
 from serve.conftest import SIZES, Served, serving
 
@@ -22,7 +22,7 @@ KEY = "key"
 
 
 @pytest.fixture(scope="module")
-def server(record_run: Run) -> Iterator[Served]:
+def server(record_run: RunFolder) -> Iterator[Served]:
     with serving(record_run.folder, "--max-megabytes", 0.1, COUNTERPOINT_API_KEY=KEY) as served:
         yield served
 
@@ -45,7 +45,7 @@ def shard(tmp_path: Path) -> Path:
     return tmp_path / "three.tfrecord"
 
 
-def test_asks_for_clips(client: Client, shard: Path, record_run: Run) -> None:
+def test_asks_for_clips(client: Client, shard: Path, record_run: RunFolder) -> None:
     jobs = client.categorize_all([shard], top=2)
     assert [job.name for job in jobs] == ["clip 0", "clip 1", "clip 2"]
     answers = [job.answer for job in jobs]
@@ -69,12 +69,12 @@ def test_says_what_is_wrong(client: Client, server: Served, shard: Path, tmp_pat
         client.categorize(tmp_path / "film.mp4")
     with pytest.raises(ServerError, match="401: this server wants its key"):
         Client(server.url).taxonomy()
-    with pytest.raises(CounterpointError, match=r"nothing\.mp4: No such file"):
+    with pytest.raises(Error, match=r"nothing\.mp4: No such file"):
         client.categorize("nothing.mp4")
     (tmp_path / "film.mp4").write_bytes(bytes(200_000))
     with pytest.raises(ServerError, match=r"413: .*film.mp4: 200,000 bytes; the server takes 100,000 at most"):
         client.categorize(tmp_path / "film.mp4")
-    with pytest.raises(CounterpointError, match=r"http://127.0.0.1:9: "):
+    with pytest.raises(Error, match=r"http://127.0.0.1:9: "):
         Client("http://127.0.0.1:9").taxonomy()
 
 

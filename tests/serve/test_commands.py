@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from counterpoint.cli import main
-from counterpoint.errors import CounterpointError
-from counterpoint.run import Run
+from counterpoint.cli.main import main
+from counterpoint.errors import Error
+from counterpoint.run import RunFolder
 from counterpoint.serve.server import bind
 
 
 def test_says_in_a_line_why_it_does_not_start(
-    record_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    record_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(record_run.folder)
     (tmp_path / "empty").write_text("\n")
@@ -35,5 +35,5 @@ def test_says_in_a_line_why_it_does_not_start(
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
 def test_ports_there_are_none_of(port: int) -> None:
-    with pytest.raises(CounterpointError, match="ports go from 0 to 65535"):
+    with pytest.raises(Error, match="ports go from 0 to 65535"):
         bind("127.0.0.1", port)

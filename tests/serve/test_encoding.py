@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from counterpoint.data.records import clip_of
 from counterpoint.data.tfrecord import Shard
-from counterpoint.data.youtube8m import clip_of
-from counterpoint.media import encoders, render
+from counterpoint.media import encoders
+from counterpoint.media import films as render
 from counterpoint.serve import encoding
-from counterpoint.serve.encoding import Children, Task
+from counterpoint.serve.encoding import Task, WorkerPool
 from counterpoint.serve.settings import MEGABYTE, RefusedError, Settings
 
 
@@ -30,7 +31,7 @@ def test_hangs_and_takes_too_much(films: Path, tmp_path: Path) -> None:
     begun = []
 
     async def work() -> None:
-        children = Children("lite", settings)
+        children = WorkerPool("lite", settings)
         await children.start()
         try:
             with pytest.raises(RefusedError, match="more memory than is allowed") as refused:

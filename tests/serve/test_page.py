@@ -10,10 +10,10 @@ import pytest
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
-from counterpoint.media import render
-from counterpoint.run import Run
+from counterpoint.media import films as render
+from counterpoint.run import RunFolder
 from serve.conftest import Served, make_run, serving
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -48,7 +48,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(film_run: Run, films: Path) -> Iterator[Served]:
+def server(film_run: RunFolder, films: Path) -> Iterator[Served]:
     with serving(film_run.folder, "--examples", films, "--workers", 1) as served:
         yield served
 
@@ -388,7 +388,7 @@ def test_shows_films_that_the_browser_cannot_play(server: Served, visit: Open, t
 
 
 @pytest.mark.slow
-def test_asks_for_the_key(film_run: Run, films: Path, visit: Open, tmp_path: Path) -> None:
+def test_asks_for_the_key(film_run: RunFolder, films: Path, visit: Open, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("open sesame")
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "rain.mp4").write_bytes((films / "rain-wind.mp4").read_bytes())

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FEATURES_FILE, FeatureSet
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
-from counterpoint.data.youtube8m import encode
-from counterpoint.run import Run
+from counterpoint.predict import Predictor
+from counterpoint.run import RunFolder
 from serve.conftest import SIZES, Served, serving
 
 KEY = "a key that nobody guesses"
@@ -24,7 +25,7 @@ CLIPS = 60
 
 
 @pytest.fixture(scope="module")
-def server(record_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(record_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     key = tmp_path_factory.mktemp("key") / "key"
     key.write_text(f"{KEY}\n")
     limits = ("--max-clips", 5, "--keep-minutes", 0.05, "--keep-jobs", 100)
@@ -64,7 +65,7 @@ def send(server: Served, shard: Path, features: str | None = None, where: str = 
     return server.ask("POST", where, files=files, data={"features": features} if features else {}, headers=HEADERS)
 
 
-def test_nothing_is_mixed_up(server: Served, record_run: Run, shards: list[Path]) -> None:
+def test_nothing_is_mixed_up(server: Served, record_run: RunFolder, shards: list[Path]) -> None:
     """Many at the same time get what each would get alone, with padding and floats among their neighbours."""
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda shard: send(server, shard), shards))
@@ -72,7 +73,7 @@ def test_nothing_is_mixed_up(server: Served, record_run: Run, shards: list[Path]
         assert answer.status_code == 200, answer.text
         told = answer.json()
         assert told["name"] == f"clip-{shard.stem}"
-        (expected,) = record_run.predict(ClipDataset([shard], record_run.labelling, labelled=False))
+        (expected,) = Predictor(record_run).predict(Dataset([shard], record_run.labelling, labelled=False))
         paths = record_run.labelling.taxonomy.paths
         probabilities = {one["path"]: one["probability"] for one in told["categories"]}
         assert probabilities == pytest.approx(dict(zip(paths, expected.probabilities[0], strict=True)), abs=1e-5)
@@ -180,7 +181,7 @@ def test_one_bad_file_of_several(lasting: Served, shards: list[Path], tmp_path: 
 
 
 @pytest.fixture
-def lasting(record_run: Run) -> Iterator[Served]:
+def lasting(record_run: RunFolder) -> Iterator[Served]:
     """A server that forgets nothing meanwhile."""
     with serving(record_run.folder) as served:
         yield served

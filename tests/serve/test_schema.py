@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from serve.conftest import serving
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -21,7 +21,7 @@ EXAMPLES = 8  # of each endpoint, and as many faulty ones
 ENDPOINTS = 11
 
 
-def test_answers_as_documented(record_run: Run) -> None:
+def test_answers_as_documented(record_run: RunFolder) -> None:
     """Statuses, content types and bodies; nothing that is sent is an error of the server."""
     asked = set()
     with serving(record_run.folder) as server:

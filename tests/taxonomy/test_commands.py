@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from training.world import LABELLING, TAXONOMY, clip, clips, codes, dataset, run, write
 
-from counterpoint.cli import main
-from counterpoint.run import Run
+from counterpoint.cli.main import main
+from counterpoint.predict import Predictor
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Label, Labelling, LabelMap, Taxonomy, load, youtube8m
 
 
@@ -59,7 +60,7 @@ def test_a_folder_of_shards_is_no_taxonomy_and_no_run(
     (tmp_path / "youtube8m").mkdir()
     monkeypatch.chdir(tmp_path)
     assert command("taxonomy", "show")[1].startswith("640 categories")
-    assert Run.load("youtube8m").trained
+    assert RunFolder.load("youtube8m").trained
 
 
 def test_shards_of_several_folders(command: Any, own: Path, tmp_path: Path) -> None:
@@ -188,7 +189,9 @@ def test_remap(command: Any, own: Path, trained: Path, tmp_path: Path) -> None:
     assert json.loads(out)["kept"] == 5
     assert "5 categories kept, 0 untrained, 0 gone" in err
     shard = write(tmp_path / "a.tfrecord", *clips(3))
-    before, after = (next(Run.load(folder).predict(dataset(shard))) for folder in (trained, tmp_path / "moved"))
+    before, after = (
+        next(Predictor(RunFolder.load(folder)).predict(dataset(shard))) for folder in (trained, tmp_path / "moved")
+    )
     assert np.array_equal(before.probabilities, after.probabilities)
     assert command("evaluate", tmp_path / "moved", "--data", shard)[0] == 0
 
@@ -222,7 +225,7 @@ def test_train_takes_the_shipped_taxonomy_for_youtube8ms_features(command: Any, 
     small += ["--training.max_epochs", 1]
     words = ["train", "nv-l", "--data", shard, "--validation", other, "--out", tmp_path / "run", *small]
     assert command(*words)[0] == 0
-    assert Run.load(tmp_path / "run").labelling == youtube8m()
+    assert RunFolder.load(tmp_path / "run").labelling == youtube8m()
 
 
 def test_train_asks_for_a_taxonomy_elsewhere(command: Any, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 from counterpoint.taxonomy.cooccurrence import measure
 
@@ -74,5 +74,5 @@ def test_scarce_categories():
 
 
 def test_unknown_labels_are_named():
-    with pytest.raises(CounterpointError, match="index 9"):
+    with pytest.raises(Error, match="index 9"):
         measure(LABELLING, [[0, 9]])

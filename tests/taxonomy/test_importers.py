@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import load
+from counterpoint.taxonomy.check import check
 from counterpoint.taxonomy.importers import from_audioset, from_iab, from_youtube8m_vocabulary, read
-from counterpoint.taxonomy.lint import check
 
 COLUMNS = "Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl,Vertical1,Vertical2,Vertical3,WikiDescription"
 TWIN = f"""{COLUMNS}
@@ -59,7 +59,7 @@ def test_the_number_of_labels(twin):
     assert len(from_youtube8m_vocabulary(twin, top=0).taxonomy) == 5
     # Neither the label without a name nor the one without a vertical makes a category.
     assert len(from_youtube8m_vocabulary(twin).taxonomy) == 5 + 5
-    with pytest.raises(CounterpointError, match="negative"):
+    with pytest.raises(Error, match="negative"):
         from_youtube8m_vocabulary(twin, top=-1)
 
 
@@ -82,19 +82,19 @@ def test_what_is_imported_survives_the_disk(twin, tmp_path):
 def test_errors_name_the_file_and_the_line(twin, old, new, message):
     assert old in TWIN
     twin.write_text(TWIN.replace(old, new), encoding="utf-8")
-    with pytest.raises(CounterpointError, match=message) as error:
+    with pytest.raises(Error, match=message) as error:
         from_youtube8m_vocabulary(twin)
     assert str(error.value).startswith(str(twin))
 
 
 def test_files_that_are_no_vocabulary(tmp_path):
-    with pytest.raises(CounterpointError, match="cannot be read"):
+    with pytest.raises(Error, match="cannot be read"):
         from_youtube8m_vocabulary(tmp_path / "absent.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CounterpointError, match="is not UTF-8 text"):
+    with pytest.raises(Error, match="is not UTF-8 text"):
         from_youtube8m_vocabulary(tmp_path / "binary.csv")
     (tmp_path / "empty.csv").write_bytes(b"")
-    with pytest.raises(CounterpointError, match="no column Index"):
+    with pytest.raises(Error, match="no column Index"):
         from_youtube8m_vocabulary(tmp_path / "empty.csv")
 
 
@@ -157,7 +157,7 @@ def test_tables_that_are_not_iabs(tmp_path, old, new, message):
     path.write_text(
         text if new != "II2" else text.replace("II2\tAutomotive\tAuto Body Styles", "II2"), encoding="utf-8"
     )
-    with pytest.raises(CounterpointError, match=message):
+    with pytest.raises(Error, match=message):
         from_iab(path)
 
 
@@ -212,7 +212,7 @@ def test_audioset(tmp_path):
 def test_files_that_are_not_audiosets(tmp_path, ontology, classes, message):
     (tmp_path / "ontology.json").write_text(ontology)
     (tmp_path / "classes.csv").write_text(classes)
-    with pytest.raises(CounterpointError, match=message):
+    with pytest.raises(Error, match=message):
         from_audioset(tmp_path / "ontology.json", tmp_path / "classes.csv")
 
 
@@ -226,7 +226,7 @@ def test_the_real_ontology(real_data):
 
 
 def test_files_of_another_kind(tmp_path, twin):
-    with pytest.raises(CounterpointError, match="neither a vocabulary"):
+    with pytest.raises(Error, match="neither a vocabulary"):
         read(tmp_path / "taxonomy.xml")
-    with pytest.raises(CounterpointError, match="belongs to an AudioSet ontology"):
+    with pytest.raises(Error, match="belongs to an AudioSet ontology"):
         read(twin, labels=twin)

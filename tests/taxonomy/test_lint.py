@@ -1,8 +1,8 @@
 import pytest
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
-from counterpoint.taxonomy.lint import check, exceptions, unexplained
+from counterpoint.taxonomy.check import check, exceptions, unexplained
 
 from .trees import BY_HAND, LABELS
 
@@ -111,5 +111,5 @@ def test_exceptions(tmp_path):
     left = unexplained(found, exceptions(tmp_path))
     assert [(f.check, f.subject) for f in left] == [("children", "Transport"), ("few", "Transport:Land")]
     (tmp_path / "exceptions.tsv").write_text("check\tsubject\treason\nfew\tFood:Recipe\t \n")
-    with pytest.raises(CounterpointError, match=r"exceptions\.tsv, line 2: no reason"):
+    with pytest.raises(Error, match=r"exceptions\.tsv, line 2: no reason"):
         exceptions(tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import Label, LabelMap, Taxonomy, load
 
 from .trees import BY_HAND, LABELS, labellings
@@ -25,14 +25,14 @@ def test_counts_add_up_the_labels_once_each():
 
 @pytest.mark.parametrize("unknown", [-1, 0, 15, 41, 2**62])
 def test_an_unknown_label_is_named(unknown):
-    with pytest.raises(CounterpointError, match=f"no label with the index {unknown}$"):
+    with pytest.raises(Error, match=f"no label with the index {unknown}$"):
         LABELS.labels.targets([30, unknown])
 
 
 def test_an_empty_mapping_knows_no_label():
     labels = LabelMap((), BY_HAND)
     assert not labels.targets([]).any()
-    with pytest.raises(CounterpointError, match="index 0"):
+    with pytest.raises(Error, match="index 0"):
         labels.targets([0])
 
 
@@ -85,7 +85,7 @@ HEADER = "index\tlabel\tcount\tcategories\tnote\n"
 def test_errors_name_the_file_and_the_line(tmp_path, rows, message):
     path = tmp_path / "mine.tsv"
     path.write_text(HEADER + rows, encoding="utf-8")
-    with pytest.raises(CounterpointError, match=message) as error:
+    with pytest.raises(Error, match=message) as error:
         LabelMap.read(path, BY_HAND)
     assert str(error.value).startswith(str(path))
 
@@ -97,7 +97,7 @@ def test_reads_spaces_between_ids_and_unknown_counts(tmp_path):
 
 
 def test_errors_without_a_file_name_the_row():
-    with pytest.raises(CounterpointError, match="labels, row 1: label 0 holds a tab or a line break"):
+    with pytest.raises(Error, match="labels, row 1: label 0 holds a tab or a line break"):
         LabelMap((Label(0, "x\n", 1, ()),), BY_HAND)
 
 
@@ -107,16 +107,16 @@ def test_a_file_alone_is_labelled_by_its_rows(tmp_path):
 
 
 def test_a_folder_needs_exactly_one_mapping(tmp_path):
-    with pytest.raises(CounterpointError, match=r"categories\.tsv: cannot be read"):
+    with pytest.raises(Error, match=r"categories\.tsv: cannot be read"):
         load(tmp_path)
     BY_HAND.write(tmp_path / "categories.tsv")
     (tmp_path / "other.tsv").write_text("some\ttable\n", encoding="utf-8")
-    with pytest.raises(CounterpointError, match="no label mapping"):
+    with pytest.raises(Error, match="no label mapping"):
         load(tmp_path)
     LABELS.labels.write(tmp_path / "youtube8m-2018.tsv")
     assert load(tmp_path) == LABELS
     LABELS.labels.write(tmp_path / "another.tsv")
-    with pytest.raises(CounterpointError, match=r"another\.tsv, youtube8m-2018\.tsv"):
+    with pytest.raises(Error, match=r"another\.tsv, youtube8m-2018\.tsv"):
         load(tmp_path)
     LABELS.labels.write(tmp_path / "labels.tsv")
     assert load(tmp_path) == LABELS

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import Category, Label, LabelMap, Taxonomy, load
-from counterpoint.taxonomy.lint import check
+from counterpoint.taxonomy.check import check
 from counterpoint.taxonomy.merge import Conflict, agreement, merge, settlements
 
 from .trees import BY_HAND
@@ -81,16 +81,14 @@ def test_conflicts_are_settled_in_their_file(tmp_path):
     last = merge(agreed, settlements(path, BY_HAND))
     assert last.labelling == again.labelling
     assert [conflict.index for conflict in last.conflicts] == [1, 3]
-    with pytest.raises(CounterpointError, match=r"conflicts\.tsv settles label 1, which none"):
+    with pytest.raises(Error, match=r"conflicts\.tsv settles label 1, which none"):
         merge([annotator(l3="none")], settlements(path, BY_HAND))
 
     path.write_text("\n".join([rows[0], rows[1] + "boat", ""]))
-    with pytest.raises(
-        CounterpointError, match=r"conflicts\.tsv, line 2: 'boat' is neither a category's id nor 'none'"
-    ):
+    with pytest.raises(Error, match=r"conflicts\.tsv, line 2: 'boat' is neither a category's id nor 'none'"):
         settlements(path, BY_HAND)
     path.write_text("\n".join([rows[0], "x" + rows[1], ""]))
-    with pytest.raises(CounterpointError, match=r"conflicts\.tsv, line 2: the index 'x1'"):
+    with pytest.raises(Error, match=r"conflicts\.tsv, line 2: the index 'x1'"):
         settlements(path, BY_HAND)
 
 
@@ -120,17 +118,17 @@ def test_agreement_needs_two_annotators():
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "nltk.metrics", None)
-    with pytest.raises(CounterpointError, match=r"pip install 'counterpoint\[agreement\]'"):
+    with pytest.raises(Error, match=r"pip install 'counterpoint\[agreement\]'"):
         agreement([annotator(l1="food")])
 
 
 def test_nothing_to_merge():
-    with pytest.raises(CounterpointError, match="no mappings"):
+    with pytest.raises(Error, match="no mappings"):
         merge([])
 
 
 def test_a_category_that_is_called_like_no_vote():
     taxonomy = Taxonomy((Category("none", "", "None"),))
     labels = LabelMap((Label(1, "Nothing", 7, ("none",)),), taxonomy)
-    with pytest.raises(CounterpointError, match="the category 'none' is called as votes for no category are"):
+    with pytest.raises(Error, match="the category 'none' is called as votes for no category are"):
         merge([labels, labels])

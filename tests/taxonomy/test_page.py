@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given, settings
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy, youtube8m
 from counterpoint.taxonomy.figure import svg
 from counterpoint.taxonomy.page import page
@@ -96,7 +96,7 @@ def test_picture_of_a_part_by_path_and_by_id():
 
 
 def test_no_such_category():
-    with pytest.raises(CounterpointError, match="'Boat'; at the top are Food, Transport"):
+    with pytest.raises(Error, match="'Boat'; at the top are Food, Transport"):
         svg(LABELS, "Boat")
 
 

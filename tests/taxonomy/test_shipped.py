@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from counterpoint.taxonomy import load, tsv, youtube8m
+from counterpoint.taxonomy.check import check, exceptions, unexplained
 from counterpoint.taxonomy.cooccurrence import measure
 from counterpoint.taxonomy.figure import svg
 from counterpoint.taxonomy.importers import read
-from counterpoint.taxonomy.lint import check, exceptions, unexplained
 from counterpoint.taxonomy.mapping import SHIPPED
 from counterpoint.taxonomy.show import tree
 
@@ -140,13 +140,13 @@ def test_codes_look_like_iabs():
 
 
 def test_labels_get_along_in_real_clips(real_data: Path):
-    from counterpoint.data.dataset import ClipDataset
+    from counterpoint.data.dataset import Dataset
 
     # The reasons were written for these 80 shards; others have others' chance neighbours.
     shards = sorted((real_data / "yt8m" / "video").glob("validate00[0-7]?.tfrecord"))
     if len(shards) != 80:
         pytest.skip(f"{len(shards)} of the 80 video-level shards")
-    dataset = ClipDataset(shards, youtube8m())
+    dataset = Dataset(shards, youtube8m())
     evidence = measure(youtube8m(), (dataset.clip(i).labels.tolist() for i in range(len(dataset))))
     assert unexplained(evidence.findings(), REASONS) == []
     assert {key for key in REASONS if key[0] == "lift"} == {(f.check, f.subject) for f in evidence.findings()}

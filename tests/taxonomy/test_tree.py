@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import Category, Taxonomy
 
 from .trees import BY_HAND, taxonomies
@@ -29,7 +29,7 @@ def test_a_tree_made_by_hand():
 
 
 def test_an_unknown_id_is_named():
-    with pytest.raises(CounterpointError, match="'boat'"):
+    with pytest.raises(Error, match="'boat'"):
         BY_HAND.index("boat")
 
 
@@ -151,26 +151,26 @@ HEADER = "# comment\nid\tparent\tname\n"  # the first row is line 3
 def test_errors_name_the_file_and_the_line(tmp_path, text, message):
     path = tmp_path / "mine.tsv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(CounterpointError, match=message) as error:
+    with pytest.raises(Error, match=message) as error:
         Taxonomy.read(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
 
 
 def test_files_that_are_no_text(tmp_path):
-    with pytest.raises(CounterpointError, match="cannot be read"):
+    with pytest.raises(Error, match="cannot be read"):
         Taxonomy.read(tmp_path / "absent.tsv")
     (tmp_path / "latin.tsv").write_bytes(b"id\tparent\tname\na\t\tCaf\xe9\n")
-    with pytest.raises(CounterpointError, match=r"is not UTF-8 text \(byte 21\)"):
+    with pytest.raises(Error, match=r"is not UTF-8 text \(byte 21\)"):
         Taxonomy.read(tmp_path / "latin.tsv")
 
 
 def test_errors_without_a_file_name_the_row():
-    with pytest.raises(CounterpointError, match=r"taxonomy, row 2: the parent 'x'"):
+    with pytest.raises(Error, match=r"taxonomy, row 2: the parent 'x'"):
         Taxonomy((Category("a", "", "Food"), Category("b", "x", "Art")))
-    with pytest.raises(CounterpointError, match="a tab or a line break"):
+    with pytest.raises(Error, match="a tab or a line break"):
         Taxonomy((Category("a", "", "Fo\tod"),))
-    with pytest.raises(CounterpointError, match="at least one"):
+    with pytest.raises(Error, match="at least one"):
         Taxonomy(())
 
 

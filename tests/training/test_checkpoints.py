@@ -17,8 +17,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from counterpoint.errors import CounterpointError
-from counterpoint.run import Run
+from counterpoint.errors import Error
+from counterpoint.run import RunFolder
 from counterpoint.training.checkpoints import whole
 from counterpoint.training.folder import claimed
 from counterpoint.training.learner import Learner
@@ -103,7 +103,7 @@ def test_with_no_whole_checkpoint_it_stops(world: World) -> None:  # noqa: F811
         path = subject.folder / "checkpoints" / f"{name}.ckpt"
         path.write_bytes(path.read_bytes()[:-1000])
     for _ in range(2):  # not anew the second time
-        with pytest.raises(CounterpointError, match=f"no checkpoint is whole; remove {subject.folder} to train anew"):
+        with pytest.raises(Error, match=f"no checkpoint is whole; remove {subject.folder} to train anew"):
             world.fit(subject)
 
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_now_is_not_damaged(world: World, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(zipfile, "ZipFile", away)
-        with pytest.raises(CounterpointError, match=f"{last}: cannot be read \\(Stale file handle\\); nothing was"):
+        with pytest.raises(Error, match=f"{last}: cannot be read \\(Stale file handle\\); nothing was"):
             world.fit(subject)
     assert last.exists()
     world.fit(subject)
@@ -171,7 +171,7 @@ def test_a_folder_that_another_process_trains_in_is_refused(world: World) -> Non
         world.fit(subject)
     with (subject.folder / ".lock").open("w") as file:  # as the other process holds it
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(CounterpointError, match="another process trains there; wait until it has ended, or choose"):
+        with pytest.raises(Error, match="another process trains there; wait until it has ended, or choose"):
             world.fit(subject)
     world.fit(subject)
     assert not (subject.folder / ".lock").exists()
@@ -195,7 +195,7 @@ def test_of_two_that_begin_at_once_one_is_refused(world: World) -> None:  # noqa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", late)
-        with pytest.raises(CounterpointError, match="another process trains there"), claimed(subject, None, {}):
+        with pytest.raises(Error, match="another process trains there"), claimed(subject, None, {}):
             pass
     os.kill(quicker[0], signal.SIGKILL)
     os.waitpid(quicker[0], 0)
@@ -212,7 +212,7 @@ def test_a_full_disk_costs_what_was_not_saved_yet(world: World) -> None:  # noqa
     try:
         with (
             stopped_before(1, 0, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))),
-            pytest.raises(CounterpointError) as raised,
+            pytest.raises(Error) as raised,
         ):
             world.fit(cut)
     finally:
@@ -236,9 +236,9 @@ def test_a_folder_that_cannot_be_written_says_so() -> None:
         if user == 0:
             os.seteuid(65534)  # permissions mean nothing to root
         try:
-            subject: Run = run(Path(folder) / "run")
+            subject: RunFolder = run(Path(folder) / "run")
             with (
-                pytest.raises(CounterpointError, match=r"/run: cannot be written \(Permission denied\)$"),
+                pytest.raises(Error, match=r"/run: cannot be written \(Permission denied\)$"),
                 claimed(subject, None, {}),
             ):
                 pass

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from counterpoint.data.loading import Batch
 from counterpoint.data.pairs import allowed
-from counterpoint.models.track import Track
+from counterpoint.data.tracks import Track
 from counterpoint.recipes import (
     AttentionClusterFamily,
     ContrastiveConfig,
@@ -24,7 +24,7 @@ from counterpoint.recipes import (
     TransformerFamily,
 )
 from counterpoint.taxonomy import Category, Taxonomy
-from counterpoint.training.correlation import AUC, CorrelationLearner, embedded, scored_pairs
+from counterpoint.training.tower import AUC, CorrelationLearner, embedded, scored_pairs
 
 TOPS = 4
 TAXONOMY = Taxonomy((*(Category(f"top{i}", "", f"Top{i}") for i in range(TOPS)), Category("below", "top0", "Below")))
@@ -280,7 +280,7 @@ def test_validation_survives_scores_without_a_temperature(monkeypatch: pytest.Mo
     """False pairs that convince less often, but much more where they do."""
     scores = torch.tensor([0.0] * 20 + [-0.1] * 19 + [100.0])
     true = torch.arange(40) < 20
-    monkeypatch.setattr("counterpoint.training.correlation.scored_pairs", lambda *_: (scores, true))
+    monkeypatch.setattr("counterpoint.training.tower.scored_pairs", lambda *_: (scores, true))
     tower = learner("contrastive")
     tower.on_validation_epoch_end()
     assert tower.logged[AUC] == pytest.approx(0.95)
@@ -292,7 +292,7 @@ def test_large_scores_keep_their_order(monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(0)
     true = torch.arange(60) < 20
     scores = torch.from_numpy(rng.normal(25, 1, 60).astype(np.float32)) + 0.5 * true
-    monkeypatch.setattr("counterpoint.training.correlation.scored_pairs", lambda *_: (scores, true))
+    monkeypatch.setattr("counterpoint.training.tower.scored_pairs", lambda *_: (scores, true))
     tower = learner("contrastive")
     tower.on_validation_epoch_end()
     assert tower.logged[AUC] == pytest.approx(roc_auc_score(true.numpy(), scores.numpy()))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.training.distributed import Part, draw_for_all
 
 from . import together
@@ -30,13 +30,13 @@ def torchrun(processes: int, *arguments: str) -> "subprocess.CompletedProcess[st
     )
 
 
-def epochs(run: Run) -> list[dict[str, float]]:
+def epochs(run: RunFolder) -> list[dict[str, float]]:
     with (run.folder / "epochs.csv").open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def assert_close_runs(one: Run, other: Run) -> None:
+def assert_close_runs(one: RunFolder, other: RunFolder) -> None:
     for row, expected in zip(epochs(one), epochs(other), strict=True):
         assert row == pytest.approx(expected, rel=LOSSES)
     for name, weight in one.model().state_dict().items():

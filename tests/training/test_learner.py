@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.loading import Batch, collate
+from counterpoint.data.tracks import Track, Tracks
 from counterpoint.models.fusion import Concatenated, CrossModal
-from counterpoint.models.track import Track, Tracks
 from counterpoint.recipes import CONSTANT, Training
 from counterpoint.training.learner import GAP, CategorizationLearner, drop_modalities
 
@@ -72,7 +72,7 @@ def test_optimizer_is_the_papers() -> None:
 @pytest.mark.parametrize("fusion", [CrossModal(hidden=(3,)), CrossModal(reach=2), Concatenated(hidden=(3,), reach=2)])
 def test_f_learns_at_a_rate_of_its_own(fusion: CrossModal) -> None:
     """Adam's first step is as long as the rate; biases and what F makes of the tower's word move like all else."""
-    made = replace(recipe("nv-cm", learning_rate=1e-3, hearing_rate=10), fusion=fusion)
+    made = replace(recipe("nv-cm", learning_rate=1e-3, influence_lr_scale=10), fusion=fusion)
     subject = CategorizationLearner(made.build(SIZES, 5, CONSTANT.build(SIZES)), made.training)
     before = {name: parameter.clone() for name, parameter in subject.model.named_parameters()}
     optimizer = subject.configure_optimizers()["optimizer"]

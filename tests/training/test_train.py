@@ -18,13 +18,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from counterpoint.cli import main
+from counterpoint.cli.main import main
 from counterpoint.data.features import FeatureSet
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.models.fusion import CrossModal
+from counterpoint.predict import Predictor, batches
 from counterpoint.recipes import BOUNDS, CONSTANT, RECIPES, TOWER_RECIPES, ConstantConfig, NetVLADFamily, Training
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Labelling, LabelMap
 from counterpoint.training.learner import GAP, Learner
 from counterpoint.training.train import train
@@ -47,10 +48,10 @@ class World:
         LABELLING.save(folder / "taxonomy")
         self._names = map("run{}".format, itertools.count())
 
-    def new(self, **training: object) -> Run:
+    def new(self, **training: object) -> RunFolder:
         return run(self.folder / next(self._names), **training)
 
-    def fit(self, subject: Run, easy: bool = True, **options: Any) -> float:
+    def fit(self, subject: RunFolder, easy: bool = True, **options: Any) -> float:
         data, validation = (self.easy, self.validation) if easy else (self.confused, self.unsure)
         return train(subject, dataset(data), dataset(validation), console=QUIET, **options)
 
@@ -60,27 +61,27 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"))
 
 
-def epochs(subject: Run) -> list[dict[str, float]]:
+def epochs(subject: RunFolder) -> list[dict[str, float]]:
     with (subject.folder / "epochs.csv").open(newline="") as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def figures(subject: Run) -> list[dict[str, float]]:
+def figures(subject: RunFolder) -> list[dict[str, float]]:
     """What does not depend on the clock."""
     return [{name: value for name, value in row.items() if name != "seconds"} for row in epochs(subject)]
 
 
-def weights(subject: Run) -> bytes:
+def weights(subject: RunFolder) -> bytes:
     return (subject.folder / "weights.safetensors").read_bytes()
 
 
-def newest(subject: Run) -> dict[str, Any]:
+def newest(subject: RunFolder) -> dict[str, Any]:
     """The last epoch's weights; the best ones say nothing about later epochs."""
     loaded: dict[str, Any] = torch.load(subject.folder / "checkpoints" / "last.ckpt", weights_only=True)
     return loaded
 
 
-def assert_equal(one: Run, two: Run) -> None:
+def assert_equal(one: RunFolder, two: RunFolder) -> None:
     """Bit for bit, every epoch of them."""
     assert weights(one) == weights(two)
     assert figures(one) == figures(two)
@@ -106,24 +107,26 @@ def test_no_epochs_leave_what_was_drawn(world: World) -> None:
     """The tower of a control: not trained, but measured, and with half of its gates open."""
     for name, auc in (("correlation-nv-random", None), ("correlation-constant", 0.5)):
         made = replace(TOWER_RECIPES[name], max_steps=5)
-        subject = Run(world.folder / name, made, LABELLING, FeatureSet(SIZES))
+        subject = RunFolder(world.folder / name, made, LABELLING, FeatureSet(SIZES))
         found = world.fit(subject)
         assert found == auc if auc else 0 <= found <= 1
         torch.manual_seed(made.training.seed)
         drawn, kept = made.build(SIZES).state_dict(), subject.tower().state_dict()
         moved = {key for key in drawn if not torch.equal(drawn[key], kept[key])}
         assert moved == ({"temperature", "bias"} if auc is None else set())
-        batch = next(subject.batches(dataset(world.validation)))
+        batch = next(batches(subject, dataset(world.validation)))
         said = subject.tower()(batch.tracks).probability["audio", "video"]
         assert (said >= 0.5).float().mean() == (pytest.approx(0.5, abs=0.04) if auc is None else 1)
-        listener = Run(world.folder / f"{name}-listener", recipe("nv-cm-c", max_epochs=1), LABELLING, subject.features)
+        listener = RunFolder(
+            world.folder / f"{name}-listener", recipe("nv-cm-c", max_epochs=1), LABELLING, subject.features
+        )
         assert world.fit(listener, tower=subject) > 0
 
 
 def test_learns_from_sound_alone(world: World) -> None:
     data = [clip for clip in clips(64) if clip.tracks.pop("video") is not None]
     only = write(world.folder / "sound.tfrecord", *data)
-    subject = Run(world.folder / "sound", recipe(max_epochs=6), LABELLING, FeatureSet({"audio": 8}))
+    subject = RunFolder(world.folder / "sound", recipe(max_epochs=6), LABELLING, FeatureSet({"audio": 8}))
     assert train(subject, dataset(only), dataset(only), console=QUIET) > 0.99
 
 
@@ -141,12 +144,12 @@ def test_the_best_weights_are_kept(world: World, monkeypatch: pytest.MonkeyPatch
     assert gap == max(course)
     assert course[-1] < gap - 0.1
     data = dataset(world.unsure)
-    (predictions,) = Run.load(subject.folder).predict(data)
+    (predictions,) = Predictor(RunFolder.load(subject.folder)).predict(data)
     labels = predictions.labels
     # The weights that are kept are those that scored best, before the tree had a say: where a training ends then.
-    model = Run.load(subject.folder).categorizer()
+    model = RunFolder.load(subject.folder).categorizer()
     settings = replace(subject.recipe.training, max_epochs=course.index(gap) + 1)
-    ended = Run(world.folder / "ended", replace(subject.recipe, training=settings), LABELLING, subject.features)
+    ended = RunFolder(world.folder / "ended", replace(subject.recipe, training=settings), LABELLING, subject.features)
     world.fit(ended, easy=False)
     best = newest(ended)["state_dict"]
     assert all(torch.equal(value, best[f"model.{name}"]) for name, value in model.state_dict().items())
@@ -208,7 +211,7 @@ def test_run_folder_is_complete(world: World) -> None:
         "taxonomy/labels.tsv",
         "weights.safetensors",
     }
-    assert Run.load(subject.folder) == subject
+    assert RunFolder.load(subject.folder) == subject
     assert subject.trained
     assert list(epochs(subject)[0]) == ["epoch", "train_loss", "validation_loss", GAP, "learning_rate", "seconds"]
     assert not [path for path in world.folder.iterdir() if path.suffix == ".tmp"]
@@ -249,7 +252,7 @@ def test_compiled(tmp_path: Path, backend: str, names: list[str]) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, done.stderr
     for name in names:
-        eager, compiled = (Run.load(tmp_path / f"{name}-{compiling}") for compiling in (False, True))
+        eager, compiled = (RunFolder.load(tmp_path / f"{name}-{compiling}") for compiling in (False, True))
         assert figures(compiled) == [pytest.approx(row, rel=1e-4) for row in figures(eager)]
         assert eager.model().state_dict().keys() == compiled.model().state_dict().keys()
 
@@ -269,7 +272,7 @@ def test_modality_dropout(world: World) -> None:
     subject = world.new(max_epochs=10, modality_dropout=1.0)
     world.fit(subject)
     silent = dataset(write(world.folder / "silent.tfrecord", *clips(32, seed=1, sound=False)))
-    (predictions,) = subject.predict(silent)
+    (predictions,) = Predictor(subject).predict(silent)
     assert global_average_precision(predictions.probabilities, predictions.labels) > 0.9
 
 
@@ -320,7 +323,7 @@ def test_killed_after_the_last_epoch(world: World, settings: dict[str, int]) -> 
 
 KILL_ITSELF = """
 import os, signal, sys
-from counterpoint import cli
+from counterpoint.cli.main import main as cli
 from counterpoint.training.learner import Learner
 
 begin = Learner.on_train_batch_start
@@ -349,9 +352,9 @@ def test_the_same_command_goes_on_after_a_kill(world: World) -> None:
 
     assert main(command(world.folder / "whole")) == 0
     assert execute("-c", KILL_ITSELF).returncode == -signal.SIGKILL
-    runs = Run.load(world.folder / "whole"), Run.load(world.folder / "cut")
+    runs = RunFolder.load(world.folder / "whole"), RunFolder.load(world.folder / "cut")
     assert len(epochs(runs[1])) == 2
-    again = execute("-m", "counterpoint.cli")
+    again = execute("-m", "counterpoint.cli.main")
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith(f"{world.folder / 'cut'}: validation GAP 0.")
     assert "going on from the last checkpoint" in again.stderr
@@ -367,13 +370,13 @@ def test_two_devices_train_one_model(world: World) -> None:
     arguments += ["--taxonomy", str(world.folder / "taxonomy"), "--out", str(out), "--max_steps", "5", "--json"]
     arguments += ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "8"]
     arguments += ["--training.max_epochs", "2", "--training.batch_size", "16", "--devices", "2"]
-    command = [sys.executable, "-m", "counterpoint.cli", *arguments]
+    command = [sys.executable, "-m", "counterpoint.cli.main", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == str(out)
-    assert newest(Run.load(out))["global_step"] == 8  # 64 clips in batches of 16, 8 each, twice
-    assert [row["epoch"] for row in epochs(Run.load(out))] == [1, 2]
+    assert newest(RunFolder.load(out))["global_step"] == 8  # 64 clips in batches of 16, 8 each, twice
+    assert [row["epoch"] for row in epochs(RunFolder.load(out))] == [1, 2]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -387,34 +390,36 @@ def unfinished(world: World) -> Path:
 
 
 def test_another_recipe_is_refused(world: World, unfinished: Path) -> None:
-    with pytest.raises(CounterpointError, match="holds an unfinished run with another recipe"):
+    with pytest.raises(Error, match="holds an unfinished run with another recipe"):
         world.fit(run(unfinished, learning_rate=1e-3))
 
 
 def test_other_categories_are_refused(world: World, unfinished: Path) -> None:
     other = Labelling(TAXONOMY, LabelMap.identity(TAXONOMY))  # the same tree, other labels
-    with pytest.raises(CounterpointError, match="holds an unfinished run with another taxonomy"):
-        world.fit(Run(unfinished, recipe(), other, FeatureSet(SIZES)))
+    with pytest.raises(Error, match="holds an unfinished run with another taxonomy"):
+        world.fit(RunFolder(unfinished, recipe(), other, FeatureSet(SIZES)))
 
 
 def test_other_features_are_refused(world: World, unfinished: Path) -> None:
-    with pytest.raises(CounterpointError, match="holds an unfinished run with another feature set"):
-        world.fit(Run(unfinished, recipe(), LABELLING, FeatureSet(SIZES, "ours")))
+    with pytest.raises(Error, match="holds an unfinished run with another feature set"):
+        world.fit(RunFolder(unfinished, recipe(), LABELLING, FeatureSet(SIZES, "ours")))
 
 
 def test_another_tower_is_refused(world: World) -> None:
     recipes = [replace(CONSTANT, comparison=ConstantConfig(probability=probability)) for probability in (0.0, 1.0)]
-    towers = [Run(world.folder / f"tower{i}", made, LABELLING, FeatureSet(SIZES)) for i, made in enumerate(recipes)]
+    towers = [
+        RunFolder(world.folder / f"tower{i}", made, LABELLING, FeatureSet(SIZES)) for i, made in enumerate(recipes)
+    ]
     for tower in towers:
         world.fit(tower)
-    subject = Run(world.folder / "gated", recipe("nv-cm-g", max_epochs=1), LABELLING, FeatureSet(SIZES))
+    subject = RunFolder(world.folder / "gated", recipe("nv-cm-g", max_epochs=1), LABELLING, FeatureSet(SIZES))
     world.fit(subject, tower=towers[0])
     (subject.folder / "weights.safetensors").unlink()
-    with pytest.raises(CounterpointError, match="holds an unfinished run with another correlation tower"):
+    with pytest.raises(Error, match="holds an unfinished run with another correlation tower"):
         world.fit(subject, tower=towers[1])
     world.fit(subject, tower=towers[0])
     assert subject.trained
-    with pytest.raises(CounterpointError, match="nv-l listens to no correlation tower"):
+    with pytest.raises(Error, match="nv-l listens to no correlation tower"):
         world.fit(world.new(), tower=towers[0])
 
 
@@ -425,9 +430,9 @@ def test_other_clips_are_refused(world: World) -> None:
     (subject.folder / "weights.safetensors").unlink()
     more = dataset(write(world.folder / "more" / "easy.tfrecord", *clips(65)))
     fewer = dataset(world.validation, keep=lambda name: name != "val007")
-    with pytest.raises(CounterpointError, match="holds an unfinished run with another set of training clips; choose"):
+    with pytest.raises(Error, match="holds an unfinished run with another set of training clips; choose"):
         train(subject, more, dataset(world.validation), console=QUIET)
-    with pytest.raises(CounterpointError, match="holds an unfinished run with another set of validation clips; choose"):
+    with pytest.raises(Error, match="holds an unfinished run with another set of validation clips; choose"):
         train(subject, dataset(world.easy), fewer, console=QUIET)
     moved = dataset(write(world.folder / "moved" / "easy.tfrecord", *clips(64)))
     train(subject, moved, dataset(world.validation), console=QUIET)
@@ -441,14 +446,14 @@ def test_a_folder_that_is_there_stays(world: World) -> None:
     before = volume.stat().st_ino
     subject = replace(world.new(max_epochs=1), folder=link)
     world.fit(subject)
-    assert Run.load(volume).trained
+    assert RunFolder.load(volume).trained
     assert volume.stat().st_ino == before
     assert not list(volume.glob("..*"))
     with pytest.MonkeyPatch.context() as patch:
         (world.folder / "here").mkdir()
         patch.chdir(world.folder / "here")
         world.fit(replace(subject, folder=Path()))
-        assert Run.load(".").trained
+        assert RunFolder.load(".").trained
 
 
 FEW = "no two have every modality and top-level categories apart"
@@ -466,20 +471,20 @@ FEW = "no two have every modality and top-level categories apart"
 def test_clips_that_teach_nothing_are_refused(
     world: World, name: str, labels: list[int] | None, sound: bool, lack: str
 ) -> None:
-    subject = Run(world.folder / "none", (RECIPES | TOWER_RECIPES)[name], LABELLING, FeatureSet(SIZES))
+    subject = RunFolder(world.folder / "none", (RECIPES | TOWER_RECIPES)[name], LABELLING, FeatureSet(SIZES))
     shown = clips(5, sound=sound)
     if labels is not None:
         shown = [replace(one, labels=np.array(labels, np.int64)) for one in shown]
     poor, rich = write(world.folder / "poor.tfrecord", *shown), world.easy
     for data, validation, fault in ((poor, rich, "5 training clips"), (rich, poor, "5 validation clips")):
-        with pytest.raises(CounterpointError, match=rf"poor\.tfrecord: {fault}, of which {lack}: nothing to "):
+        with pytest.raises(Error, match=rf"poor\.tfrecord: {fault}, of which {lack}: nothing to "):
             train(subject, dataset(data), dataset(validation), console=QUIET)
     assert not subject.folder.exists()
 
 
 def test_a_tower_of_one_modality_is_refused(world: World) -> None:
-    subject = Run(world.folder / "one", TOWER_RECIPES["correlation-nv"], LABELLING, FeatureSet({"video": 16}))
-    with pytest.raises(CounterpointError, match=r"\(video 16\): a correlation tower compares two modalities or more"):
+    subject = RunFolder(world.folder / "one", TOWER_RECIPES["correlation-nv"], LABELLING, FeatureSet({"video": 16}))
+    with pytest.raises(Error, match=r"\(video 16\): a correlation tower compares two modalities or more"):
         world.fit(subject)
 
 
@@ -488,7 +493,7 @@ def test_an_error_before_the_first_epochs_end_leaves_no_folder(world: World, wor
     """So that the same command does, once the clips are mended. It names the record, whoever came upon it."""
     subject = world.new(max_epochs=1)
     shard = write(world.folder / "strange.tfrecord", *clips(3), clip("odd", [999], video=codes(2, 16)))
-    with pytest.raises(CounterpointError) as raised:
+    with pytest.raises(Error) as raised:
         train(subject, dataset(shard), dataset(world.validation), workers=workers, console=QUIET)
     assert str(raised.value) == f"{shard}: record 3 (clip odd): the label mapping has no label with the index 999"
     assert not subject.folder.exists()
@@ -508,7 +513,7 @@ def test_an_error_before_the_first_epochs_end_leaves_no_folder(world: World, wor
 )
 def test_numbers_that_make_no_training_are_refused(world: World, change: dict[str, Any], expected: str) -> None:
     subject = replace(world.new(), recipe=replace(recipe("nv-l"), **change))
-    with pytest.raises(CounterpointError, match=f"nv-l: {expected}"):
+    with pytest.raises(Error, match=f"nv-l: {expected}"):
         world.fit(subject)
 
 
@@ -517,22 +522,22 @@ def test_a_training_that_diverges_says_so(world: World, name: str, monkeypatch: 
     monkeypatch.setitem(BOUNDS, "learning_rate", (0, math.inf))  # what makes it diverge for sure
     settings = replace((RECIPES | TOWER_RECIPES)[name].training, batch_size=16, max_epochs=2, learning_rate=1e30)
     wild = replace((RECIPES | TOWER_RECIPES)[name], family=recipe().family, training=settings)
-    with pytest.raises(CounterpointError, match="the training has diverged"):
-        world.fit(Run(world.folder / f"wild-{name}", wild, LABELLING, FeatureSet(SIZES)))
+    with pytest.raises(Error, match="the training has diverged"):
+        world.fit(RunFolder(world.folder / f"wild-{name}", wild, LABELLING, FeatureSet(SIZES)))
 
 
 def test_a_finished_run_is_refused(world: World) -> None:
     subject = world.new(max_epochs=1)
     world.fit(subject)
     before = weights(subject)
-    with pytest.raises(CounterpointError, match="holds a finished run"):
+    with pytest.raises(Error, match="holds a finished run"):
         world.fit(subject)
     assert weights(subject) == before
 
 
 def test_a_folder_with_other_things_is_refused(world: World, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("irreplaceable")
-    with pytest.raises(CounterpointError, match="not empty and not a run"):
+    with pytest.raises(Error, match="not empty and not a run"):
         world.fit(run(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

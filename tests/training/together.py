@@ -27,7 +27,7 @@ from counterpoint.recipes import (
     Training,
     TransformerFamily,
 )
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.training import distributed
 from counterpoint.training.learner import Learner
 from counterpoint.training.train import train
@@ -73,12 +73,12 @@ def shards(folder: Path) -> tuple[Path, Path]:
     )
 
 
-def run(folder: Path, name: str) -> Run:
-    return Run(folder / name, RECIPES[name], LABELLING, FeatureSet(SIZES))
+def run(folder: Path, name: str) -> RunFolder:
+    return RunFolder(folder / name, RECIPES[name], LABELLING, FeatureSet(SIZES))
 
 
 def all_of(shards: tuple[Path, Path], folder: Path) -> None:
-    tower = Run(folder / "shut", SHUT, LABELLING, FeatureSet(SIZES))
+    tower = RunFolder(folder / "shut", SHUT, LABELLING, FeatureSet(SIZES))
     train(tower, dataset(shards[0]), dataset(shards[1]), console=QUIET)
     for name in RECIPES:
         told = tower if name.endswith("-g") else None
@@ -92,11 +92,11 @@ def compiled(shards: tuple[Path, Path], folder: Path, backend: str, names: list[
     for name, made in ((name, COMPILED[name]) for name in names):
         for compiling in (False, True):
             subject = replace(made, training=replace(TRAINING, compile=compiling))
-            to = Run(folder / f"{name}-{compiling}", subject, LABELLING, FeatureSet(SIZES))
+            to = RunFolder(folder / f"{name}-{compiling}", subject, LABELLING, FeatureSet(SIZES))
             train(to, dataset(shards[0]), dataset(shards[1]), console=QUIET)
 
 
-def figures(subject: Run, clips: Path) -> list[Any]:
+def figures(subject: RunFolder, clips: Path) -> list[Any]:
     """What `counterpoint evaluate` finds: 3 batches of up to 256 clips, so that one of two processes has one less."""
     robustness = RobustnessAccumulator(list(SIZES))
     found = evaluate(subject, dataset(clips), QUIET, robustness=robustness).to_dict()
@@ -104,7 +104,7 @@ def figures(subject: Run, clips: Path) -> list[Any]:
     return plain
 
 
-def killed(shards: tuple[Path, Path], subject: Run, log: Path, kill: tuple[int, int]) -> None:
+def killed(shards: tuple[Path, Path], subject: RunFolder, log: Path, kill: tuple[int, int]) -> None:
     """Train with a checkpoint after every step, write down each step's clips, and die before one."""
     step = Learner.training_step
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from counterpoint.data.clip import Clip, Track
-from counterpoint.data.dataset import ClipDataset
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
+from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Shard, Writer
-from counterpoint.data.youtube8m import encode
 from counterpoint.recipes import RECIPES, HeadConfig, NetVLADFamily, Recipe, Training
-from counterpoint.run import Run
+from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 torch.set_num_threads(1)
@@ -112,15 +112,15 @@ def recipe(name: str = "nv-l", **training: object) -> Recipe:
     )
 
 
-def dataset(*paths: Path, **options: object) -> ClipDataset:
-    return ClipDataset(paths, LABELLING, **options)  # type: ignore[arg-type]
+def dataset(*paths: Path, **options: object) -> Dataset:
+    return Dataset(paths, LABELLING, **options)  # type: ignore[arg-type]
 
 
-def run(folder: Path, **training: object) -> Run:
-    return Run(folder, recipe(**training), LABELLING, FeatureSet(SIZES))
+def run(folder: Path, **training: object) -> RunFolder:
+    return RunFolder(folder, recipe(**training), LABELLING, FeatureSet(SIZES))
 
 
-def trained_run(folder: Path) -> Run:
+def trained_run(folder: Path) -> RunFolder:
     """A run with weights, drawn and not learned."""
     torch.manual_seed(0)
     made = run(folder)

@@ -63,7 +63,7 @@ function explain(why, told) {
   const row = Object.values(told.timelines)[0]?.row ?? "row", seconds = Object.values(told.timelines).some(one => one.present.length > 1);
   const weights = el("section", { id: "weights" }, el("h2", {}, "Weights in the last layer"), el("p", { class: "dim" }, seconds
     ? `Each line is one ${row}, from left to right by second; the stronger its colour, the larger its weight, and red is negative.`
-    : `Each bar is one ${row}'s weight; the mark is where it was before it heard another modality.`));
+    : `Each bar is one ${row}'s weight; the mark is where it was before the other modality's influence.`));
   why.replaceChildren(el("h2", {}, "What would change the answer"), changes(told), el("section", {}, el("h2", {}, "Over time"), timeline, readout), weights);
   const line = new Timeline(timeline, readout, at => line.place(at));
   if (!line.load(told)) timeline.parentElement.replaceChildren(el("h2", {}, "Over time"),
@@ -85,10 +85,10 @@ function changes(told) {
 
 // Rows (clusters, heads or units) by second, as dark as their weights.
 function heat(one) {
-  const heard = one.rows.heard.some(row => row.some(value => value));
-  const shown = heard ? [["before", "before"], ["heard", "what it hears"], ["after", "after"]] : [["after", "weights"]];
+  const influenced = one.rows.influence.some(row => row.some(value => value));
+  const shown = influenced ? [["before", "before"], ["influence", "influence"], ["after", "after"]] : [["after", "weights"]];
   const largest = rows => Math.max(...rows.flat().map(Math.abs), 1e-9);
-  const scale = { before: largest([...one.rows.before, ...one.rows.after]), heard: largest(one.rows.heard) };
+  const scale = { before: largest([...one.rows.before, ...one.rows.after]), influence: largest(one.rows.influence) };
   return el("div", { class: "heat" }, ...shown.map(([part, text]) => {
     const rows = one.rows[part], canvas = el("canvas", { role: "img", "aria-label": `${text}: ${rows.length} ${one.row}s by second` });
     canvas.width = one.present.length;
@@ -107,7 +107,7 @@ function heat(one) {
 
 const digits = value => value.toFixed(3).replace("-", "−");
 
-// The same where there is one step: a bar for each, with a mark where it was before it heard the other.
+// The same where there is one step: a bar for each, with a mark where it was before the other's influence.
 function units(one, modality) {
   const value = (part, i) => one.rows[part][i][0];
   const largest = Math.max(...one.numbers.map((_, i) => Math.max(Math.abs(value("after", i)), Math.abs(value("before", i)))), 1e-9);

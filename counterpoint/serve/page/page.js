@@ -175,8 +175,8 @@ function why(clip, told) {
   player.picture();
   clip.thumbnail ??= stills[0]?.thumbnail;
   show(byId("legend"), drawn);
-  show(byId("no-timeline"), !drawn || !timeline.heard);
-  show(document.querySelector("#legend .whether"), timeline.heard);
+  show(byId("no-timeline"), !drawn || !timeline.influenced);
+  show(document.querySelector("#legend .whether"), timeline.influenced);
   byId("no-timeline").textContent = drawn ? "In this model, nothing that one hears changes the other's weights."
     : "No timeline: this clip is one step long.";
   byId("attended").replaceChildren(...attended(told, second => player.seek(second)));

@@ -29,7 +29,7 @@ function lanesOf(explanation) {
     const there = values => values.map((value, second) => (present[second] ? value : null));
     const lane = { name: called(name), colour: coloured(name), before: there(before), after: there(after) };
     lane.highest = Math.max(...finite([...lane.before, ...lane.after]), 1e-9);
-    lane.heard = before.some((value, second) => present[second] && Math.abs(value - after[second]) > 1e-6 * lane.highest);
+    lane.influenced = before.some((value, second) => present[second] && Math.abs(value - after[second]) > 1e-6 * lane.highest);
     return lane;
   });
   for (const [pair, values] of Object.entries(explanation.per_second)) {
@@ -65,8 +65,8 @@ export class Timeline {
     return true;
   }
 
-  get heard() {
-    return this.lanes.some(lane => lane.heard);
+  get influenced() {
+    return this.lanes.some(lane => lane.influenced);
   }
 
   draw() {
@@ -103,7 +103,7 @@ export class Timeline {
     if (lane.colour === "together") {
       parts.push(svg("line", { class: "half", x1: 0, x2: width, y1: y(0.5), y2: y(0.5) }));
     } else parts.push(svg("path", { class: `area ${lane.colour}`, d: steps(lane.after, x, y, floor) }));
-    if (lane.heard) parts.push(svg("path", { class: "before", d: steps(lane.before, x, y) }));
+    if (lane.influenced) parts.push(svg("path", { class: "before", d: steps(lane.before, x, y) }));
     parts.push(svg("path", { class: `after ${lane.colour}`, d: steps(lane.after, x, y) }));
     return parts;
   }
@@ -127,7 +127,7 @@ export class Timeline {
     return this.lanes.map(lane => {
       const [now, was] = [lane.after[second], lane.before[second]];
       const value = now === null || now === undefined ? "none"
-        : now.toFixed(2) + (lane.heard ? ` (${was.toFixed(2)} before)` : "");
+        : now.toFixed(2) + (lane.influenced ? ` (${was.toFixed(2)} before)` : "");
       return { text: `${lane.name} ${value}`, colour: lane.colour };
     });
   }

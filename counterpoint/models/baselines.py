@@ -17,21 +17,22 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from counterpoint.errors import CounterpointError
-from counterpoint.models.fusion import Correlation, Heard
-from counterpoint.models.layers import Layer, Shown
-from counterpoint.models.track import Track, Tracks
+from counterpoint.data.tracks import Track, Tracks
+from counterpoint.errors import Error
+from counterpoint.models.fusion import AttentionMaps, Correlation, Influences, Layer
 from counterpoint.models.transformer import Logits, TransformerBlock, attend
 
-NOBODY = Heard([])
+NOBODY = Influences([])
 
 
-def ask(block: TransformerBlock, tokens: Track, count: int, show: bool) -> tuple[Tensor, Shown | None]:
+def ask(
+    block: TransformerBlock, tokens: Track, count: int, return_attention: bool
+) -> tuple[Tensor, AttentionMaps | None]:
     """The features of the first ``count`` tokens after a block where they ask all, and the weights if asked for."""
-    logits = block.weigh(tokens)
+    logits = block.weights(tokens)
     weights = Logits(logits.queries[:, :, :count], logits.keys)
     attended = attend(weights, block.values(tokens), tokens.mask, NOBODY)
-    shown = block.show(tokens, weights, NOBODY) if show else None
+    shown = block.attention_maps(tokens, weights, NOBODY) if return_attention else None
     return block.finish(tokens.features[:, :count], attended), shown
 
 
@@ -40,10 +41,10 @@ def joined(tracks: Sequence[Track]) -> Track:
     return Track(torch.cat([track.features for track in tracks], 1), torch.cat([track.mask for track in tracks], 1))
 
 
-def at(shown: Shown, start: int, steps: int) -> Shown:
+def at(shown: AttentionMaps, start: int, steps: int) -> AttentionMaps:
     """What some tokens, such as a modality's steps, give each other; other tokens have the rest of the sum."""
     own = slice(start, start + steps)
-    return Shown(*(part[..., own, own] for part in shown))
+    return AttentionMaps(*(part[..., own, own] for part in shown))
 
 
 class CrossAttention(Layer):
@@ -54,19 +55,19 @@ class CrossAttention(Layer):
         self.blocks = nn.ModuleDict(blocks)
 
     def forward(
-        self, tracks: Tracks, correlation: Correlation | None, show: bool = False
-    ) -> tuple[Tracks, dict[str, Shown]]:
+        self, tracks: Tracks, correlation: Correlation | None, return_attention: bool = False
+    ) -> tuple[Tracks, dict[str, AttentionMaps]]:
         combined, shown = {}, {}
         for name, track in tracks.items():
             others = [tracks[other] for other in sorted(tracks) if other != name]
             steps = track.mask.shape[1]
-            features, weights = ask(self.weigher(name), joined([track, *others]), steps, show)
+            features, weights = ask(self.attention(name), joined([track, *others]), steps, return_attention)
             combined[name] = Track(features, track.mask)
             if weights is not None:
                 shown[name] = at(weights, 0, steps)
         return combined, shown
 
-    def weigher(self, name: str) -> TransformerBlock:
+    def attention(self, name: str) -> TransformerBlock:
         return self.blocks[name]  # type: ignore[return-value]
 
 
@@ -78,10 +79,10 @@ class OneStream(Layer):
         self.block = block
 
     def forward(
-        self, tracks: Tracks, correlation: Correlation | None, show: bool = False
-    ) -> tuple[Tracks, dict[str, Shown]]:
+        self, tracks: Tracks, correlation: Correlation | None, return_attention: bool = False
+    ) -> tuple[Tracks, dict[str, AttentionMaps]]:
         tokens = joined(list(tracks.values()))
-        features, weights = ask(self.block, tokens, tokens.mask.shape[1], show)
+        features, weights = ask(self.block, tokens, tokens.mask.shape[1], return_attention)
         combined, shown, start = {}, {}, 0
         for name, track in tracks.items():
             steps = track.mask.shape[1]
@@ -91,7 +92,7 @@ class OneStream(Layer):
             start += steps
         return combined, shown
 
-    def weigher(self, name: str) -> TransformerBlock:
+    def attention(self, name: str) -> TransformerBlock:
         return self.block
 
 
@@ -106,24 +107,24 @@ class Bottlenecks(Layer):
     def __init__(self, blocks: Sequence[Mapping[str, TransformerBlock]], tokens: int) -> None:
         super().__init__()
         if len(blocks) < 2:
-            raise CounterpointError("bottlenecks need 2 layers or more: what is written in one is read in the next")
+            raise Error("bottlenecks need 2 layers or more: what is written in one is read in the next")
         self.blocks = nn.ModuleList(nn.ModuleDict(layer) for layer in blocks)
         width = next(iter(blocks[0].values())).inputs
         self.tokens = nn.Parameter(torch.randn(tokens, width) * 0.02)
 
     def forward(
-        self, tracks: Tracks, correlation: Correlation | None, show: bool = False
-    ) -> tuple[Tracks, dict[str, Shown]]:
+        self, tracks: Tracks, correlation: Correlation | None, return_attention: bool = False
+    ) -> tuple[Tracks, dict[str, AttentionMaps]]:
         example = next(iter(tracks.values())).mask
         there = example.new_ones(len(example), len(self.tokens))
         tokens = self.tokens.expand(len(example), -1, -1)
-        shown: dict[str, Shown] = {}
+        shown: dict[str, AttentionMaps] = {}
         for layer in self.blocks:
             written, combined = [], {}
             for name, track in tracks.items():
                 both = joined([track, Track(tokens, there)])
                 steps = track.mask.shape[1]
-                features, weights = ask(layer[name], both, both.mask.shape[1], show)  # type: ignore[index]
+                features, weights = ask(layer[name], both, both.mask.shape[1], return_attention)  # type: ignore[index]
                 combined[name] = Track(features[:, :steps], track.mask)
                 written.append(features[:, steps:])
                 if weights is not None:
@@ -131,5 +132,5 @@ class Bottlenecks(Layer):
             tracks, tokens = combined, torch.stack(written).mean(0)
         return tracks, shown
 
-    def weigher(self, name: str) -> TransformerBlock:
+    def attention(self, name: str) -> TransformerBlock:
         return self.blocks[-1][name]  # type: ignore[index,no-any-return]

@@ -1,4 +1,4 @@
-"""The verbs `reproduce` and `ensemble`; what they need is imported when they run, as in `counterpoint.cli`."""
+"""The verbs `reproduce` and `ensemble`; what they need is imported when they run, as in `counterpoint.cli.main`."""
 
 import tempfile
 from collections.abc import Callable, Collection, Sequence
@@ -20,12 +20,12 @@ def reproduce(args: Namespace) -> int:
     """Run a whole experiment of the paper and write its report."""
     import torch
 
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
     from counterpoint.experiments import engine, report
+    from counterpoint.experiments.datasets import Inputs
     from counterpoint.experiments.experiment import SUITE_FILE, Experiment
     from counterpoint.experiments.jobs import Jobs
     from counterpoint.experiments.suites import SUITES, Scale
-    from counterpoint.experiments.worlds import Inputs
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -59,12 +59,12 @@ def reproduce(args: Namespace) -> int:
 
 def ensemble(args: Namespace) -> int:
     """Average runs, and distil them into one model of the first run's size, a run folder like any other."""
-    from counterpoint import cli
-    from counterpoint.ensemble import distil
+    from counterpoint.cli import main as cli
     from counterpoint.evaluation.breakdown import rich_table, table4
-    from counterpoint.run import Run
+    from counterpoint.run import RunFolder
+    from counterpoint.training.distill import distil
 
-    runs = [Run.load(folder) for folder in args.runs]
+    runs = [RunFolder.load(folder) for folder in args.runs]
     data, validation = cli._training_data(args, runs[0].labelling)
     with cli._progress("hearing the ensemble", len(data)) as advance:
         distilled = distil(
@@ -91,7 +91,7 @@ def _plan(experiment: "Experiment", jobs: "list[Job]") -> None:
     """What would run, and about how long it would take."""
     from rich.table import Table
 
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
     from counterpoint.experiments.engine import Estimate, Log, duration
 
     estimate = Estimate(Log(experiment.folder))
@@ -114,7 +114,7 @@ def _plan(experiment: "Experiment", jobs: "list[Job]") -> None:
 
 def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str]) -> None:
     """Add the verbs to the command line's parser; ``verb`` makes one's parser."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
 
     sub = verb(verbs, "ensemble", ensemble, json=True, records=True)
     sub.add_argument("runs", nargs="+", help="run folders")

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from counterpoint.data import synthetic
-from counterpoint.data.dataset import ClipDataset, split
+from counterpoint.data.dataset import Dataset, split
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
 from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic, Records, truth_file, write
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import Labelling, load
 
 Progress = Callable[[int, int], None]
@@ -34,10 +34,10 @@ class Inputs:
 
     def labelling(self) -> Labelling:
         if not self.shards["train"] or self.taxonomy is None:
-            raise CounterpointError("this suite is about real records: name their shards with --data")
+            raise Error("this suite is about real records: name their shards with --data")
         return load(self.taxonomy)
 
-    def records(self, labelling: Labelling) -> dict[str, ClipDataset]:
+    def records(self, labelling: Labelling) -> dict[str, Dataset]:
         """The real records by split."""
         shards = self.shards
         return split(shards["train"], shards["validation"], shards["test"], labelling, skip_bad=self.skip_bad)
@@ -56,9 +56,9 @@ class Shape(NamedTuple):
 class Data(NamedTuple):
     """A world's clips."""
 
-    train: ClipDataset
-    validation: ClipDataset
-    test: ClipDataset
+    train: Dataset
+    validation: Dataset
+    test: Dataset
     features: FeatureSet
     labelling: Labelling
 
@@ -167,7 +167,7 @@ class KnownTruth(Source):
 
     def shape(self, inputs: Inputs) -> Shape:
         if any(inputs.shards.values()) or inputs.taxonomy:
-            raise CounterpointError("this suite makes its clips up: leave --data and --taxonomy out")
+            raise Error("this suite makes its clips up: leave --data and --taxonomy out")
         world = self.world(0)
         steps = (self.min_steps + self.max_steps) // 2
         clips = synthetic.CLIPS | inputs.clips
@@ -194,11 +194,11 @@ def _controls(world: Source) -> dict[str, Any]:
 
 
 def _shards(folder: Path, labelling: Labelling) -> Data:
-    splits = {name: ClipDataset([folder / f"{name}-*.tfrecord"], labelling) for name in ("train", "validation", "test")}
+    splits = {name: Dataset([folder / f"{name}-*.tfrecord"], labelling) for name in ("train", "validation", "test")}
     return Data(**splits, features=FeatureSet.of(splits["train"].paths), labelling=labelling)
 
 
-def _cut(dataset: ClipDataset, clips: int | None) -> None:
+def _cut(dataset: Dataset, clips: int | None) -> None:
     """Keep a random so many of a data set's clips, in their order."""
     if clips is not None and clips < len(dataset):
         kept = np.random.default_rng(0).permutation(len(dataset))[:clips]

@@ -1,4 +1,4 @@
-"""The verbs `browse` and `recommend`; what they need is imported when they run, as in `counterpoint.cli`."""
+"""The verbs `browse` and `recommend`; what they need is imported when they run, as in `counterpoint.cli.main`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 if TYPE_CHECKING:
     from counterpoint.recommend import Recommendations
@@ -18,11 +18,11 @@ KEPT = "survey"  # below the run's folder
 
 def browse(args: Namespace) -> int:
     """Look through a data set's clips by what a run says of them, in a local page; or write a list of them."""
-    from counterpoint import cli
     from counterpoint.browse.clips import Clips, Filter, check
+    from counterpoint.cli import main as cli
     from counterpoint.evaluation.survey import folder_name, survey
     from counterpoint.recipes import Recipe
-    from counterpoint.run import Run
+    from counterpoint.run import RunFolder
 
     if args.export:
         from counterpoint.browse.export import kind_of, save
@@ -30,7 +30,7 @@ def browse(args: Namespace) -> int:
         kind_of(Path(args.export))
     else:
         server = _server()
-    run = Run.load(args.run)
+    run = RunFolder.load(args.run)
     low, high = args.correlation or (None, None)
     chosen = Filter(args.category, args.role, args.level, args.verdict, low, high, args.search, args.sort, args.reverse)
     tower = isinstance(run.recipe, Recipe) and run.recipe.fusion.tower
@@ -53,20 +53,18 @@ def _server() -> Callable[..., None]:
     try:
         from counterpoint.browse.server import serve
     except ModuleNotFoundError as error:
-        raise CounterpointError(
-            f"{error.name} is missing: pip install 'counterpoint[serve]' (--export does without)"
-        ) from error
+        raise Error(f"{error.name} is missing: pip install 'counterpoint[serve]' (--export does without)") from error
     return serve
 
 
 def recommend(args: Namespace) -> int:
     """Recommend clips that suit a history, and say because of what."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
     from counterpoint.library import Library
     from counterpoint.recommend import recommend as choose
-    from counterpoint.run import Run
+    from counterpoint.run import RunFolder
 
-    run = Run.load(args.run)
+    run = RunFolder.load(args.run)
     history = [name for told in args.history for name in _ids(told)]
     dataset = cli._dataset(args, args.library, run.labelling, labelled=False)
     cli._report(dataset)
@@ -85,7 +83,7 @@ def _ids(told: str) -> list[str]:
     try:
         lines = Path(told[1:]).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise CounterpointError(f"{told[1:]}: cannot be read as a list of ids, one a line ({error})") from error
+        raise Error(f"{told[1:]}: cannot be read as a list of ids, one a line ({error})") from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -104,7 +102,7 @@ def _shown(told: "Recommendations") -> Any:
 
 def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str]) -> None:
     """Add the verbs to the command line's parser; ``verb`` makes one's parser."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
 
     sub = verb(verbs, "browse", browse, records=True)
     sub.add_argument("run", help=cli.RUN_HELP)

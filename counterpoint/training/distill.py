@@ -14,13 +14,14 @@ from jaxtyping import Float
 from rich.console import Console
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.errors import CounterpointError
+from counterpoint.data.dataset import Dataset
+from counterpoint.errors import Error
 from counterpoint.evaluation.breakdown import Breakdown, BreakdownAccumulator
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.files import appending, holds_anything
+from counterpoint.predict import Predictions, Predictor
 from counterpoint.recipes import Recipe, check
-from counterpoint.run import RECIPE_FILE, TOWER_FOLDER, Predictions, Run, read_json, write_json
+from counterpoint.run import RECIPE_FILE, TOWER_FOLDER, RunFolder, read_json, write_json
 from counterpoint.training.checkpoints import CHECKPOINTS
 from counterpoint.training.folder import claimed
 from counterpoint.training.train import train
@@ -31,7 +32,7 @@ ENSEMBLE_FILE = "ensemble.json"
 Progress = Callable[[int], None]
 
 
-class Taught(ClipDataset):
+class DistillationDataset(Dataset):
     """A data set whose targets lie between its labels and a teacher's probabilities.
 
     Args:
@@ -39,7 +40,7 @@ class Taught(ClipDataset):
         share: how much the teacher counts, 0 to 1.
     """
 
-    def __init__(self, dataset: ClipDataset, targets: Float[np.ndarray, "clip category"], share: float) -> None:
+    def __init__(self, dataset: Dataset, targets: Float[np.ndarray, "clip category"], share: float) -> None:
         vars(self).update(vars(dataset))
         self.targets = targets
         self.share = share
@@ -54,39 +55,39 @@ class Taught(ClipDataset):
 class Distilled:
     """What came of it, on the validation clips."""
 
-    run: Run
+    run: RunFolder
     teacher: Breakdown
     student: Breakdown
 
 
-def check_alike(runs: Sequence[Run]) -> None:
-    """Raise CounterpointError for runs that are not trained, or do not name the same categories of the same features.
+def check_alike(runs: Sequence[RunFolder]) -> None:
+    """Raise Error for runs that are not trained, or do not name the same categories of the same features.
 
     Nothing of the weights is read.
     """
     for run in runs:
         if not isinstance(run.recipe, Recipe):
-            raise CounterpointError(f"{run.folder}: a correlation tower, which names no categories")
+            raise Error(f"{run.folder}: a correlation tower, which names no categories")
         run.check_trained()
         for what in ("taxonomy", "features"):
             one, other = (r.labelling.taxonomy if what == "taxonomy" else r.features for r in (runs[0], run))
             if one != other:
-                raise CounterpointError(f"{run.folder}: has another {what} than {runs[0].folder}; no ensemble")
+                raise Error(f"{run.folder}: has another {what} than {runs[0].folder}; no ensemble")
 
 
-def average(runs: Sequence[Run], dataset: ClipDataset, workers: int = 0) -> Iterator[Predictions]:
+def average(runs: Sequence[RunFolder], dataset: Dataset, workers: int = 0) -> Iterator[Predictions]:
     """The mean of the runs' probabilities, batch by batch and in order.
 
     Raises:
-        CounterpointError: see `check_alike`.
+        Error: see `check_alike`.
     """
     check_alike(runs)
-    for parts in zip(*(run.predict(dataset, workers=workers) for run in runs), strict=True):
+    for parts in zip(*(Predictor(run).predict(dataset, workers=workers) for run in runs), strict=True):
         yield parts[0]._replace(probabilities=np.mean([part.probabilities for part in parts], axis=0))
 
 
 def teach(
-    runs: Sequence[Run], dataset: ClipDataset, path: Path, progress: Progress | None = None, workers: int = 0
+    runs: Sequence[RunFolder], dataset: Dataset, path: Path, progress: Progress | None = None, workers: int = 0
 ) -> None:
     """Write what the ensemble says of a data set's clips: (clip, category) float16, whole or not at all."""
     with appending(path, (len(dataset), len(runs[0].labelling.taxonomy))) as add:
@@ -97,10 +98,10 @@ def teach(
 
 
 def distil(
-    runs: Sequence[Run],
+    runs: Sequence[RunFolder],
     out: Path,
-    data: ClipDataset,
-    validation: ClipDataset,
+    data: Dataset,
+    validation: Dataset,
     *,
     share: float = 0.5,
     seed: int | None = None,
@@ -115,18 +116,18 @@ def distil(
         seed: of the student's training; the first run's without.
 
     Raises:
-        CounterpointError: the folder holds something else; or see `check_alike` and
+        Error: the folder holds something else; or see `check_alike` and
             `counterpoint.training.train.train`.
     """
     if not 0 <= share <= 1:
-        raise CounterpointError(f"the ensemble may count from 0 to 1 (--share), not {share:g}")
+        raise Error(f"the ensemble may count from 0 to 1 (--share), not {share:g}")
     check_alike(runs)
     first = runs[0]
     assert isinstance(first.recipe, Recipe)
     training = replace(first.recipe.training, seed=first.recipe.training.seed if seed is None else seed)
     student = replace(first, folder=out, recipe=replace(first.recipe, training=training))
     check(student.recipe)
-    tower = Run.load(first.folder / TOWER_FOLDER) if first.recipe.fusion.tower else None
+    tower = RunFolder.load(first.folder / TOWER_FOLDER) if first.recipe.fusion.tower else None
     teacher, lesson = out / TEACHER_FILE, {"of": [run.fingerprint for run in runs], "share": share}
     begun = read_json(out / LESSON_FILE) if (out / LESSON_FILE).exists() else None
     # A process that was killed before it wrote of whom the student learns left a run in which nothing is learned yet.
@@ -134,14 +135,14 @@ def distil(
     if begun != lesson and holds_anything(out) and not fresh:
         other = "a finished run" if student.trained else "something else"
         what = "a distillation of other runs, or with another share" if begun else other
-        raise CounterpointError(f"{out}: holds {what}; choose another --out, or remove it")
+        raise Error(f"{out}: holds {what}; choose another --out, or remove it")
     if not student.trained:
         clips = {"training": data, "validation": validation}
         with claimed(student, tower, clips):  # before the teacher is heard, so that what it says has a place
             write_json(out / LESSON_FILE, lesson)
             if not teacher.exists():
                 teach(runs, data, teacher, progress, workers)
-        taught = Taught(data, np.load(teacher, mmap_mode="r"), share)
+        taught = DistillationDataset(data, np.load(teacher, mmap_mode="r"), share)
         train(student, taught, validation, tower=tower, workers=workers, console=console)
     accumulator = BreakdownAccumulator(first.labelling.taxonomy)
     for predictions in average(runs, validation, workers):

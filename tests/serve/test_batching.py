@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from counterpoint.data.clip import Clip
-from counterpoint.run import Run, WarmRun
-from counterpoint.serve.predicting import BATCH, Predictor, Said
+from counterpoint.predict import Prediction, Predictor
+from counterpoint.run import RunFolder
+from counterpoint.serve.batching import BATCH, BatchingPredictor
 from serve.conftest import SIZES
 
 
@@ -26,27 +27,22 @@ def clips(count: int) -> list[Clip]:
     return made
 
 
-def test_reads_its_weights_once(record_run: Run) -> None:
-    run = WarmRun.load(record_run.folder)
-    assert run.categorizer() is run.categorizer()
-
-
-def test_whatever_waits_is_a_batch(record_run: Run) -> None:
+def test_whatever_waits_is_a_batch(record_run: RunFolder) -> None:
     """Those that come while the model works are read at once, and each gets its own answer."""
-    run = WarmRun.load(record_run.folder)
+    single = Predictor(record_run)
     waiting = clips(BATCH + 8)
     sizes: list[int] = []
     go_on = threading.Event()
 
-    async def ask() -> list[Said]:
-        async with Predictor(run, sizes.append) as predictor:
-            alone = predictor.predict_all
+    async def ask() -> list[Prediction]:
+        async with BatchingPredictor(single, sizes.append) as predictor:
+            at_once = single.predict_clips
 
-            def slow(batch: list[Clip]) -> list[Said]:
+            def slow(batch: list[Clip]) -> list[Prediction]:
                 assert go_on.wait(30)
-                return alone(batch)
+                return at_once(batch)
 
-            predictor.predict_all = slow  # type: ignore[method-assign,assignment]
+            single.predict_clips = slow  # type: ignore[method-assign,assignment]
             asked = [asyncio.create_task(predictor.predict(clip)) for clip in waiting]
             while not sizes:
                 await asyncio.sleep(0.001)
@@ -59,19 +55,18 @@ def test_whatever_waits_is_a_batch(record_run: Run) -> None:
 
     answers = asyncio.run(ask())
     assert sizes == [BATCH, 9]
-    single = Predictor(run)
     for clip, said in zip(waiting, answers, strict=True):
-        (expected,) = single.predict_all([clip])
+        (expected,) = Predictor(record_run).predict_clips([clip])
         np.testing.assert_allclose(said.probabilities, expected.probabilities, atol=1e-6)
         assert said.correlation == pytest.approx(expected.correlation, abs=1e-6)
 
 
-def test_a_fault_is_told_to_those_who_asked_and_the_next_are_answered(record_run: Run) -> None:
+def test_a_fault_is_told_to_those_who_asked_and_the_next_are_answered(record_run: RunFolder) -> None:
     faulty = Clip("faulty", np.zeros(0, np.int64), {"video": np.ones((2, 3), np.uint8)})
     (fine,) = clips(1)
 
-    async def ask() -> Said:
-        async with Predictor(WarmRun.load(record_run.folder)) as predictor:
+    async def ask() -> Prediction:
+        async with BatchingPredictor(Predictor(record_run)) as predictor:
             with pytest.raises(Exception, match="features of 3 uint8, not 16 uint8"):
                 await predictor.predict(faulty)
             return await predictor.predict(fine)
@@ -79,6 +74,6 @@ def test_a_fault_is_told_to_those_who_asked_and_the_next_are_answered(record_run
     assert asyncio.run(ask()).probabilities.shape == (5,)
 
 
-def test_a_run_that_categorizes_nothing(record_run: Run, tmp_path: Path) -> None:
+def test_a_run_that_categorizes_nothing(record_run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="names no categories"):
-        Predictor(WarmRun.load(record_run.folder / "tower"))
+        Predictor(RunFolder.load(record_run.folder / "tower"))

@@ -6,9 +6,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from counterpoint.data.dataset import ClipDataset
-from counterpoint.evaluation import explain as explaining
-from counterpoint.run import Run
+from counterpoint.data.clip import Clip
+from counterpoint.data.dataset import Dataset
+from counterpoint.explain import Timeline, explain
+from counterpoint.predict import Predictor
+from counterpoint.run import RunFolder
 from counterpoint.serve import answers
 from counterpoint.serve.encoding import CLIP, thumbnail
 from counterpoint.serve.jobs import Job
@@ -18,7 +20,7 @@ ATTENDED = 6  # seconds of each modality
 DIGITS = 5
 
 
-def identity(run: Run) -> answers.Identity:
+def identity(run: RunFolder) -> answers.Identity:
     """What a run's answers are made by."""
     features = run.features
     return answers.Identity(
@@ -69,13 +71,14 @@ def _category(taxonomy: Taxonomy, i: int, probability: float) -> answers.Categor
     )
 
 
-def explanation(run: Run, job: Job, other: Job | None, top: int) -> answers.Explanation:
+def explanation(predictor: Predictor, job: Job, other: Job | None, top: int) -> answers.Explanation:
     """Explain a job's clip, and what would change with the tracks of another's."""
+    run = predictor.run
     shards = {one.folder / CLIP for one in (job, other) if one}
-    dataset = ClipDataset(list(shards), run.labelling, labelled=False)
-    clip, swapped = _place(dataset, job), _place(dataset, other) if other else None
-    told = explaining.explain(run, dataset, clip, swapped, top)
-    whose = None if swapped is None else dataset.clip(swapped).id
+    dataset = Dataset(list(shards), run.labelling, labelled=False)
+    clip, swapped = _clip(dataset, job), _clip(dataset, other) if other else None
+    told = explain(predictor, clip, swapped, top)
+    whose = None if swapped is None else swapped.id
     taxonomy = run.labelling.taxonomy
     places = {path: i for i, path in enumerate(taxonomy.paths)}
     changes = [
@@ -96,10 +99,10 @@ def explanation(run: Run, job: Job, other: Job | None, top: int) -> answers.Expl
     )
 
 
-def _place(dataset: ClipDataset, job: Job) -> int:
-    """Which clip of a data set is a job's."""
+def _clip(dataset: Dataset, job: Job) -> Clip:
+    """A job's clip."""
     shard = dataset.paths.index(job.folder / CLIP)
-    return int(np.flatnonzero((dataset.where == (shard, job.record)).all(1))[0])
+    return dataset.clip(int(np.flatnonzero((dataset.where == (shard, job.record)).all(1))[0]))
 
 
 def _interventions(modality: str, other: str | None) -> list[tuple[Literal["without", "swapped"], str | None, str]]:
@@ -107,28 +110,28 @@ def _interventions(modality: str, other: str | None) -> list[tuple[Literal["with
     return [("without", None, f"without {modality}"), ("swapped", other, f"{modality} of {other}")]
 
 
-def told_timeline(timeline: explaining.Timeline) -> answers.Timeline:
+def told_timeline(timeline: Timeline) -> answers.Timeline:
     numbers = timeline.strongest
-    before, heard, after = (
-        np.where(timeline.present, part, 0) for part in (timeline.before, timeline.heard, timeline.after)
+    before, influence, after = (
+        np.where(timeline.present, part, 0) for part in (timeline.before, timeline.influence, timeline.after)
     )
     return answers.Timeline(
-        row=timeline.words.row,
+        row=timeline.row,
         present=timeline.present.tolist(),
         before=_rounded(_size(before)),
-        heard=_rounded(_size(heard)),
+        influence=_rounded(_size(influence)),
         after=_rounded(_size(after)),
         numbers=numbers.tolist(),
         rows=answers.Weights(
             **{
                 name: [_rounded(row) for row in part[numbers]]
-                for name, part in (("before", before), ("heard", heard), ("after", after))
+                for name, part in (("before", before), ("influence", influence), ("after", after))
             }
         ),
     )
 
 
-def _attended(folder: Path, name: str, timeline: explaining.Timeline) -> list[answers.Attended]:
+def _attended(folder: Path, name: str, timeline: Timeline) -> list[answers.Attended]:
     """The seconds with the largest weights, in the order of time."""
     size = _size(np.where(timeline.present, timeline.after, 0))
     if not size.any():

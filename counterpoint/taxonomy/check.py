@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.taxonomy import tsv
 from counterpoint.taxonomy.mapping import Labelling
 
@@ -50,7 +50,7 @@ def check(labelling: Labelling, few: int = 500, style: bool = False) -> list[Fin
 def exceptions(folder: str | Path) -> Exceptions:
     """What ``exceptions.tsv`` in a taxonomy's folder excuses; nothing where there is none.
 
-    Raises CounterpointError, naming the file and the line, for a faulty table and an exception without a reason.
+    Raises Error, naming the file and the line, for a faulty table and an exception without a reason.
     """
     path = Path(folder) / EXCEPTIONS_FILE
     if not path.is_file():
@@ -58,7 +58,7 @@ def exceptions(folder: str | Path) -> Exceptions:
     found = {}
     for line, (name, subject, reason) in zip(*tsv.read(path, EXCEPTIONS_COLUMNS), strict=True):
         if not reason.strip():
-            raise CounterpointError(f"{path}, line {line}: no reason")
+            raise Error(f"{path}, line {line}: no reason")
         found[name, subject] = reason
     return found
 

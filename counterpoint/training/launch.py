@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 
 def launched() -> bool:
@@ -24,11 +24,11 @@ def leading() -> bool:
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Run `counterpoint` with these arguments in so many processes of this machine; returns its exit code.
 
-    The same as `torchrun --standalone --nproc-per-node PROCESSES -m counterpoint.cli ARGUMENTS`, without torchrun's own
+    The same as `torchrun --standalone --nproc-per-node PROCESSES -m counterpoint.cli.main ARGUMENTS`, without torchrun's own
     report of a failure: the processes have said what is wrong. Where one dies, the others are ended.
 
     Raises:
-        CounterpointError: the system ended a process.
+        Error: the system ended a process.
     """
     import logging
     import uuid
@@ -50,12 +50,12 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "counterpoint.cli", *arguments)
+        elastic_launch(config, sys.executable)("-m", "counterpoint.cli.main", *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:  # it could not say so itself
             told = signal.strsignal(-failure.exitcode) or f"signal {-failure.exitcode}"
-            raise CounterpointError(
+            raise Error(
                 f"process {rank} of {processes} was ended ({told}); if memory was short, take fewer --devices"
             ) from error
         return failure.exitcode or 1

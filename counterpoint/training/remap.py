@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.models.categorizer import Categorizer
-from counterpoint.run import DATA_FILE, TOWER_FOLDER, WEIGHTS_FILE, Run
+from counterpoint.run import DATA_FILE, TOWER_FOLDER, WEIGHTS_FILE, RunFolder
 from counterpoint.taxonomy import Labelling, Taxonomy
 from counterpoint.taxonomy.diff import Diff, diff
 
@@ -24,29 +24,27 @@ CERTAIN = 20.0
 """A logit whose probability is one in 32 bits, nearly."""
 
 
-def remap(run: Run, labelling: Labelling, folder: Path) -> Diff:
+def remap(run: RunFolder, labelling: Labelling, folder: Path) -> Diff:
     """Write a trained run into another folder, moved to another taxonomy, and tell what changed.
 
     The weights of the categories in ``added`` are untrained: placeholders, until another run is trained.
 
     Raises:
-        CounterpointError: the run is not trained, the folder holds a run already, or no category survives.
+        Error: the run is not trained, the folder holds a run already, or no category survives.
     """
     if any((folder / name).exists() for name in (WEIGHTS_FILE, DATA_FILE)):  # a training begins with the second
-        raise CounterpointError(f"{folder}: holds a run already")
+        raise Error(f"{folder}: holds a run already")
     if folder.resolve().is_relative_to(run.folder.resolve()):
-        raise CounterpointError(f"{folder}: is in the run's own folder; choose another --out")
+        raise Error(f"{folder}: is in the run's own folder; choose another --out")
     model = run.model()
     changes = diff(run.labelling, labelling)
     old, new = run.labelling.taxonomy, labelling.taxonomy
     if len(changes.removed) == len(old):
-        raise CounterpointError(
-            f"{run.folder}: no category of its taxonomy is in the new one; ids are what is compared"
-        )
+        raise Error(f"{run.folder}: no category of its taxonomy is in the new one; ids are what is compared")
     moved = dataclasses.replace(run, folder=folder, labelling=labelling)
     moved.save()
     if (run.folder / TOWER_FOLDER).exists():
-        moved.take_in(Run.load(run.folder / TOWER_FOLDER))
+        moved.take_in(RunFolder.load(run.folder / TOWER_FOLDER))
     if isinstance(model, Categorizer):
         last = model.head.network[-1]
         assert isinstance(last, torch.nn.Linear)

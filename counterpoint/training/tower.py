@@ -10,8 +10,8 @@ from torchmetrics.functional.classification import binary_auroc
 
 from counterpoint.data.loading import Batch
 from counterpoint.data.pairs import allowed, partners
+from counterpoint.data.tracks import Track, Tracks
 from counterpoint.models.correlation import Contrastive, Pair, Tower, centred, fit_calibration
-from counterpoint.models.track import Track, Tracks
 from counterpoint.recipes import Negatives, Training
 from counterpoint.taxonomy import Taxonomy
 from counterpoint.training.distributed import Part, collected, most, rank, told

@@ -40,3 +40,13 @@ def masked_softmax(logits: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> F
     # The lowest finite number, not -inf: a row of -inf alone would be NaN, and its gradient too.
     lowest = torch.finfo(logits.dtype).min
     return logits.masked_fill(~mask, lowest).softmax(-1).masked_fill(~mask, 0.0)
+
+
+def to_device(tracks: Tracks, device: torch.device) -> Tracks:
+    """The tracks on a device."""
+    return {name: Track(*(part.to(device) for part in track)) for name, track in tracks.items()}
+
+
+def without_modality(tracks: Tracks, name: str) -> Tracks:
+    """The tracks as if a modality had never been recorded."""
+    return tracks | {name: Track(tracks[name].features, torch.zeros_like(tracks[name].mask))}

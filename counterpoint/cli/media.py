@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 if TYPE_CHECKING:
-    from counterpoint.media.children import Source
     from counterpoint.media.extract import Report
+    from counterpoint.media.workers import Source
 
 EVERY = 60.0  # seconds between lines of progress where there is no terminal
 VerbAdder = Callable[..., ArgumentParser]
@@ -92,7 +92,7 @@ def extract(args: Namespace) -> int:
     sources = find(args.videos)
     labels = None
     if args.taxonomy and not args.labels:
-        raise CounterpointError("--taxonomy is for the categories of a labels file: give --labels too")
+        raise Error("--taxonomy is for the categories of a labels file: give --labels too")
     if args.labels:
         there = Path(args.out) / "taxonomy"
         begun = (there / LABELS_FILE).exists()  # which is written last, and before any clip
@@ -100,7 +100,7 @@ def extract(args: Namespace) -> int:
         labels = labelling.read(args.labels, known, fixed=args.taxonomy is not None)
         named = [source for source in sources if source.path.resolve() in labels.of]
         if not named:
-            raise CounterpointError(f"{args.labels}: names none of the {len(sources)} video files")
+            raise Error(f"{args.labels}: names none of the {len(sources)} video files")
         if len(named) < len(sources):
             _say(f"{len(sources) - len(named):,} video files left out, which {args.labels} does not name")
         sources = named
@@ -124,13 +124,13 @@ def are_videos(paths: Sequence[str]) -> bool:
         if path.is_dir():
             videos = any(p.suffix.lower() in SUFFIXES for p in path.rglob("*"))
             if videos and any(path.rglob("*.tfrecord")):
-                raise CounterpointError(f"{path}: holds video files and shards; name the ones to categorize")
+                raise Error(f"{path}: holds video files and shards; name the ones to categorize")
             return videos
         return path.suffix.lower() in SUFFIXES | SOUNDS
 
     kinds = {is_video(Path(path)) for path in paths}
     if len(kinds) > 1:
-        raise CounterpointError("video files and shards cannot be categorized in one call")
+        raise Error("video files and shards cannot be categorized in one call")
     return kinds == {True}
 
 
@@ -139,29 +139,31 @@ def categorize(args: Namespace) -> int:
     from rich.table import Table
 
     from counterpoint import batch
-    from counterpoint.data.dataset import ClipDataset
-    from counterpoint.evaluation import explain as explaining
+    from counterpoint.data.dataset import Dataset
+    from counterpoint.evaluation.plots import draw_explanation
+    from counterpoint.explain import explain
     from counterpoint.media import encoders
     from counterpoint.media.extract import find
-    from counterpoint.run import WarmRun
+    from counterpoint.predict import Predictor
+    from counterpoint.run import RunFolder
 
     if args.out:
         batch.check(Path(args.out))
-    run = WarmRun.load(args.run)
-    run.categorizer()
+    run = RunFolder.load(args.run)
+    predictor = Predictor(run)
     taxonomy = run.labelling.taxonomy
     if args.codes and not any(taxonomy.codes):
-        raise CounterpointError(f"{args.run}: no category of its taxonomy has an IAB code")
+        raise Error(f"{args.run}: no category of its taxonomy has an IAB code")
     codes = dict(zip(taxonomy.paths, taxonomy.codes, strict=True)) if args.codes else {}
     failed = 0
     answers: list[dict[str, Any]] = []
     table = Table("video", "probability", "category", *(["IAB"] if codes else []), "correlation")
     with tempfile.TemporaryDirectory() as folder:
         report = _extracted(args, find(args.data), folder, encoders.of(run.features, args.run))
-        made = ClipDataset([folder], run.labelling, labelled=False) if report.new else None
+        made = Dataset([folder], run.labelling, labelled=False) if report.new else None
         for number in range(report.new):
             assert made is not None
-            told = explaining.explain(run, made, number, top=args.top)
+            told = explain(predictor, made.clip(number), top=args.top)
             correlation = ", ".join(f"{value:.2f}" for value in told.correlation.values())
             categories = [
                 {"path": path, "probability": probability, **({"iab": codes[path] or None} if codes else {})}
@@ -181,7 +183,7 @@ def categorize(args: Namespace) -> int:
                 picture = Path(args.explain) / f"{told.clip}.png"
                 try:
                     picture.parent.mkdir(parents=True, exist_ok=True)
-                    answer["explanation"] = str(explaining.draw(told, picture))
+                    answer["explanation"] = str(draw_explanation(told, picture))
                 except OSError as error:  # the answers are worth more
                     failed += 1
                     _say(f"{picture}: cannot be written ({error.strerror or error})")
@@ -199,7 +201,7 @@ def categorize(args: Namespace) -> int:
 def uses_ray(args: Namespace) -> bool:
     """Whether the work goes to Ray."""
     if args.engine == "local" and args.address:
-        raise CounterpointError("--address is a Ray cluster's: give --engine ray too")
+        raise Error("--address is a Ray cluster's: give --engine ray too")
     return bool(args.engine == "ray")
 
 
@@ -258,6 +260,6 @@ def _say(line: str) -> None:
 
 
 def _cli() -> Any:
-    from counterpoint import cli  # which imports this module
+    from counterpoint.cli import main as cli  # which imports this module
 
     return cli

@@ -1,6 +1,6 @@
 """Short made-up films as real files: what the demo, the tutorial, the benchmark and the tests extract.
 
-    python -m counterpoint.media.render FOLDER      # films to train on and to test with, and their labels.csv
+    python -m counterpoint.media.films FOLDER      # films to train on and to test with, and their labels.csv
 
 A film's category is a pair: what the picture shows (rain, balls, rings) and what is heard with it (wind, music,
 clockwork). Neither tells the category alone. Colours, numbers, speeds, pitches, noise and loudness vary between films.

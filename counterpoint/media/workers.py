@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from pebble import ProcessExpired, ProcessPool
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.media import encoders
 from counterpoint.media.decode import DEFAULT, Limits
 from counterpoint.media.encoders import Encoded, Encoders
@@ -108,7 +108,7 @@ def _encode(source: Source, limits: Limits) -> Encoded | str:
     assert _encoders is not None
     try:
         return _encoders.encode(source.path, source.id, limits)
-    except CounterpointError as error:
+    except Error as error:
         return str(error)
     except Exception as error:
         return f"{type(error).__name__}: {error}"

@@ -23,7 +23,7 @@ CHUNK_LOGITS = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True)
-class Ear:
+class LogitInfluence:
     """F of another modality's logits. Rows are the heads of the first clip, then those of the second, and so on."""
 
     queries: Float[Tensor, "row query channel"]
@@ -39,7 +39,7 @@ class Ear:
         return [self.queries, self.keys, self.bias, *self.layers]
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], gate: Tensor | None = None) -> "Ear":
+    def of(cls, tensors: Sequence[Tensor], gate: Tensor | None = None) -> "LogitInfluence":
         """The ear of such tensors, or their gradients by the same names."""
         queries, keys, bias, *layers = tensors
         return cls(queries, keys, bias, layers, gate)
@@ -48,7 +48,7 @@ class Ear:
         """The keys behind the first matrix."""
         return self._by_row(self.layers[0].mT @ self._by_head(self.keys))
 
-    def unfold(self, moved: Float[Tensor, "row width channel"], gradients: "Ear") -> None:
+    def unfold(self, moved: Float[Tensor, "row width channel"], gradients: "LogitInfluence") -> None:
         """From the gradient of the folded keys to those of the keys and the first matrix."""
         moved = self._by_head(moved)
         torch.bmm(self._by_head(self.keys), moved.mT, out=gradients.layers[0])
@@ -66,7 +66,7 @@ class Ear:
             given[-1] = torch.where(self.gate[rows], given[-1], 0.0)
         return given
 
-    def learn(self, rows: slice, given: list[Tensor], moved: Tensor, gradients: "Ear") -> Tensor:
+    def learn(self, rows: slice, given: list[Tensor], moved: Tensor, gradients: "LogitInfluence") -> Tensor:
         """From the gradient of what is heard in some rows to that of the first layer before its ReLU."""
         if self.gate is not None:
             moved = torch.where(self.gate[rows], moved, 0.0)
@@ -100,7 +100,7 @@ def listen(
     keys: Float[Tensor, "row key channel"],
     values: Float[Tensor, "row key channel"],
     floor: Float[Tensor, "row 1 key"],
-    ears: Sequence[Ear],
+    ears: Sequence[LogitInfluence],
 ) -> Float[Tensor, "row query channel"]:
     """Attention whose logits hear with ``ears``; ``floor`` is added to the logits. All in one precision."""
     tensors = [tensor for ear in ears for tensor in ear.tensors()]
@@ -110,7 +110,13 @@ def listen(
 class _Listen(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, ears: Sequence[Ear], floor: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *tensors: Tensor
+        ctx: Any,
+        ears: Sequence[LogitInfluence],
+        floor: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *tensors: Tensor,
     ) -> Tensor:
         folded = [ear.folded() for ear in ears]
         attended = torch.empty_like(values)
@@ -132,8 +138,8 @@ class _Listen(torch.autograd.Function):
         of_queries, of_keys, of_values = (torch.empty_like(tensor) for tensor in (queries, keys, values))
         of_folded, of_tensors = ([torch.zeros_like(t) for t in some] for some in (folded, tensors))
         each = len(tensors) // len(folded)
-        ears = [Ear.of(own, gate) for own, gate in zip(_cut(tensors, each), ctx.gates, strict=True)]
-        of_ears = [Ear.of(own) for own in _cut(of_tensors, each)]
+        ears = [LogitInfluence.of(own, gate) for own, gate in zip(_cut(tensors, each), ctx.gates, strict=True)]
+        of_ears = [LogitInfluence.of(own) for own in _cut(of_tensors, each)]
         gradient = gradient.contiguous()
         for rows, scores, weights, *rooms in _parts(queries, keys, len(ears[0].layers[0]), 2 + len(ears)):
             torch.bmm(queries[rows], keys[rows].mT, out=scores).add_(floor[rows])

@@ -17,19 +17,21 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rich.console import Console
 
-from counterpoint import __version__, taxonomy_commands
-from counterpoint.browse import commands as browse_commands
-from counterpoint.data import commands as data_commands
-from counterpoint.errors import CounterpointError
-from counterpoint.experiments import commands as experiment_commands
-from counterpoint.launch import launch, launched, leading
-from counterpoint.media import commands as media
-from counterpoint.serve import commands as serve_commands
+from counterpoint import __version__
+from counterpoint.cli import browse as browse_commands
+from counterpoint.cli import data as data_commands
+from counterpoint.cli import experiments as experiment_commands
+from counterpoint.cli import media
+from counterpoint.cli import serve as serve_commands
+from counterpoint.cli import taxonomy as taxonomy_commands
+from counterpoint.errors import Error
+from counterpoint.training.launch import launch, launched, leading
 
 if TYPE_CHECKING:
-    from counterpoint.data.dataset import ClipDataset
+    from counterpoint.data.dataset import Dataset
+    from counterpoint.explain import Explanation
     from counterpoint.recipes import Recipe, TowerRecipe
-    from counterpoint.run import Run
+    from counterpoint.run import RunFolder
     from counterpoint.taxonomy import Labelling
 
 # Each verb imports what it needs when it runs: PyTorch takes seconds, and `inspect` and `taxonomy` do without it.
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
-        expected = isinstance(error, CounterpointError | OSError)
+        expected = isinstance(error, Error | OSError)
         told = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
         if isinstance(error, OSError) and error.filename and error.strerror:
             told = f"{error.filename}: {error.strerror}"
@@ -104,7 +106,7 @@ def train(args: Namespace) -> int:
     """Train a recipe on shards, into a run folder."""
     from counterpoint.data.features import FeatureSet
     from counterpoint.recipes import RECIPES, TOWER_RECIPES
-    from counterpoint.run import Run
+    from counterpoint.run import RunFolder
     from counterpoint.training import distributed
     from counterpoint.training.train import train as fit
 
@@ -117,13 +119,13 @@ def train(args: Namespace) -> int:
     with distributed.leader_first():  # which makes the shards' indexes
         labelling = _taxonomy(args.taxonomy or _default_taxonomy(args.data))
         data, validation = _training_data(args, labelling)
-        run = Run(Path(args.out), recipe, labelling, FeatureSet.of(data.paths))
+        run = RunFolder(Path(args.out), recipe, labelling, FeatureSet.of(data.paths))
         run.features.check(FeatureSet.of(validation.paths), "the model to train")
     _say(
         f"{recipe.name}: {len(data):,} clips, {len(validation):,} for validation, "
         f"{run.features}, {len(labelling.taxonomy)} categories"
     )
-    tower = Run.load(args.tower) if args.tower else None
+    tower = RunFolder.load(args.tower) if args.tower else None
     minutes = args.checkpoint_minutes
     best = fit(run, data, validation, tower=tower, workers=args.workers, minutes=minutes, console=_console)
     if not leading():
@@ -143,14 +145,14 @@ def evaluate(args: Namespace) -> int:
 
     from counterpoint.evaluation.breakdown import rich_table, table4, table5
     from counterpoint.evaluation.evaluate import evaluate as measure
-    from counterpoint.evaluation.figures import draw_robustness
+    from counterpoint.evaluation.plots import draw_robustness
     from counterpoint.evaluation.robustness import RobustnessAccumulator
-    from counterpoint.run import Run
+    from counterpoint.run import RunFolder
     from counterpoint.training import distributed
 
     distributed.join()
     with distributed.leader_first():
-        run = Run.load(args.run)
+        run = RunFolder.load(args.run)
         dataset = _dataset(args, args.data, run.labelling)
     _report(dataset)
     accumulator = RobustnessAccumulator(list(run.features.sizes)) if args.robustness else None
@@ -182,24 +184,25 @@ def categorize(args: Namespace) -> int:
     from rich.table import Table
 
     from counterpoint import batch
-    from counterpoint.run import Run
+    from counterpoint.predict import Predictor
+    from counterpoint.run import RunFolder
 
     if args.explain:
-        raise CounterpointError("--explain is for video files; `counterpoint explain` draws why for a clip of a shard")
-    run = Run.load(args.run)
+        raise Error("--explain is for video files; `counterpoint explain` draws why for a clip of a shard")
+    run = RunFolder.load(args.run)
     codes = args.codes == "iab"
     if codes and not any(run.labelling.taxonomy.codes):
-        raise CounterpointError(f"{args.run}: no category of its taxonomy has an IAB code")
+        raise Error(f"{args.run}: no category of its taxonomy has an IAB code")
     if args.out:
         return _categorize_to(args, run, codes)
     if media.uses_ray(args):
-        raise CounterpointError("--engine ray is for tables of many clips: name one with --out")
+        raise Error("--engine ray is for tables of many clips: name one with --out")
     dataset = _dataset(args, args.data, run.labelling, labelled=False)
     _report(dataset)
     table = Table("clip", "probability", "category", *(["IAB"] if codes else []))
     answers = []
     with _progress("categorizing", len(dataset)) as advance:
-        for predictions in run.predict(dataset):
+        for predictions in Predictor(run).predict(dataset):
             answers += batch.told(run, predictions, args.top, codes)
             advance(len(predictions.ids))
     for answer in answers:
@@ -215,7 +218,7 @@ def categorize(args: Namespace) -> int:
     return 0
 
 
-def _categorize_to(args: Namespace, run: "Run", codes: bool) -> int:
+def _categorize_to(args: Namespace, run: "RunFolder", codes: bool) -> int:
     from counterpoint import batch, cluster
     from counterpoint.data.inspect import find_shards
 
@@ -251,10 +254,10 @@ def tower(args: Namespace) -> int:
 
     from counterpoint.evaluation.breakdown import rich_table
     from counterpoint.evaluation.tower import draw, measure, surprising_table, table
-    from counterpoint.run import Run
+    from counterpoint.run import RunFolder
 
     results = []
-    runs = [Run.load(folder) for folder in args.runs]
+    runs = [RunFolder.load(folder) for folder in args.runs]
     for run in runs:
         dataset = _dataset(args, args.data, run.labelling)
         _report(dataset)
@@ -274,27 +277,45 @@ def tower(args: Namespace) -> int:
 
 def explain(args: Namespace) -> int:
     """Draw why a run says what it says of one clip: weights over time, correlation, and what would change its mind."""
-    from counterpoint.evaluation import explain as explaining
-    from counterpoint.run import Run
+    from counterpoint.evaluation.plots import draw_explanation
+    from counterpoint.explain import explain as _explain
+    from counterpoint.explain import find
+    from counterpoint.predict import Predictor
+    from counterpoint.run import RunFolder
 
     marks = [i for i, character in enumerate(args.clip) if character == "#" and i]
     if not marks:
-        raise CounterpointError(f"{args.clip}: name the clip as SHARD#ID")
+        raise Error(f"{args.clip}: name the clip as SHARD#ID")
     if args.out and Path(args.out).suffix.lower() not in PICTURES:
-        raise CounterpointError(f"{args.out}: a picture is called *{', *'.join(PICTURES)}")
+        raise Error(f"{args.out}: a picture is called *{', *'.join(PICTURES)}")
     # Both may hold a #; the shard is what is there.
     mark = next((i for i in marks if Path(args.clip[:i]).exists()), marks[-1])
     shards, clip = args.clip[:mark], args.clip[mark + 1 :]
-    run = Run.load(args.run)
+    run = RunFolder.load(args.run)
     dataset = _dataset(args, [shards], run.labelling, labelled=False)
     _report(dataset)
-    index = explaining.find(dataset, clip)
+    index = find(dataset, clip)
     following = (index + 1) % len(dataset) if len(dataset) > 1 else None
-    other = explaining.find(dataset, args.swap) if args.swap else following
-    explanation = explaining.explain(run, dataset, index, other, args.top)
-    path = explaining.draw(explanation, Path(args.out or f"{_file_name(explanation.clip)}.png"))
-    _print(args.json, explanation.to_dict, lambda: explaining.shown(explanation, path))
+    other = find(dataset, args.swap) if args.swap else following
+    explanation = _explain(
+        Predictor(run), dataset.clip(index), None if other is None else dataset.clip(other), args.top
+    )
+    path = draw_explanation(explanation, Path(args.out or f"{_file_name(explanation.clip)}.png"))
+    _print(args.json, explanation.to_dict, lambda: shown(explanation, path))
     return 0
+
+
+def shown(explanation: "Explanation", path: Path) -> Any:
+    """The explanation for a terminal that takes names as they are."""
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table("category", "probability", *explanation.changes)
+    for number, (name, probability) in enumerate(explanation.categories):
+        changes = [f"{change[number]:+.3f}" for change in explanation.changes.values()]
+        table.add_row(name, f"{probability:.3f}", *changes)
+    told = [f"correlation of {pair}: {probability:.3f}" for pair, probability in explanation.correlation.items()]
+    return Group(table, *told, f"drawn in {path}")
 
 
 def _file_name(clip: str) -> str:
@@ -567,7 +588,7 @@ def _taxonomy(path: str) -> "Labelling":
 def _folder(path: str) -> Path:
     """Where the taxonomy is, a copy if it is elsewhere: a taxonomy called as the shipped one comes first."""
     from counterpoint.data.store import RemotePath, is_remote, mirrored
-    from counterpoint.taxonomy.lint import EXCEPTIONS_FILE
+    from counterpoint.taxonomy.check import EXCEPTIONS_FILE
     from counterpoint.taxonomy.mapping import CATEGORIES_FILE, LABELS_FILE, SHIPPED
 
     if is_remote(path):
@@ -576,7 +597,7 @@ def _folder(path: str) -> Path:
             return mirrored(url.parent, [url.name]) / url.name
         folder = mirrored(url, [CATEGORIES_FILE, LABELS_FILE, EXCEPTIONS_FILE])
         if not (folder / LABELS_FILE).exists():
-            raise CounterpointError(f"{path}: no {LABELS_FILE} there; behind a URL the mapping is called so")
+            raise Error(f"{path}: no {LABELS_FILE} there; behind a URL the mapping is called so")
         return folder
     return SHIPPED if path == SHIPPED_NAME and not (Path(path) / CATEGORIES_FILE).exists() else Path(path)
 
@@ -594,7 +615,7 @@ def _taxonomy_beside(paths: Sequence[str], where: str = "with --taxonomy") -> st
     for path, _ in beside:
         if path not in there or _taxonomy(path) != first:
             what = "another taxonomy than" if path in there else "not there, unlike"
-            raise CounterpointError(f"{path}: is {what} {there[0]}; name the one of all shards {where}")
+            raise Error(f"{path}: is {what} {there[0]}; name the one of all shards {where}")
     return there[0]
 
 
@@ -608,20 +629,20 @@ def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> s
         return beside
     features = FeatureSet.of(find_shards(paths))
     if not features.youtube8m:
-        raise CounterpointError(
+        raise Error(
             f"{features}: the shipped taxonomy is for YouTube-8M's labels and features (video 1024, audio 128); "
             f"name the taxonomy of this data {where}"
         )
     return str(SHIPPED)
 
 
-def _dataset(args: Namespace, paths: Sequence[str], labelling: "Labelling", **options: Any) -> "ClipDataset":
-    from counterpoint.data.dataset import ClipDataset
+def _dataset(args: Namespace, paths: Sequence[str], labelling: "Labelling", **options: Any) -> "Dataset":
+    from counterpoint.data.dataset import Dataset
 
-    return ClipDataset(paths, labelling, skip_bad=args.skip_bad_records, **options)
+    return Dataset(paths, labelling, skip_bad=args.skip_bad_records, **options)
 
 
-def _report(*datasets: "ClipDataset") -> None:
+def _report(*datasets: "Dataset") -> None:
     """Name every damaged record once."""
     skipped = dict.fromkeys(str(error) for dataset in datasets for error in dataset.bad)
     for error in skipped:
@@ -630,7 +651,7 @@ def _report(*datasets: "ClipDataset") -> None:
         _say(f"damaged records left out: {len(skipped):,}")
 
 
-def _training_data(args: Namespace, labelling: "Labelling") -> "tuple[ClipDataset, ClipDataset]":
+def _training_data(args: Namespace, labelling: "Labelling") -> "tuple[Dataset, Dataset]":
     from counterpoint.data.dataset import HELD_OUT, check_apart, share
 
     if args.validation:

@@ -1,4 +1,4 @@
-"""The verb `serve`; what it needs is imported when it runs, as in `counterpoint.cli`."""
+"""The verb `serve`; what it needs is imported when it runs, as in `counterpoint.cli.main`."""
 
 import ipaddress
 import os
@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 from counterpoint.serve.settings import MEGABYTE, Settings
 
 KEY = "COUNTERPOINT_API_KEY"
@@ -19,7 +19,7 @@ DEFAULT = Settings()
 
 def add(verbs: Any, verb: Callable[..., ArgumentParser]) -> None:
     """Add the verb to the command line's parser; ``verb`` makes its parser."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sub = verb(verbs, "serve", serve)
@@ -67,16 +67,16 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser]) -> None:
 
 def serve(args: Namespace) -> int:
     """Serve a run to people (a page) and to programs (an HTTP API)."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
 
     try:
         from counterpoint.serve.server import Server, bind
         from counterpoint.serve.service import Service
     except ModuleNotFoundError as error:
-        raise CounterpointError(f"{error.name} is missing: pip install 'counterpoint[serve]'") from error
+        raise Error(f"{error.name} is missing: pip install 'counterpoint[serve]'") from error
 
     if ported := [host for host in args.hosts if ":" in host and not (host.startswith("[") and host.endswith("]"))]:
-        raise CounterpointError(f"--hosts {ported[0]}: a name without a port, an IPv6 address in brackets")
+        raise Error(f"--hosts {ported[0]}: a name without a port, an IPv6 address in brackets")
     local = args.host in LOCAL or is_loopback(args.host)
     settings = Settings(
         workers=args.workers,
@@ -120,7 +120,7 @@ def _key(file: str | None) -> str | None:
     try:
         key = Path(file).read_text(encoding="utf-8").strip()
     except UnicodeDecodeError as error:
-        raise CounterpointError(f"{file}: not a key in UTF-8 ({error})") from error
+        raise Error(f"{file}: not a key in UTF-8 ({error})") from error
     if not key:
-        raise CounterpointError(f"{file}: no key in it")
+        raise Error(f"{file}: no key in it")
     return key

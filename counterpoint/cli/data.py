@@ -1,4 +1,4 @@
-"""The verbs of `counterpoint data`; what they need is imported when they run, as in `counterpoint.cli`."""
+"""The verbs of `counterpoint data`; what they need is imported when they run, as in `counterpoint.cli.main`."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from jsonargparse.typing import NonNegativeInt
 
 def mosaic(args: Namespace) -> int:
     """Compose frame-level clips from real video-level records: shards for training, validation and test."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
     from counterpoint.data.dataset import split
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.mosaic import Mosaic, Records, write
@@ -56,7 +56,7 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
     """Add the verbs to the parser of `counterpoint data`, if it is called; ``verb`` makes one's parser."""
     if arguments[0] != "data":
         return  # the controls load numpy
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
     from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic
 
     sub = verb(verbs, "mosaic", mosaic, json=True, records=True)

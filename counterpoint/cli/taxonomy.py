@@ -1,4 +1,4 @@
-"""The verbs of `counterpoint taxonomy`; what they need is imported when they run, as in `counterpoint.cli`.
+"""The verbs of `counterpoint taxonomy`; what they need is imported when they run, as in `counterpoint.cli.main`.
 
 Not in the package `taxonomy`, which loads numpy: a tenth of a second that `counterpoint --help` does without.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import Error
 
 if TYPE_CHECKING:
     from counterpoint.taxonomy.diff import Diff
@@ -22,7 +22,7 @@ def import_(args: Namespace) -> int:
     from counterpoint.taxonomy.mapping import CATEGORIES_FILE
 
     if (Path(args.out) / CATEGORIES_FILE).exists():
-        raise CounterpointError(f"{args.out}: holds a taxonomy; choose another --out, or remove it")
+        raise Error(f"{args.out}: holds a taxonomy; choose another --out, or remove it")
     imported = read(args.file, top=args.top, labels=args.labels)
     imported.save(args.out)
     taxonomy, labels = imported.labelling
@@ -35,16 +35,16 @@ def import_(args: Namespace) -> int:
 
 def show(args: Namespace) -> int:
     """Print a taxonomy as a tree with training counts; or write it as a page, or a category's tree as a picture."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
     from counterpoint.taxonomy.figure import svg
     from counterpoint.taxonomy.page import page
     from counterpoint.taxonomy.show import as_dict, tree
 
     if args.levels and (args.json or args.svg or args.html):
-        raise CounterpointError("--levels is about the tree that is printed; leave it out")
+        raise Error("--levels is about the tree that is printed; leave it out")
     labelling = cli._taxonomy(args.taxonomy)
     if (args.svg is None) != (args.out is None):
-        raise CounterpointError("--svg CATEGORY and --out FILE go together")
+        raise Error("--svg CATEGORY and --out FILE go together")
     if args.svg is not None:
         _write(args.out, svg(labelling, args.svg))
     if args.html is not None:
@@ -58,8 +58,8 @@ def check(args: Namespace) -> int:
     """Look for faults that a taxonomy's exceptions.tsv does not explain; the exit code is 1 where there are errors."""
     from rich.table import Table
 
-    from counterpoint import cli
-    from counterpoint.taxonomy.lint import check, exceptions, unexplained
+    from counterpoint.cli import main as cli
+    from counterpoint.taxonomy.check import check, exceptions, unexplained
 
     found = check(cli._taxonomy(args.taxonomy), few=args.few, style=args.style)
     findings = unexplained(found, exceptions(cli._folder(args.taxonomy)))
@@ -77,9 +77,9 @@ def measure(args: Namespace) -> int:
     from rich.console import Group
     from rich.table import Table
 
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
+    from counterpoint.taxonomy.check import exceptions, unexplained
     from counterpoint.taxonomy.cooccurrence import LIFT, SCARCE, measure
-    from counterpoint.taxonomy.lint import exceptions, unexplained
 
     taxonomy = args.taxonomy or cli._default_taxonomy(args.data, "before --data")
     labelling = cli._taxonomy(taxonomy)
@@ -108,7 +108,7 @@ def measure(args: Namespace) -> int:
 
 def diff(args: Namespace) -> int:
     """What changed between two taxonomies: categories by their ids, and labels."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
     from counterpoint.taxonomy.diff import diff
 
     changes = diff(cli._taxonomy(args.old), cli._taxonomy(args.new))
@@ -118,7 +118,7 @@ def diff(args: Namespace) -> int:
 
 def merge(args: Namespace) -> int:
     """Merge annotators' mappings by majority vote; settle conflicts.tsv in the folder and give the command again."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
     from counterpoint.taxonomy import LabelMap
     from counterpoint.taxonomy.mapping import LABELS_FILE
     from counterpoint.taxonomy.merge import CONFLICTS_FILE, merge, settlements
@@ -126,9 +126,9 @@ def merge(args: Namespace) -> int:
     taxonomy = cli._taxonomy(args.taxonomy).taxonomy
     conflicts, written = Path(args.out) / CONFLICTS_FILE, Path(args.out) / LABELS_FILE
     if written.exists() and not conflicts.exists():
-        raise CounterpointError(f"{args.out}: holds a mapping that is not of a merge; choose another --out")
+        raise Error(f"{args.out}: holds a mapping that is not of a merge; choose another --out")
     if any(Path(path).resolve() == written.resolve() for path in args.files):
-        raise CounterpointError(f"{written}: is what the merge writes, and no annotator's; choose another --out")
+        raise Error(f"{written}: is what the merge writes, and no annotator's; choose another --out")
     merged = merge([LabelMap.read(path, taxonomy) for path in args.files], settlements(conflicts, taxonomy))
     merged.save(args.out)
     figures = {"labels": len(merged.labelling.labels), "conflicts": len(merged.conflicts), "open": merged.open}
@@ -147,12 +147,12 @@ def merge(args: Namespace) -> int:
 
 def remap(args: Namespace) -> int:
     """Move a trained run to an edited taxonomy: categories that survive (the same id) keep their weights."""
-    from counterpoint import cli
-    from counterpoint.remap import remap
-    from counterpoint.run import Run
+    from counterpoint.cli import main as cli
+    from counterpoint.run import RunFolder
+    from counterpoint.training.remap import remap
 
     labelling = cli._taxonomy(args.taxonomy)
-    changes = remap(Run.load(args.run), labelling, Path(args.out))
+    changes = remap(RunFolder.load(args.run), labelling, Path(args.out))
     kept = len(labelling.taxonomy) - len(changes.added)
     cli._print(args.json, lambda: {"run": args.out, "kept": kept, **changes.to_dict()}, lambda: _changes(changes))
     cli._say(f"{args.out}: {kept} categories kept, {len(changes.added)} untrained, {len(changes.removed)} gone")
@@ -161,7 +161,7 @@ def remap(args: Namespace) -> int:
 
 def add(verbs: Any, verb: Callable[..., ArgumentParser]) -> None:
     """Add the verbs to the parser of `counterpoint taxonomy`; ``verb`` makes one's parser."""
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
 
     sub = verb(verbs, "import", import_)
     sub.add_argument("file", help="vocabulary.csv, an IAB .tsv or ontology.json")
@@ -202,7 +202,7 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser]) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    from counterpoint import cli
+    from counterpoint.cli import main as cli
 
     Path(path).write_text(text, encoding="utf-8")
     cli._say(f"written: {path}")
