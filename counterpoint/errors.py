@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from counterpoint.data.store import RemotePath
+from typing import Any
 
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading a JSON file raises that is not there, no JSON, or not of the form that it should have."""
@@ -27,7 +24,7 @@ class RecordError(Error):
     train0001.tfrecord: record 17 at byte 81234: payload checksum does not match
     """
 
-    def __init__(self, shard: "str | Path | RemotePath", record: int, offset: int, cause: str) -> None:
+    def __init__(self, shard: Any, record: int, offset: int, cause: str) -> None:
         super().__init__(shard, record, offset, cause)  # all of them, so that the error survives pickling
         self.shard = Path(shard) if isinstance(shard, str) else shard
         self.record = record

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from counterpoint.errors import Error
+
+LOCK_FILE = ".lock"
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))  # of disks, which name no file
 
 
@@ -74,3 +78,47 @@ def appending(path: Path, shape: tuple[int, int]) -> Iterator[Callable[[NDArray[
 def holds_anything(folder: Path) -> bool:
     """Whether there is more in a folder than what killed processes and locks leave, which is hidden."""
     return folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def check_output_folder(folder: Path, *marks: str, option: str = "--out") -> None:
+    """Raise Error where a command must not write into a folder: it holds something, and none of the command's own.
+
+    Args:
+        marks: names of files that the command itself writes there; one of them makes the folder its own.
+        option: the option that names the folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise Error(f"{folder}: a file; {option} names a folder")
+    if holds_anything(folder) and not any((folder / mark).exists() for mark in marks):
+        raise Error(f"{folder}: holds something else; choose another {option}")
+
+
+def check_output_file(path: Path, mark: bytes, option: str = "--out") -> None:
+    """Raise Error where a command must not write a file: there is one that the command did not write.
+
+    Args:
+        mark: bytes that stand in the first 4 KB of every file that the command writes, such as a table's header.
+        option: the option that names the file.
+    """
+    if path.is_dir():
+        raise Error(f"{path}: a folder; {option} names a file")
+    if path.exists():
+        with path.open("rb") as file:
+            start = file.read(4096)
+        if start and mark not in start:
+            raise Error(f"{path}: is not a file of this command; choose another {option}, or remove it")
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder's lock, ``.lock``; Error, which says that it is ``busy``, where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Error(f"{folder}: {busy}") from None
+    try:
+        yield
+    finally:
+        lock.release()

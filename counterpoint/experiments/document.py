@@ -7,41 +7,9 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from counterpoint.tables import Table
+
 TEMPLATE = Path(__file__).with_name("report.html")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What stands in a table, with a smaller note below it."""
-
-    text: str
-    note: str = ""
-    bold: bool = False
-    link: str = ""
-    dim: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells.
-
-    Attributes:
-        labels: how many columns at the left are words; the others are numbers.
-        spans: titles above the header, each over so many columns.
-        parts: a line is drawn where the first column changes.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell | str]]
-    caption: str = ""
-    labels: int = 1
-    spans: Sequence[tuple[str, int]] = ()
-    parts: bool = False
-
-    @property
-    def cells(self) -> list[list[Cell]]:
-        return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -99,7 +67,7 @@ class Document:
                 if isinstance(block, str):
                     lines.append(block)
                 elif isinstance(block, Table):
-                    lines += _markdown(block)
+                    lines.append(block.markdown())
                 else:
                     lines.append(f"![{block.caption}]({pictures}/{block.name})")
         return "\n".join(lines) + "\n"
@@ -107,27 +75,3 @@ class Document:
     @property
     def pictures(self) -> list[Picture]:
         return [block for section in self.sections for block in section.blocks if isinstance(block, Picture)]
-
-
-def _markdown(table: Table) -> list[str]:
-    # Markdown has no header above the header: the second part's columns, which repeat the first's, name theirs.
-    above = [title for title, count in table.spans for _ in range(count)] or [""] * len(table.header)
-    own = next(filter(None, above), "")
-    header = [
-        f"{title}: {name}" if title and title != own else name for title, name in zip(above, table.header, strict=True)
-    ]
-    lines = [f"**{table.title}**", ""] if table.title else []
-    lines.append(_row(header))
-    lines.append("|" + "".join("---|" if i < table.labels else "--:|" for i in range(len(table.header))))
-    lines += [_row([_told(cell) for cell in row]) for row in table.cells]
-    return [*lines, *(["", table.caption] if table.caption else [])]
-
-
-def _row(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
-
-
-def _told(cell: Cell) -> str:
-    text = f"[{cell.text}]({cell.link})" if cell.link else cell.text
-    text = f"**{text}**" if cell.bold and text else text
-    return f"{text} {cell.note}".strip()

@@ -16,13 +16,14 @@ from counterpoint.evaluation.plots import draw_levels
 from counterpoint.experiments import paper
 from counterpoint.experiments.clips import PREDICTIONS, SHOWN, contrasts, predictions, specific
 from counterpoint.experiments.datasets import Source
-from counterpoint.experiments.document import Cell, Picture, Table
+from counterpoint.experiments.document import Picture
 from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
 from counterpoint.experiments.predictions import Truth, probabilities
 from counterpoint.experiments.statistics import ALL, Results
 from counterpoint.experiments.tables import pair
 from counterpoint.run import read_json
+from counterpoint.tables import Cell, Table
 from counterpoint.taxonomy import Labelling, Taxonomy
 from counterpoint.taxonomy.figure import svg
 

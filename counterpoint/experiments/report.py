@@ -12,7 +12,7 @@ from rich.console import Console
 
 from counterpoint import __version__
 from counterpoint.experiments import pages, paper, tables
-from counterpoint.experiments.document import Cell, Document, Picture, Section, Table
+from counterpoint.experiments.document import Document, Picture, Section
 from counterpoint.experiments.engine import Job, Log, duration
 from counterpoint.experiments.entries import BASELINE, SEARCHED
 from counterpoint.experiments.experiment import Experiment
@@ -20,6 +20,7 @@ from counterpoint.experiments.predictions import Truth, draw_runs
 from counterpoint.experiments.statistics import Results
 from counterpoint.files import replacing, write_text
 from counterpoint.run import environment, write_json
+from counterpoint.tables import Cell, Table
 
 PICTURES = "figures"
 FEW = 5

@@ -11,13 +11,14 @@ from counterpoint.evaluation.breakdown import DASH, TITLES
 from counterpoint.evaluation.tower import CORRELATED
 from counterpoint.experiments import paper
 from counterpoint.experiments.datasets import Source
-from counterpoint.experiments.document import Cell, Picture, Table
+from counterpoint.experiments.document import Picture
 from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
 from counterpoint.experiments.statistics import ALL, Gain, Group, Results, Value
 from counterpoint.models.categorizer import JOINED
 from counterpoint.recipes import Recipe
 from counterpoint.run import RunFolder, read_json
+from counterpoint.tables import Cell, Table
 
 METRICS = ("gap", "map", "perr", "hit_at_1")
 SPREAD = "Error rates in %, lower is better; small: standard deviation over test runs / over seeds."
