@@ -2,7 +2,7 @@
 
     python benchmarks/ship.py RUN --data SHARDS --test SHARDS --out counterpoint/shipped/youtube8m
 
-Weights are kept in 16 bits. What the card tells is measured on the run as it is shipped.
+Weights are kept in 16 bits. The figures of the card are measured on the run as it is shipped.
 """
 
 import argparse
@@ -37,20 +37,20 @@ counterpoint evaluate youtube8m --data 'yt8m/validate007[2-9].tfrecord'
 ## The model
 
 Recipe `{recipe}` (cross-modal NetVLAD; its influence F also reads the product of the correlation tower's two
-embeddings) with the tower inside, {parameters:.1f} million parameters, {size:.0f} MB in 16 bits. It is one model, distilled from
-five models of the same recipe (seeds 0 to 4) and trained with the same settings.
+embeddings) with the tower inside, {parameters:.1f} million parameters, {size:.0f} MB in 16 bits. It is one model,
+distilled from five models of the same recipe (seeds 0 to 4) and trained with the same settings.
 
 ## Data and licence
 
 YouTube-8M, 2018 release, video-level records `validate0000` to `validate0063` for training (18,654 clips), 0064 to
-0071 for early stopping and calibration (2,192); the figures below are of 0072 to 0079 ({clips:,} clips). The data set is
-Google's, licensed CC BY 4.0; these weights were derived from it and come under the same licence. The
-weights contain no record.
+0071 for early stopping and calibration (2,192); the figures below are of 0072 to 0079 ({clips:,} clips). The data
+set is Google's, licensed CC BY 4.0; these weights were derived from it and come under the same licence. The weights
+contain no record.
 
 ## Metrics
 
-Error rates in %, lower is better; GAP over the 20 best predictions of a clip. The mean of the five models from which it was
-distilled is in `docs/results.md`. Commit {commit}.
+Error rates in %, lower is better; GAP over the 20 best predictions of a clip. The mean of the five models from which it
+was distilled is in `docs/results.md`. Commit {commit}.
 
 {levels}
 
