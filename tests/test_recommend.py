@@ -11,8 +11,8 @@ from counterpoint import recommend as recommending
 from counterpoint.cli.main import main
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
+from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import Survey
-from counterpoint.experiments.predictions import log_odds
 from counterpoint.library import Library, Rows, beside, build, read
 from counterpoint.recommend import interests, places, recommend
 from counterpoint.run import RunFolder

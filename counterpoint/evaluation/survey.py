@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Shaped
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.loading import Batch
 from counterpoint.errors import Error
-from counterpoint.experiments.predictions import from_log_odds, log_odds
+from counterpoint.evaluation.ranking import from_log_odds, log_odds
 from counterpoint.files import naming, replacing
 from counterpoint.models.categorizer import Output
 from counterpoint.predict import Predictor, batches
