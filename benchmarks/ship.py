@@ -2,7 +2,7 @@
 
     python benchmarks/ship.py RUN --data SHARDS --test SHARDS --out counterpoint/shipped/youtube8m
 
-Weights are kept in 16 bits. What the card tells is measured on the run as it is shipped.
+Weights are kept in 16 bits. The figures in the card are measured on the run as it is shipped.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from counterpoint.data.dataset import Dataset
-from counterpoint.evaluation.breakdown import markdown, table4, table5
+from counterpoint.evaluation.breakdown import table4, table5
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.robustness import RobustnessAccumulator
 from counterpoint.evaluation.tower import measure, table
@@ -36,7 +36,7 @@ counterpoint evaluate youtube8m --data 'yt8m/validate007[2-9].tfrecord'
 
 ## What it is
 
-Recipe `{recipe}` (cross-modal NetVLAD whose influence is told all that the correlation tower compares) with the tower
+Recipe `{recipe}` (cross-modal NetVLAD whose influence reads all that the correlation tower compares) with the tower
 inside, {parameters:.1f} million parameters, {size:.0f} MB in 16 bits. It is one model, distilled from five of its
 kind (seeds 0 to 4) and trained as they are.
 
@@ -70,9 +70,9 @@ The correlation tower, at the probability 0.5:
 
 * It has seen some 19,000 clips where the data set has 5.6 million: rare categories are weak, and {rare} of the 640
   have fewer than ten clips there. Train your own on more.
-* Labels of YouTube-8M are made by machine, and tell what a video's topic is, not what is seen or heard in each
+* Labels of YouTube-8M are made by machine, and name a video's topic, not what is seen or audible in each
   second.
-* A clip is its mean over time: what happens when is lost. `counterpoint explain` shows what it heard over clusters,
+* A clip is its mean over time: what happens when is lost. `counterpoint explain` shows the influence over clusters,
   and the tower's correlation by second.
 * Features must be the data set's own. New videos need its extractors (`counterpoint extract --encoders youtube8m`),
   which are only approximately those that made the data set.
@@ -83,15 +83,15 @@ The correlation tower, at the probability 0.5:
 
 
 def halve(run: RunFolder, folder: Path) -> RunFolder:
-    """The run in another folder with 16-bit weights, and its tower in it; nothing about how it came about."""
-    there = replace(run, folder=folder)
-    there.save()
+    """The run in another folder with 16-bit weights, and its tower in it, without the training's environment."""
+    halved = replace(run, folder=folder)
+    halved.save()
     (folder / ENVIRONMENT_FILE).unlink()
     weights = {name: weight.half() for name, weight in load_file(run.folder / WEIGHTS_FILE).items()}
     save_file(weights, folder / WEIGHTS_FILE)
     if (run.folder / TOWER_FOLDER).exists():
         halve(RunFolder.load(run.folder / TOWER_FOLDER), folder / TOWER_FOLDER)
-    return there
+    return halved
 
 
 def main() -> None:
@@ -121,10 +121,10 @@ def main() -> None:
         commit=subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip(),
-        levels=markdown(table4(models)),
-        tops=markdown(table5(models)),
-        robustness=markdown(robustness.compute().table()),
-        tower=markdown(table([tower])),
+        levels=table4(models).markdown(),
+        tops=table5(models).markdown(),
+        robustness=robustness.compute().table().markdown(),
+        tower=table([tower]).markdown(),
     )
     (args.out / "README.md").write_text(card, encoding="utf-8")
     print(f"{args.out}: {size / 1e6:.1f} MB, GAP {breakdown.overall.gap:.4f}")

@@ -24,7 +24,7 @@ Blocks = Callable[[], Iterable[tuple[Scores, Labels]]]  # the same videos in the
 SELECTED_VIDEOS = 256  # looked through at a time for their best predictions: the block stays in the processor's cache
 MAX_CATEGORY = (1 << 31) - 1
 LEAST = 1e-7  # log-odds are of probabilities within this of 0 and 1, the precision of float32 near 1
-HIT = 1  # the bit of a key that says its prediction is true
+HIT = 1  # the bit of a key whose prediction is true
 
 
 def as_arrays(scores: Array, labels: Array) -> tuple[Scores, Labels]:
@@ -51,7 +51,7 @@ def _numpy(array: Array) -> npt.NDArray[Any]:
     if not isinstance(array, torch.Tensor):
         return np.asarray(array)
     array = array.detach().cpu()
-    return (array.float() if array.is_floating_point() else array).numpy()  # numpy knows no bfloat16
+    return (array.float() if array.is_floating_point() else array).numpy()  # numpy has no bfloat16
 
 
 def top_keys(scores: Scores, labels: Labels, top: int) -> Int64[np.ndarray, "video top"]:

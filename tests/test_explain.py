@@ -5,16 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from counterpoint.evaluation.explain import ROWS, draw, explain, find, shown
 from matplotlib.figure import Figure
 from rich.console import Console
 from training.world import LABELLING, SIZES, TAXONOMY, clip, codes, dataset, write
 
+from counterpoint.cli.main import shown
 from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.loading import collate
 from counterpoint.errors import Error
+from counterpoint.evaluation.plots import draw_explanation as draw
+from counterpoint.explain import ROWS, explain, find
 from counterpoint.models.fusion import CrossModal
 from counterpoint.predict import Predictor
 from counterpoint.recipes import (
