@@ -49,142 +49,6 @@ INDEX_FILE = "index.faiss"
 STATISTICS_FILE = "statistics.npz"
 
 
-# --- recommendations --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Interest:
-    """Clips of a history that are alike, and how many recommendations are for them."""
-
-    clips: tuple[str, ...]
-    places: int
-    category: str | None
-    """The most specific category that all are in, if there is one."""
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """A clip, for which interest, and why: the category that counts most, and the clip of the history that it is like.
-
-    ``category`` is None where the two share none of probability `SUPPORTED` or more.
-    """
-
-    id: str
-    score: float
-    interest: int
-    category: str | None
-    like: str
-
-    @property
-    def reason(self) -> str:
-        """The reason in words."""
-        if self.category is None:
-            return f"by its features like {self.like}, though they share no sure category"
-        return f"because of {self.category}, like {self.like}"
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """Clips that suit a history, the interests taking turns."""
-
-    interests: tuple[Interest, ...]
-    clips: tuple[Recommendation, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        clips = [asdict(clip) | {"reason": clip.reason} for clip in self.clips]
-        return {"interests": [asdict(interest) for interest in self.interests], "recommendations": clips}
-
-
-def interests(rows: Float[np.ndarray, "clip row"]) -> list[list[int]]:
-    """Clips of a history that are alike, as numbers of its rows; the largest interest first, then the earliest."""
-    if len(rows) == 1:
-        return [[0]]
-    from scipy.cluster.hierarchy import fcluster, linkage
-    from scipy.spatial.distance import squareform
-
-    distance = np.maximum(1 - rows @ rows.T, 0).astype(np.float64)
-    np.fill_diagonal(distance, 0)
-    of = fcluster(linkage(squareform(distance, checks=False), "average"), 1 - ALIKE, "distance")
-    groups: dict[int, list[int]] = {}
-    for clip, group in enumerate(of.tolist()):
-        groups.setdefault(group, []).append(clip)
-    return sorted(groups.values(), key=lambda group: (-len(group), group[0]))
-
-
-def places(sizes: Sequence[int], top: int) -> list[int]:
-    """The interest of each of the ``top`` places, in order: one for each, then by Sainte-Laguë's divisors.
-
-    >>> places([4, 1], 5)
-    [0, 1, 0, 0, 0]
-    """
-    queue = [((0.0, -float(size)), i, 1) for i, size in enumerate(sizes)]
-    heapq.heapify(queue)
-    given: list[int] = []
-    while queue and len(given) < top:
-        _, i, seats = heapq.heappop(queue)
-        given.append(i)
-        heapq.heappush(queue, ((1.0, -sizes[i] / (2 * seats + 1)), i, seats + 1))
-    return given
-
-
-def recommend(library: Library, history: Sequence[str], top: int = 10) -> Recommendations:
-    """The clips of a library that suit a history, without the history's own.
-
-    Args:
-        library: see `Library.open`.
-        history: ids of clips in the library.
-        top: how many to recommend; fewer where the library has no more.
-
-    Returns:
-        The interests that were found in the history, and the clips, the best first.
-
-    Raises:
-        Error: the history is empty, or a clip of it is not in the library.
-    """
-    if not history:
-        raise Error("no clips in the history")
-    watched = np.array(library.find(history))
-    rows = library.rows[watched]
-    name = library.rows.survey.name
-    names = [name(clip) for clip in watched.tolist()]
-    groups = interests(rows)
-    order = places([len(group) for group in groups], top)
-    queues = [library.neighbours(rows[group].mean(0), top, set(names)) for group in groups[: len(set(order))]]
-    taken: set[str] = set()
-    clips: list[Recommendation] = []
-    given = [0] * len(groups)
-    for interest in order + list(range(len(queues))) * top:  # after the places, turns for those that are still empty
-        queue = queues[interest]
-        while queue and name(queue[0][1]) in taken:
-            queue.pop(0)
-        if not queue or len(clips) == top:
-            continue
-        score, clip = queue.pop(0)
-        taken.add(name(clip))
-        given[interest] += 1
-        group = groups[interest]
-        like = group[int(np.argmax(rows[group] @ library.rows[np.array([clip])][0]))]
-        category = _shared(library, np.array([clip, watched[like]]))
-        clips.append(Recommendation(name(clip), score, interest, category, names[like]))
-    found = (
-        Interest(tuple(names[i] for i in group), number, _shared(library, watched[group]))
-        for group, number in zip(groups, given, strict=True)
-    )
-    return Recommendations(tuple(found), tuple(clips))
-
-
-def _shared(library: Library, clips: Int[np.ndarray, "chosen"]) -> str | None:
-    """The category that all clips have with probability `SUPPORTED`; of the most specific, the largest in scores."""
-    probability = library.rows.survey.probabilities(clips)
-    named = np.flatnonzero((probability >= SUPPORTED).all(0))
-    specific = named[library.taxonomy.with_ancestors[np.ix_(named, named)].sum(0) == 1]
-    if not len(specific):
-        return None
-    adds = library.rows.rarity[specific] ** 2 * np.exp(2 * np.log(probability[:, specific]).mean(0))
-    return library.taxonomy.paths[int(specific[np.argmax(adds)])]
-
-
 # --- the library ------------------------------------------------------------------------------------------------------
 
 
@@ -381,3 +245,139 @@ def _faiss() -> Any:
     except ImportError:
         raise Error("recommending needs an extra: pip install 'counterpoint[recommend]'") from None
     return faiss
+
+
+# --- recommendations --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interest:
+    """Clips of a history that are alike, and how many recommendations are for them."""
+
+    clips: tuple[str, ...]
+    places: int
+    category: str | None
+    """The most specific category that all are in, if there is one."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A clip, for which interest, and why: the category that counts most, and the clip of the history that it is like.
+
+    ``category`` is None where the two share none of probability `SUPPORTED` or more.
+    """
+
+    id: str
+    score: float
+    interest: int
+    category: str | None
+    like: str
+
+    @property
+    def reason(self) -> str:
+        """The reason in words."""
+        if self.category is None:
+            return f"by its features like {self.like}, though they share no sure category"
+        return f"because of {self.category}, like {self.like}"
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Clips that suit a history, the interests taking turns."""
+
+    interests: tuple[Interest, ...]
+    clips: tuple[Recommendation, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        clips = [asdict(clip) | {"reason": clip.reason} for clip in self.clips]
+        return {"interests": [asdict(interest) for interest in self.interests], "recommendations": clips}
+
+
+def interests(rows: Float[np.ndarray, "clip row"]) -> list[list[int]]:
+    """Clips of a history that are alike, as numbers of its rows; the largest interest first, then the earliest."""
+    if len(rows) == 1:
+        return [[0]]
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
+    distance = np.maximum(1 - rows @ rows.T, 0).astype(np.float64)
+    np.fill_diagonal(distance, 0)
+    of = fcluster(linkage(squareform(distance, checks=False), "average"), 1 - ALIKE, "distance")
+    groups: dict[int, list[int]] = {}
+    for clip, group in enumerate(of.tolist()):
+        groups.setdefault(group, []).append(clip)
+    return sorted(groups.values(), key=lambda group: (-len(group), group[0]))
+
+
+def places(sizes: Sequence[int], top: int) -> list[int]:
+    """The interest of each of the ``top`` places, in order: one for each, then by Sainte-Laguë's divisors.
+
+    >>> places([4, 1], 5)
+    [0, 1, 0, 0, 0]
+    """
+    queue = [((0.0, -float(size)), i, 1) for i, size in enumerate(sizes)]
+    heapq.heapify(queue)
+    given: list[int] = []
+    while queue and len(given) < top:
+        _, i, seats = heapq.heappop(queue)
+        given.append(i)
+        heapq.heappush(queue, ((1.0, -sizes[i] / (2 * seats + 1)), i, seats + 1))
+    return given
+
+
+def recommend(library: Library, history: Sequence[str], top: int = 10) -> Recommendations:
+    """The clips of a library that suit a history, without the history's own.
+
+    Args:
+        library: see `Library.open`.
+        history: ids of clips in the library.
+        top: how many to recommend; fewer where the library has no more.
+
+    Returns:
+        The interests that were found in the history, and the clips, the best first.
+
+    Raises:
+        Error: the history is empty, or a clip of it is not in the library.
+    """
+    if not history:
+        raise Error("no clips in the history")
+    watched = np.array(library.find(history))
+    rows = library.rows[watched]
+    name = library.rows.survey.name
+    names = [name(clip) for clip in watched.tolist()]
+    groups = interests(rows)
+    order = places([len(group) for group in groups], top)
+    queues = [library.neighbours(rows[group].mean(0), top, set(names)) for group in groups[: len(set(order))]]
+    taken: set[str] = set()
+    clips: list[Recommendation] = []
+    given = [0] * len(groups)
+    for interest in order + list(range(len(queues))) * top:  # after the places, turns for those that are still empty
+        queue = queues[interest]
+        while queue and name(queue[0][1]) in taken:
+            queue.pop(0)
+        if not queue or len(clips) == top:
+            continue
+        score, clip = queue.pop(0)
+        taken.add(name(clip))
+        given[interest] += 1
+        group = groups[interest]
+        like = group[int(np.argmax(rows[group] @ library.rows[np.array([clip])][0]))]
+        category = _shared(library, np.array([clip, watched[like]]))
+        clips.append(Recommendation(name(clip), score, interest, category, names[like]))
+    found = (
+        Interest(tuple(names[i] for i in group), number, _shared(library, watched[group]))
+        for group, number in zip(groups, given, strict=True)
+    )
+    return Recommendations(tuple(found), tuple(clips))
+
+
+def _shared(library: Library, clips: Int[np.ndarray, "chosen"]) -> str | None:
+    """The category that all clips have with probability `SUPPORTED`; of the most specific, the largest in scores."""
+    probability = library.rows.survey.probabilities(clips)
+    named = np.flatnonzero((probability >= SUPPORTED).all(0))
+    specific = named[library.taxonomy.with_ancestors[np.ix_(named, named)].sum(0) == 1]
+    if not len(specific):
+        return None
+    adds = library.rows.rarity[specific] ** 2 * np.exp(2 * np.log(probability[:, specific]).mean(0))
+    return library.taxonomy.paths[int(specific[np.argmax(adds)])]

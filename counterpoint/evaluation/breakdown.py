@@ -1,9 +1,9 @@
 """The metrics of one evaluation, broken down by level and by top-level category (paper, Tables 4, 5 and 8).
 
-A group is all categories, those of one level, or those under one top-level category. In a level a video with neither
-truth nor prediction there is left out, as in the paper; a prediction is a score of 0.5 or more, so scores are
-probabilities here. Under a top-level category all videos count (those that are wrongly predicted to be there are few,
-and others for each model), and Hit@1 has no meaning. MAP looks at each video's 20 best predictions of the group, GAP at
+A group is all categories, those of one level, or those under one top-level category. In a level a video without
+a label or a prediction of the level is left out, as in the paper; a prediction is a score of 0.5 or more, so scores are
+probabilities here. Under a top-level category all videos count (those with a wrong prediction under it are few, and
+differ between models), and Hit@1 has no meaning. MAP looks at each video's 20 best predictions of the group, GAP at
 those and, as `gap_full`, at all of them.
 
 Figures are kept as fractions (higher is better) and printed as error rates, `100 x (1 - figure)` (lower is better).
