@@ -59,10 +59,10 @@ def make(folder: Path, name: str, fusion: str = "cm") -> RunFolder:
     run = RunFolder(folder, wanted, LABELLING, FeatureSet(SIZES))
     run.save()
     if wanted.fusion.tower:
-        listens = replace(
+        tower_recipe = replace(
             TOWER_RECIPES["correlation-nv"], family=FAMILIES["nv"], comparison=ContrastiveConfig(embedding=4)
         )
-        tower = RunFolder(folder.with_name(f"{folder.name}-tower"), listens, LABELLING, FeatureSet(SIZES))
+        tower = RunFolder(folder.with_name(f"{folder.name}-tower"), tower_recipe, LABELLING, FeatureSet(SIZES))
         tower.save()
         run.take_in(stirred(tower))
     return stirred(run)
@@ -232,7 +232,7 @@ def test_find(data: Dataset) -> None:
 def test_other_features_are_refused(data: Dataset, tmp_path: Path) -> None:
     run = make(tmp_path / "run", "nv")
     with pytest.raises(Error, match=r"reads ours features .* not youtube8m features"):
-        explained(replace(run, features=FeatureSet(SIZES, "ours")), data, 0)
+        next(Predictor(replace(run, features=FeatureSet(SIZES, "ours"))).predict(data))
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_draw(run: RunFolder, data: Dataset, index: int, family: str, tmp_path: 
     assert [text.get_text() for text in table.get_xticklabels()] == ["as it is", *explanation.changes]
     assert [text.get_text() for text in table.get_yticklabels()] == [name for name, _ in explanation.categories]
     after = [[p for _, p in explanation.categories]]
-    after += [[p + change for p, change in zip(after[0], told, strict=True)] for told in explanation.changes.values()]
+    after += [[p + by for p, by in zip(after[0], change, strict=True)] for change in explanation.changes.values()]
     assert [text.get_text() for text in table.texts] == [f"{p:.2f}" for row in zip(*after, strict=True) for p in row]
 
 
@@ -279,7 +279,7 @@ def test_json(run: RunFolder, data: Dataset) -> None:
     assert stored["categories"][0] == dict(zip(("path", "probability"), explanation.categories[0], strict=True))
     assert stored["per_second"]["audio and video"][1] is None
     audio = stored["timelines"]["audio"]
-    assert audio.keys() == {"row", "present", "before", "heard", "after"}
+    assert audio.keys() == {"row", "present", "before", "influence", "after"}
     assert audio["present"] == [True, False, True, True]
     np.testing.assert_allclose(audio["after"], explanation.timelines["audio"].after)
 
