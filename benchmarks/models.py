@@ -50,7 +50,7 @@ from counterpoint.recipes import (
     Recipe,
     TransformerFamily,
 )
-from counterpoint.training.allocator import keep_freed_memory
+from counterpoint.training.train import keep_freed_memory
 
 SIZES = {"video": 1024, "audio": 128}
 CATEGORIES = 640
