@@ -7,8 +7,8 @@ import uvicorn
 
 from counterpoint.browse.app import build
 from counterpoint.browse.clips import Clips
-from counterpoint.cli.serve import LOCAL, is_loopback
 from counterpoint.serve.server import bind
+from counterpoint.serve.settings import LOCAL, is_loopback
 
 
 def serve(clips: Clips, host: str, port: int, query: str, say: Callable[[str], None]) -> None:

@@ -1,10 +1,16 @@
 """What a server allows, and how it refuses the rest."""
 
+import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from counterpoint.errors import Error
+
 MEGABYTE = 1_000_000
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+"""Names of this machine."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +55,28 @@ class RefusedError(Exception):
         shown = " ".join(detail.split()).encode("utf-8", "backslashreplace").decode()
         self.detail = "".join(letter for letter in shown if letter.isprintable())
         self.headers = headers
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is one of this machine's own, which no other reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_key(file: Path | None, variable: str) -> str | None:
+    """The key that requests must carry: a file's content, or an environment variable's; None where there is neither.
+
+    Raises:
+        Error: the file holds no key.
+    """
+    if file is None:
+        return os.environ.get(variable, "").strip() or None
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise Error(f"{file}: not a key in UTF-8 ({error})") from error
+    if not key:
+        raise Error(f"{file}: no key in it")
+    return key
