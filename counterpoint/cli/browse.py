@@ -25,9 +25,9 @@ def browse(args: Namespace) -> int:
     from counterpoint.run import RunFolder
 
     if args.export:
-        from counterpoint.browse.export import kind_of, save
+        from counterpoint.browse.export import check_path, save
 
-        kind_of(Path(args.export))
+        check_path(Path(args.export))
     else:
         server = _server()
     run = RunFolder.load(args.run)
@@ -51,7 +51,7 @@ def browse(args: Namespace) -> int:
 
 def _server() -> Callable[..., None]:
     try:
-        from counterpoint.browse.server import serve
+        from counterpoint.browse.app import serve
     except ModuleNotFoundError as error:
         raise Error(f"{error.name} is missing: pip install 'counterpoint[serve]' (--export does without)") from error
     return serve

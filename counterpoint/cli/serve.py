@@ -1,6 +1,5 @@
 """The verb `serve`; what it needs is imported when it runs, as in `counterpoint.cli.main`."""
 
-import ipaddress
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,8 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from counterpoint.errors import Error
-from counterpoint.serve.settings import MEGABYTE, Settings
+from counterpoint.serve.settings import KEY, MEGABYTE, Settings, read_key
 
-KEY = "COUNTERPOINT_API_KEY"
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
 DEFAULT = Settings()
 
 
@@ -70,14 +67,11 @@ def serve(args: Namespace) -> int:
     from counterpoint.cli import main as cli
 
     try:
-        from counterpoint.serve.server import Server, bind
-        from counterpoint.serve.service import Service
+        from counterpoint.serve.app import serve as serve_run
+        from counterpoint.serve.gate import host_names
     except ModuleNotFoundError as error:
         raise Error(f"{error.name} is missing: pip install 'counterpoint[serve]'") from error
 
-    if ported := [host for host in args.hosts if ":" in host and not (host.startswith("[") and host.endswith("]"))]:
-        raise Error(f"--hosts {ported[0]}: a name without a port, an IPv6 address in brackets")
-    local = args.host in LOCAL or is_loopback(args.host)
     settings = Settings(
         workers=args.workers,
         max_bytes=round(args.max_megabytes * MEGABYTE),
@@ -89,38 +83,9 @@ def serve(args: Namespace) -> int:
         max_clips=args.max_clips,
         keep_seconds=60 * args.keep_minutes,
         keep_jobs=args.keep_jobs,
-        key=_key(args.key_file),
-        hosts=tuple(host.lower() for host in (*args.hosts, *((*LOCAL, args.host) if local or args.hosts else ()))),
+        key=read_key(args.key_file),
+        hosts=host_names(args.host, args.hosts),
         examples=Path(args.examples) if args.examples else None,
     )
-    with bind(args.host, args.port) as socket:
-        service = Service(args.run, settings)
-        if not service.about.videos:
-            cli._say(f"feature records alone, no video files: {service.no_videos}")
-        if not local and settings.key is None:
-            cli._say(f"open to everybody who can reach {args.host}: --key-file or ${KEY} sets a key")
-        host, port = socket.getsockname()[:2]
-        where = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        server = Server(service, args.stop_seconds, lambda: cli._say(f"serving {args.run} at {where}"))
-        server.run(sockets=[socket])
+    serve_run(args.run, settings, args.host, args.port, stop_seconds=args.stop_seconds, report=cli._say)
     return 0
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is one of this machine's own, which no other reaches."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _key(file: str | None) -> str | None:
-    if file is None:
-        return os.environ.get(KEY, "").strip() or None
-    try:
-        key = Path(file).read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise Error(f"{file}: not a key in UTF-8 ({error})") from error
-    if not key:
-        raise Error(f"{file}: no key in it")
-    return key
