@@ -31,13 +31,12 @@ from counterpoint.cli.console import (
     show,
 )
 from counterpoint.errors import Error
-from counterpoint.serve.settings import MEGABYTE, Settings
+from counterpoint.serve.settings import MEGABYTE, Settings, read_key
 
 if TYPE_CHECKING:
     from counterpoint.recommend import Recommendations
 
 DEFAULT = Settings()
-KEY = "COUNTERPOINT_API_KEY"
 KEPT = "survey"  # below the run's folder
 SURVEY_MARK = "survey.json"
 EXPORT_MARKS = {".csv": b"id,link,shard,record,", ".json": b"["}
@@ -87,17 +86,12 @@ def serve(
     Example:
         counterpoint serve runs/mine --examples films
     """
-    from counterpoint.serve.settings import LOCAL, is_loopback, read_key
-
     try:
-        from counterpoint.serve.server import Server, bind
-        from counterpoint.serve.service import Service
+        from counterpoint.serve.app import serve as serve_run
+        from counterpoint.serve.gate import host_names
     except ModuleNotFoundError as error:
         raise Error(f"{error.name} is missing: pip install 'counterpoint[serve]'") from error
 
-    if ported := [name for name in hosts if ":" in name and not (name.startswith("[") and name.endswith("]"))]:
-        raise Error(f"--hosts {ported[0]}: a name without a port, an IPv6 address in brackets")
-    local = host in LOCAL or is_loopback(host)
     settings = Settings(
         workers=workers,
         max_bytes=round(max_megabytes * MEGABYTE),
@@ -109,21 +103,11 @@ def serve(
         max_clips=max_clips,
         keep_seconds=60 * keep_minutes,
         keep_jobs=keep_jobs,
-        key=read_key(key_file, KEY),
-        hosts=tuple(name.lower() for name in (*hosts, *((*LOCAL, host) if local or hosts else ()))),
+        key=read_key(key_file),
+        hosts=host_names(host, hosts),
         examples=examples,
     )
-    folder = load_run(run).folder
-    with bind(host, port) as socket:
-        service = Service(folder, settings)
-        if not service.about.videos:
-            note(f"feature records alone, no video files: {service.no_videos}")
-        if not local and settings.key is None:
-            note(f"open to everybody who can reach {host}: --key-file or ${KEY} sets a key")
-        name, number = socket.getsockname()[:2]
-        where = f"http://{f'[{name}]' if ':' in name else name}:{number}/"
-        server = Server(service, stop_seconds, lambda: note(f"serving {run} at {where}"))
-        server.run(sockets=[socket])
+    serve_run(load_run(run).folder, settings, host, port, stop_seconds=stop_seconds, report=note)
 
 
 def browse(
@@ -174,9 +158,9 @@ def browse(
     from counterpoint.recipes import Recipe
 
     if export:
-        from counterpoint.browse.export import kind_of, save
+        from counterpoint.browse.export import check_path, save
 
-        kind_of(export)
+        check_path(export)
         check_output_file(export, EXPORT_MARKS[export.suffix.lower()], "--export")
     else:
         server = _browse_server()
@@ -202,7 +186,7 @@ def browse(
 
 def _browse_server() -> Callable[..., None]:
     try:
-        from counterpoint.browse.server import serve as serve_clips
+        from counterpoint.browse.app import serve as serve_clips
     except ModuleNotFoundError as error:
         raise Error(f"{error.name} is missing: pip install 'counterpoint[serve]' (--export does without)") from error
     return serve_clips

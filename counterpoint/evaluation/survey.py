@@ -30,7 +30,7 @@ from counterpoint.data.dataset import Dataset
 from counterpoint.data.loading import Batch
 from counterpoint.errors import Error
 from counterpoint.experiments.predictions import from_log_odds, log_odds
-from counterpoint.files import naming, replacing
+from counterpoint.files import check_output_folder, naming, replacing
 from counterpoint.models.categorizer import Output
 from counterpoint.predict import Predictor, batches
 from counterpoint.run import RunFolder, write_json
@@ -98,11 +98,12 @@ def survey(
         progress: told how many clips are done, those before the interruption first.
 
     Raises:
-        Error: the folder holds another run's answers or those for other clips, another process is at work
-            there, or the run cannot read the data.
+        Error: the folder holds something else, another run's answers or answers for other clips, another process is
+            at work there, or the run cannot read the data.
     """
     about = _about(run, dataset, vectors)
     path = folder / SURVEY_FILE
+    check_output_folder(folder, SURVEY_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
