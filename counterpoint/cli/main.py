@@ -153,7 +153,9 @@ def _app(verb: str) -> App:
         help_format="plaintext",
         version=f"counterpoint {__version__}",
         console=console,
-        default_parameter=Parameter(consume_multiple=True, negative=(), show_default=shown_default),
+        default_parameter=Parameter(
+            consume_multiple=True, negative=(), allow_repeating=True, show_default=shown_default
+        ),
     )
     groups = {name: App(name=name, help=f"{text}.", sort_key=100 + i) for i, (name, text) in enumerate(GROUPS.items())}
     for number, (name, (path, text)) in enumerate(VERBS.items()):

@@ -37,8 +37,6 @@ def split_fields(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         if not option.startswith("--") or ("." not in field and field not in top):
             left.append(token)
             continue
-        if field in fields:
-            raise UsageError(f"{option} is given twice")
         fields[field] = value if equals else _values(option, _current(recipe, field), rest)
     return left, fields
 
