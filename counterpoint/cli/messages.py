@@ -16,6 +16,7 @@ from cyclopts.exceptions import (
 )
 
 from counterpoint.cli.console import did_you_mean
+from counterpoint.cli.recipe_options import top_options
 from counterpoint.errors import Error
 
 RENAMED = {"--library": "--data", "--from": "--data", "--worlds": "--datasets", "--paths": "--data"}
@@ -25,7 +26,7 @@ KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true o
 def usage(error: CycloptsError | Error, verb: str, verbs: Sequence[str]) -> str:
     """The line; it ends with the command to type next."""
     command = f"counterpoint {verb}".rstrip()
-    message = _unknown_verb(error, verb, verbs) if isinstance(error, UnknownCommandError) else _message(error)
+    message = _unknown_verb(error, verb, verbs) if isinstance(error, UnknownCommandError) else _message(error, verb)
     what = "commands" if isinstance(error, UnknownCommandError) else "options"
     return f"{command}: {message.rstrip('.')} (`{command} --help` lists the {what})"
 
@@ -40,16 +41,17 @@ def _unknown_verb(error: UnknownCommandError, group: str, verbs: Sequence[str]) 
     return f"no command {name!r}; did you mean {elsewhere[name]}?"
 
 
-def _message(error: CycloptsError | Error) -> str:
+def _message(error: CycloptsError | Error, verb: str) -> str:
     if isinstance(error, UnknownOptionError):
         name = (error.token.keyword or error.token.value).partition("=")[0]
         names = [each for argument in error.argument_collection for each in argument.names if argument.parse]
+        names += top_options() if verb == "train" else []
         close = did_you_mean(name, names) or did_you_mean(RENAMED.get(name, ""), names)
         return f"no option {name}{close}"
     if isinstance(error, ConsumeMultipleError):
-        return f"{_name(error)} needs a value"
+        return f"{error.keyword or _name(error)} needs a value"
     if isinstance(error, MissingArgumentError):
-        return f"{_name(error)} needs a value" if error.keyword else f"{_name(error)} is missing"
+        return f"{error.keyword} needs a value" if error.keyword else f"{_name(error)} is missing"
     if isinstance(error, ValidationError):
         return f"{_name(error)} {error.exception_message}"
     if isinstance(error, CoercionError):

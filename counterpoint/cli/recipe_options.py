@@ -5,8 +5,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, get_type_hints
 
-from beartype.door import is_bearable
-
 from counterpoint.cli.console import UsageError, did_you_mean
 from counterpoint.errors import Error
 from counterpoint.tables import Table
@@ -55,6 +53,13 @@ def find_recipe(name: str | None) -> Any:
     if name in recipes:
         return recipes[name]
     raise UsageError(f"no recipe {name!r}{did_you_mean(name, recipes)} (`counterpoint recipes` lists them)")
+
+
+def top_options() -> list[str]:
+    """The options of recipes' fields that are no part of a part, such as `--max-steps`."""
+    from counterpoint.recipes import Recipe, TowerRecipe
+
+    return [option_of(field.name) for recipe in (Recipe, TowerRecipe) for field in dataclasses.fields(recipe)]
 
 
 def _recipe_first(tokens: list[str]) -> tuple[list[str], str | None]:
@@ -130,6 +135,8 @@ def _changed(part: Any, path: str, name: str, value: Any) -> Any:
     new = tuple(new) if isinstance(new, list) else float(new) if isinstance(old, float) and type(new) is int else new
     if isinstance(new, dict) and isinstance(old, dict) and (wrong := new.keys() - old.keys() - {"joined"}):
         raise Error(f"{path}: no {min(wrong)!r}{did_you_mean(min(wrong), old)} (there are {', '.join(old)})")
+    from beartype.door import is_bearable
+
     if not is_bearable(new, hint):
         raise Error(f"{path} cannot be {value!r}")
     return dataclasses.replace(part, **{first: new})

@@ -216,7 +216,7 @@ LISTS = "`counterpoint train --help` lists the options"
         ("categorize a b --top 0", "--top must be at least 1, not 0"),
         ("categorize a b --codes iba", "--codes: no 'iba'; did you mean iab? (there are iab)"),
         ("reproduce mosaik --out c", "SUITE: no 'mosaik'; did you mean mosaic?"),
-        ("reproduce synthetic --out c --models cn", "--models: no 'cn'; did you mean cm?"),
+        ("reproduce synthetic --out c --models cmg", "--models: no 'cmg'; did you mean cm-g?"),
         ("reproduce synthetic --out c --seeds 0", "--seeds must be at least 1, not 0"),
         ("reproduce synthetic --out c --clips 3", "--clips"),
         ("ensemble a --data b --out c --share 2", "--share must be at most 1, not 2"),
@@ -423,7 +423,7 @@ def test_taxonomy_errors_name_file_and_line(command: Command, tmp_path: Path) ->
     for verb in ("show", "check"):
         said = command.fails("taxonomy", verb, path)
         assert said == f"counterpoint: {path}, line 3: a cycle of parents: a -> b -> a"
-    assert f"{path}, line 3" in command.fails("train", "nv-l", "--data", path, "--taxonomy", path, "--out", tmp_path)
+    assert f"{path}, line 3" in command.fails("train", "nv-l", "--data", path, "--taxonomy", path, "--out", "x")
     assert f"{tmp_path / 'none.tsv'}: cannot be read" in command.fails("taxonomy", "show", tmp_path / "none.tsv")
     assert "vocabulary.csv" in command.fails(
         "taxonomy", "import", tmp_path / "vocabulary.csv", "--out", tmp_path / "out"
