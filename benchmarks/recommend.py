@@ -5,8 +5,8 @@
 
 The first: each labelled clip of the library is a history of one, and of the 10 clips recommended for it those count
 that have one of its most specific true categories, which no recommender is shown. Then histories of three clips that
-share no category: how many of the three find such a clip among the 9 recommended, where interests are told apart and
-where the history is one mean. Beside the recommender stand its two halves, the nearest clips by the raw features, the
+share no category: how many of the three find such a clip among the 9 recommended, with interests and
+with one mean for the history. Beside the recommender stand its two halves, the nearest clips by the raw features, the
 clips of the most frequent categories (the same for all, as there are no views to count), and clips drawn at random.
 ``--sweep`` tries other weights of the categories, on other shards than those that are reported.
 

@@ -6,7 +6,7 @@
   prediction with as many workers (which are warm in both cases).
 * Records: feature records of a minute, one a request and in shards of 32, and the same predicted by the library: one at
   a time, and in batches of 32.
-* Every answer is compared with what the library says of its clip, so that none is lost or mixed up.
+* Every answer is compared with the library's answer for its clip, so that none is lost or mixed up.
 * Memory: the server's and its children's resident set after a third of each kind of requests, and at the end.
 
 The model is `nv-cm` in full size over the shipped 640 categories; its weights are random, which costs what trained ones
