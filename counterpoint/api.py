@@ -22,8 +22,8 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.errors import Error
 from counterpoint.evaluation.breakdown import Breakdown
 from counterpoint.evaluation.evaluate import evaluate as _evaluate
-from counterpoint.explain import Explanation
-from counterpoint.explain import explain as _explain
+from counterpoint.explanation import Explanation
+from counterpoint.explanation import explain as _explain
 from counterpoint.media import encoders
 from counterpoint.media.decode import DEFAULT, Limits
 from counterpoint.media.extract import are_videos, cores

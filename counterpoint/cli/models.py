@@ -363,7 +363,7 @@ def _categorize_videos(
 
     from counterpoint import batch
     from counterpoint.data.dataset import Dataset
-    from counterpoint.explain import explain
+    from counterpoint.explanation import explain
     from counterpoint.media import encoders
     from counterpoint.media.extract import find
     from counterpoint.predict import Predictor
@@ -499,8 +499,8 @@ def explain(
     """
     from counterpoint.data.dataset import Dataset
     from counterpoint.evaluation.plots import draw_explanation
-    from counterpoint.explain import explain as explain_clip
-    from counterpoint.explain import find, split_name
+    from counterpoint.explanation import explain as explain_clip
+    from counterpoint.explanation import find, split_name
     from counterpoint.predict import Predictor
 
     shard, clip_id = split_name(clip)

@@ -34,7 +34,7 @@ from counterpoint.errors import Error
 from counterpoint.serve.settings import MEGABYTE, Settings, read_key
 
 if TYPE_CHECKING:
-    from counterpoint.recommend import Recommendations
+    from counterpoint.recommendation import Recommendations
 
 DEFAULT = Settings()
 KEPT = "survey"  # below the run's folder
@@ -215,8 +215,8 @@ def recommend(
     """
     from counterpoint.data.dataset import Dataset
     from counterpoint.files import check_output_folder
-    from counterpoint.recommend import Library
-    from counterpoint.recommend import recommend as choose
+    from counterpoint.recommendation import Library
+    from counterpoint.recommendation import recommend as choose
 
     loaded = load_run(run)
     ids = [name for each in history for name in _ids(each)]

@@ -12,7 +12,7 @@ from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
 from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import Survey
-from counterpoint.recommend import Library, Rows, beside, build, interests, places, read, recommend
+from counterpoint.recommendation import Library, Rows, beside, build, interests, places, read, recommend
 from counterpoint.run import RunFolder
 
 pytest.importorskip("faiss", reason="the extra `recommend` is not installed")
