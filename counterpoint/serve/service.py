@@ -26,12 +26,13 @@ from counterpoint.data.tfrecord import Shard
 from counterpoint.errors import Error
 from counterpoint.media import encoders
 from counterpoint.media.decode import SUFFIXES
+from counterpoint.media.workers import WorkerPool
 from counterpoint.predict import Predictor
 from counterpoint.run import RunFolder
 from counterpoint.serve import answers, encoding
 from counterpoint.serve import serializers as telling
 from counterpoint.serve.batching import BatchingPredictor
-from counterpoint.serve.encoding import CLIP, Task, WorkerPool
+from counterpoint.serve.encoding import CLIP, Task, encode_film
 from counterpoint.serve.jobs import Job, Jobs
 from counterpoint.serve.metrics import Metrics
 from counterpoint.serve.settings import RefusedError, Settings
@@ -93,7 +94,7 @@ class Service:
             made_by = encoders.of(features, self.run.folder.resolve().name)
         except Error as error:
             return None, str(error)
-        return WorkerPool(made_by.name, self.settings), ""
+        return WorkerPool(made_by.name, self.settings.workers, self.settings.memory), ""
 
     async def __aenter__(self) -> "Service":
         folder = Path(tempfile.mkdtemp(prefix="counterpoint-serve-"))  # its mode is 0700
@@ -106,8 +107,8 @@ class Service:
             )
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "explainer"))
             if self._children:
-                stack.push_async_callback(self._children.stop)
-                await self._children.start()
+                stack.push_async_callback(asyncio.to_thread, self._children.stop)
+                await asyncio.to_thread(self._children.preload)
             self.jobs = Jobs(folder, self.settings)
             stack.push_async_callback(self.jobs.abandon)
             self.metrics.watch("counterpoint_clips_held", "Clips that wait or are worked on", lambda: self.jobs.held)
@@ -248,7 +249,8 @@ class Service:
             job.stage = "decoding"
 
         try:
-            job.notes = await self._children.encode(Task(job.name, source, job.folder), begun)
+            task = Task(job.name, source, job.folder)
+            job.notes = await encode_film(self._children, task, self.settings, begun)
         except RefusedError as refused:
             self.metrics.failures.labels(refused.status).inc()
             raise RefusedError(refused.status, f"{job.name}: {refused.detail}") from refused
