@@ -9,6 +9,7 @@ from training.world import clips, damage, trained_run, write
 from counterpoint import batch
 from counterpoint.cli.main import main
 from counterpoint.errors import Error
+from counterpoint.predict import Predictor
 from counterpoint.run import RunFolder
 
 OPTIONS: dict[str, Any] = {"top": 2, "codes": False, "skip_bad": False}
@@ -70,7 +71,7 @@ def test_goes_on_where_it_stopped(run: RunFolder, shards: list[Path], tmp_path: 
     def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
         for number, shard in reversed(todo):  # in any order
             asked.append(number)
-            yield number, batch.answers(run, shard, **options)
+            yield number, batch.answers(Predictor(run), shard, **options)
             if len(asked) == 2:
                 raise KeyboardInterrupt
 
@@ -87,7 +88,7 @@ def interrupted(run: RunFolder, shards: list[Path], out: Path) -> None:
     """A table of which one shard is done."""
 
     def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
-        yield todo[0][0], batch.answers(run, todo[0][1], **options)
+        yield todo[0][0], batch.answers(Predictor(run), todo[0][1], **options)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -111,7 +112,7 @@ def test_what_an_interrupted_table_keeps(run: RunFolder, shards: list[Path], tmp
     def counts(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
         for number, shard in todo:
             asked.append(shard.name)
-            yield number, batch.answers(run, shard, **options)
+            yield number, batch.answers(Predictor(run), shard, **options)
 
     more = [write(tmp_path / "data" / "-1.tfrecord", *clips(1, prefix="m")), *shards]
     kept.write_bytes(b"")
@@ -154,7 +155,7 @@ def test_one_process_writes_a_table(run: RunFolder, shards: list[Path], tmp_path
     def another(*arguments: Any, **more: Any) -> Any:
         with pytest.raises(Error, match=r"another process writes .*a\.jsonl"):
             batch.categorize(run, shards, tmp_path / "a.jsonl", **OPTIONS)
-        return iter([(number, batch.answers(run, shard, **OPTIONS)) for number, shard in enumerate(shards)])
+        return iter([(number, batch.answers(Predictor(run), shard, **OPTIONS)) for number, shard in enumerate(shards)])
 
     assert batch.categorize(run, shards, tmp_path / "a.jsonl", engine=another, **OPTIONS)["clips"] == 15
 

@@ -34,8 +34,8 @@ def test_hangs_and_takes_too_much(films: Path, tmp_path: Path) -> None:
     async def work() -> None:
         with WorkerPool("lite", settings.workers, settings.memory) as pool:
             pool.preload()
+            task = Task("large.mp4", large, tmp_path / "large")
             with pytest.raises(RefusedError, match="more memory than is allowed") as refused:
-                task = Task("large.mp4", large, tmp_path / "large")
                 await encode_film(pool, task, settings, lambda: begun.append(1))
             assert refused.value.status == 422
 
