@@ -1,17 +1,12 @@
 """The verbs `reproduce` and `ensemble`; what they need is imported when they run, as in `counterpoint.cli.main`."""
 
-import tempfile
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-
-if TYPE_CHECKING:
-    from counterpoint.experiments.engine import Job
-    from counterpoint.experiments.experiment import Experiment
 
 MAY_BE_NONE = ("control_seeds", "trials", "influence_trials")
 
@@ -20,39 +15,30 @@ def reproduce(args: Namespace) -> int:
     """Run a whole experiment of the paper and write its report."""
     import torch
 
+    from counterpoint import experiments
     from counterpoint.cli import main as cli
-    from counterpoint.experiments import engine, report
-    from counterpoint.experiments.datasets import Inputs
-    from counterpoint.experiments.experiment import SUITE_FILE, Experiment
-    from counterpoint.experiments.jobs import Jobs
-    from counterpoint.experiments.suites import SUITES, Scale
+    from counterpoint.experiments.suites import Scale
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    suite = SUITES[args.suite]
-    told: dict[str, Any] = {each.name: args[each.name] for each in fields(Scale)}
-    told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-    scale = Scale(**told)
     taxonomy = args.taxonomy or (cli._default_taxonomy(args.data) if args.data else None)
-    shards = {"train": args.data, "validation": args.validation, "test": args.test}
-    folder = cli._folder(taxonomy) if taxonomy else None
-    inputs = Inputs(shards=shards, clips=scale.clips, taxonomy=folder, skip_bad=args.skip_bad_records)
-    experiment = Experiment(suite, scale, inputs, Path(args.out))
-    _ = experiment.shape  # which says what is wrong with the data before anything is written
-    experiment.check()
-    if args.plan and not (experiment.folder / SUITE_FILE).exists():
-        with tempfile.TemporaryDirectory() as elsewhere:  # a plan is free to be another one the next time
-            planned = replace(experiment, folder=Path(elsewhere))
-            _plan(planned, Jobs(planned, cli._console).all())
-        return 0
-    experiment.save()
-    jobs = Jobs(experiment, cli._console, args.workers).all()
+    experiment = experiments.open_experiment(
+        args.suite,
+        args.out,
+        data=args.data,
+        validation=args.validation,
+        test=args.test,
+        taxonomy=cli._folder(taxonomy) if taxonomy else None,
+        skip_bad=args.skip_bad_records,
+        **{each.name: args[each.name] for each in fields(Scale)},
+    )
     if args.plan:
-        _plan(experiment, jobs)
+        table = experiments.plan(experiment, cli._console)
+        cli._print(False, dict, lambda: table)
         return 0
-    if not args.report:
-        engine.run(jobs, experiment.folder, cli._console, report.made_by())
-    written = report.write(experiment, cli._console, jobs)
+    written = experiments.reproduce(
+        experiment, console=cli._console, workers=args.workers, report_only=args.report, tables=args.tables
+    )
     cli._print(args.json, lambda: {"report": str(written)}, lambda: str(written))
     return 0
 
@@ -87,31 +73,6 @@ def ensemble(args: Namespace) -> int:
     return 0
 
 
-def _plan(experiment: "Experiment", jobs: "list[Job]") -> None:
-    """What would run, and about how long it would take."""
-    from rich.table import Table
-
-    from counterpoint.cli import main as cli
-    from counterpoint.experiments.engine import Estimate, Log, duration
-
-    estimate = Estimate(Log(experiment.folder))
-    table = Table("kind of job", "done", "to do", "about")
-    kinds = dict.fromkeys(job.kind for job in jobs)
-    with cli._progress("timing two steps of each kind of training", len(kinds)) as advance:
-        for kind in kinds:
-            of = [job for job in jobs if job.kind == kind]
-            left = [job for job in of if not job.finished]
-            seconds = estimate.seconds(left)
-            table.add_row(kind, str(len(of) - len(left)), str(len(left)), duration(seconds) if seconds else "")
-            advance(1)
-    left = [job for job in jobs if not job.finished]
-    cli._print(False, dict, lambda: table)
-    print(
-        f"{len(left)} of {len(jobs)} jobs to do, about {duration(estimate.seconds(left))} if every training needs all "
-        "of its epochs; measured as jobs finish"
-    )
-
-
 def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str]) -> None:
     """Add the verbs to the command line's parser; ``verb`` makes one's parser."""
     from counterpoint.cli import main as cli
@@ -131,7 +92,7 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
         return  # the suites load PyTorch
     from docstring_parser import parse
 
-    from counterpoint.experiments.entries import ENTRIES
+    from counterpoint.experiments.paper import ENTRIES
     from counterpoint.experiments.suites import SUITES, Scale
     from counterpoint.recipes import FAMILIES, Precision
 
@@ -145,15 +106,16 @@ def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str
         sub.add_argument(f"--{split}", nargs="+", default=[], metavar="SHARDS", help=told)
     sub.add_argument("--taxonomy", default=None, help=f"{cli.TAXONOMY_HELP}")
     sub.add_argument("--out", required=True, help="the experiment's folder; the same command goes on there")
-    sub.add_argument("--plan", action="store_true", help="tell what would run and how long; run nothing")
+    sub.add_argument("--plan", action="store_true", help="show what would run and how long; run nothing")
     sub.add_argument("--report", action="store_true", help="report what is finished; run nothing")
+    sub.add_argument("--tables", nargs="*", default=[], metavar="MODULE", help="modules that add tables to the report")
     sub.add_argument("--threads", type=NonNegativeInt, default=0, help="of PyTorch; 0: as many as there are cores")
     sub.add_argument("--workers", type=NonNegativeInt, default=0, help=cli.WORKERS_HELP)
     scale = suite.scale if suite else Scale()
     choices: dict[str, Collection[str]] = {
         "families": FAMILIES,
         "models": ENTRIES,
-        "worlds": [w.name for w in suite.worlds] if suite else [],
+        "datasets": [each.name for each in suite.datasets] if suite else [],
     }
     helps = {told.arg_name: told.description for told in parse(Scale.__doc__ or "").params}
     for each in fields(Scale):
