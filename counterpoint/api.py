@@ -386,9 +386,7 @@ def ensemble(
     """
     loaded = [_run(run) for run in runs]
     training, held_out = training_data(data, validation, loaded[0].labelling)
-    return distil(
-        loaded, Path(out), training, held_out, share=share, seed=seed, workers=workers, console=console
-    )
+    return distil(loaded, Path(out), training, held_out, share=share, seed=seed, workers=workers, console=console)
 
 
 def _run(run: PathLike | RunFolder) -> Run:

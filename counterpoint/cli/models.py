@@ -84,11 +84,11 @@ class Decoding:
         """Make a clip of each video file, and print what is wrong with files."""
         from counterpoint import cluster
         from counterpoint.media.decode import Limits
-        from counterpoint.media.extract import extract
+        from counterpoint.media.extract import extract_sources
 
         engine = cluster.extraction(self.address) if self.uses_ray else None
         with speed("extracting") as advance:
-            report = extract(
+            report = extract_sources(
                 sources,
                 out,
                 encoders,

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from counterpoint.experiments.matching import matched, parameters
+from counterpoint.experiments.search import matched, parameters
 from counterpoint.families import BottleneckFamily, Family, NetVLADFamily
 from counterpoint.recipes import (
     CONSTANT,
@@ -75,5 +75,5 @@ def test_scaled(family: Family, expected: Family) -> None:
 
 
 def test_a_goal_that_no_head_reaches() -> None:
-    with pytest.raises(ValueError, match=r"nv-l has [\d,]+ parameters without a head to speak of, more than 1,000"):
+    with pytest.raises(ValueError, match=r"nv-l with the smallest head has [\d,]+ parameters, more than 1,000"):
         matched(RECIPES["nv-l"], 1000, count)
