@@ -318,7 +318,7 @@ def _categorize_clips(
     answers = []
     with progress("categorizing", len(dataset)) as advance:
         for predictions in Predictor(run).predict(dataset):
-            answers += batch.told(run, predictions, top, codes)
+            answers += batch.rows(run, predictions, top, codes)
             advance(len(predictions.ids))
     show(as_json, lambda: answers, lambda: _answers_table("clip", answers, codes))
     return 0
