@@ -17,13 +17,14 @@ from counterpoint.data import synthetic
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import Error
-from counterpoint.evaluation.breakdown import Breakdown, markdown, rich_table, table4
+from counterpoint.evaluation.breakdown import Breakdown, table4
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.plots import draw_levels
 from counterpoint.media import demo as media
 from counterpoint.predict import Predictor
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, ContrastiveConfig, NetVLADFamily, Recipe, TowerRecipe, Training
 from counterpoint.run import RunFolder
+from counterpoint.tables import Table
 from counterpoint.taxonomy import load
 from counterpoint.training.train import train
 
@@ -76,18 +77,17 @@ def demo(out: Path, console: Console) -> None:
     console.print(f"[bold]{len(SHOWN) + 3}.[/] real video files: rendered, extracted, and most of them learned from")
     films = media.films(out, console)
 
-    title = f"Error in % on {len(data['test'])} test clips (lower is better)"
+    compared = table4(breakdowns, "test clips")
     named = _named(RunFolder.load(out / BEST), written["test"][0])
     report = out / "report.md"
     figure = draw_levels(breakdowns, out / "comparison.png")
     report.write_text(
-        f"# Demo\n\n{WORLD}\n\n## {title}\n\n{markdown(table4(breakdowns))}\n"
-        f"\n![GAP error by level]({figure.name})\n\n## {NAMED} test clips by {BEST}\n\n{markdown(named)}\n",
+        f"# Demo\n\n{WORLD}\n\n{compared.markdown()}\n\n![GAP error by level]({figure.name})\n\n{named.markdown()}\n",
         encoding="utf-8",
     )
     shown = Console(width=None if console.is_terminal else 100)
-    shown.print(rich_table(table4(breakdowns), title))
-    shown.print(rich_table(named, f"{NAMED} test clips by {BEST}"))
+    shown.print(compared)
+    shown.print(named)
     print(f"{films.right} of {len(films.films)} video files that were held out are in their category")
     print(f"runs    {', '.join(str(out / name) for name in (TOWER, *SHOWN))}")
     print(f"report  {report}")
@@ -104,15 +104,16 @@ def _small(recipe: R) -> R:
     return dataclasses.replace(recipe, family=family, training=training)
 
 
-def _named(run: RunFolder, shard: Path) -> list[list[str]]:
-    """A table of some clips' truth and best categories; a header first."""
+def _named(run: RunFolder, shard: Path) -> Table:
+    """Some clips' truth and best categories."""
     paths, levels = run.labelling.taxonomy.paths, run.labelling.taxonomy.levels
     some = Dataset([shard], run.labelling)
-    rows = [["clip", "truth", f"{TOP} best leaf categories"]]
+    rows = []
     predictions = next(Predictor(run).predict(some, batch_size=NAMED))
     for clip, probabilities, truth in zip(predictions.ids, predictions.probabilities, predictions.labels, strict=True):
         leaves = np.flatnonzero(levels == levels.max())
         best = leaves[np.argsort(-probabilities[leaves])[:TOP]]
         label = next(paths[i] for i in leaves if truth[i])
         rows.append([clip, label, ", ".join(f"{paths[i]} {probabilities[i]:.2f}" for i in best)])
-    return rows
+    header = ["clip", "truth", f"{TOP} best leaf categories"]
+    return Table(f"{NAMED} test clips by {BEST}", header, rows, labels=3)

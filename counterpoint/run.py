@@ -172,7 +172,7 @@ class RunFolder:
             if largest(self.recipe) > sum(tensor.numel() for tensor in stored.values()):
                 raise ValueError("its model would be larger")  # and building it could take all memory
             model = self.build()
-            missing, unexpected = model.load_state_dict(_renamed(stored), strict=False)
+            missing, unexpected = model.load_state_dict(renamed(stored), strict=False)
             if strangers := [name for name in (*missing, *unexpected) if not name.startswith(TOWER_PREFIX)]:
                 raise ValueError(f"{strangers[0]} is missing or unknown")
         except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
@@ -188,7 +188,7 @@ class RunFolder:
             file.write(save(state, {DIGEST: digest(state)}))
 
 
-def _renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+def renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights by their names of today; version 0.1 called some parts otherwise."""
     names = {".weighers.": ".attention_modules.", ".inlets.": ".conditionings."}
     return {reduce(lambda name, old: name.replace(old, names[old]), names, name): t for name, t in stored.items()}

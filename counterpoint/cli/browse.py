@@ -60,7 +60,7 @@ def _server() -> Callable[..., None]:
 def recommend(args: Namespace) -> int:
     """Recommend clips that suit a history, and say because of what."""
     from counterpoint.cli import main as cli
-    from counterpoint.library import Library
+    from counterpoint.recommend import Library
     from counterpoint.recommend import recommend as choose
     from counterpoint.run import RunFolder
 
@@ -70,7 +70,7 @@ def recommend(args: Namespace) -> int:
     cli._report(dataset)
     folder = Path(args.index) if args.index else None
     with cli._progress("looking at the library", len(dataset)) as advance:
-        library = Library.open(run, dataset, folder, workers=args.workers, progress=advance, say=cli._say)
+        library = Library.open(run, dataset, folder, workers=args.workers, progress=advance, report=cli._say)
     told = choose(library, history, args.top)
     cli._print(args.json, told.to_dict, lambda: _shown(told))
     return 0

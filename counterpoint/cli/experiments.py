@@ -60,7 +60,7 @@ def reproduce(args: Namespace) -> int:
 def ensemble(args: Namespace) -> int:
     """Average runs, and distil them into one model of the first run's size, a run folder like any other."""
     from counterpoint.cli import main as cli
-    from counterpoint.evaluation.breakdown import rich_table, table4
+    from counterpoint.evaluation.breakdown import table4
     from counterpoint.run import RunFolder
     from counterpoint.training.distill import distil
 
@@ -82,7 +82,7 @@ def ensemble(args: Namespace) -> int:
     cli._print(
         args.json,
         lambda: {"run": args.out, **{name: breakdown.to_dict() for name, breakdown in models}},
-        lambda: rich_table(table4(models), f"Error rates in %, {len(validation):,} validation clips (lower is better)"),
+        lambda: table4(models, "validation clips"),
     )
     return 0
 

@@ -24,8 +24,8 @@ from counterpoint.cli import experiments as experiment_commands
 from counterpoint.cli import media
 from counterpoint.cli import serve as serve_commands
 from counterpoint.cli import taxonomy as taxonomy_commands
+from counterpoint.distributed import launch, launched, leading
 from counterpoint.errors import Error
-from counterpoint.training.launch import launch, launched, leading
 
 if TYPE_CHECKING:
     from counterpoint.data.dataset import Dataset
@@ -104,10 +104,10 @@ def inspect(args: Namespace) -> int:
 
 def train(args: Namespace) -> int:
     """Train a recipe on shards, into a run folder."""
+    from counterpoint import distributed
     from counterpoint.data.features import FeatureSet
     from counterpoint.recipes import RECIPES, TOWER_RECIPES
     from counterpoint.run import RunFolder
-    from counterpoint.training import distributed
     from counterpoint.training.train import train as fit
 
     recipe: Recipe | TowerRecipe = (TOWER_RECIPES | RECIPES)[args.recipe]
@@ -143,12 +143,11 @@ def evaluate(args: Namespace) -> int:
     """Measure a run on shards: GAP, MAP, PERR and Hit@1, by level and top-level category."""
     from rich.console import Group
 
-    from counterpoint.evaluation.breakdown import rich_table, table4, table5
+    from counterpoint import distributed
     from counterpoint.evaluation.evaluate import evaluate as measure
     from counterpoint.evaluation.plots import draw_robustness
     from counterpoint.evaluation.robustness import RobustnessAccumulator
     from counterpoint.run import RunFolder
-    from counterpoint.training import distributed
 
     distributed.join()
     with distributed.leader_first():
@@ -162,17 +161,13 @@ def evaluate(args: Namespace) -> int:
     folder = Path(args.out) if args.out else run.findings / "evaluation"
     breakdown.save(folder)
     figures = breakdown.to_dict()
-    models = [(run.recipe.name, breakdown)]
-    tables = [
-        rich_table(table4(models), f"Error rates in %, {len(dataset):,} clips (lower is better)"),
-        rich_table(table5(models), "GAP error in % by top-level category"),
-    ]
+    tables = [breakdown.table(), breakdown.categories_table()]
     if accumulator:
         robustness = accumulator.compute()
         robustness.save(folder / "robustness.json")
         draw_robustness(robustness, folder / "robustness.png")
         figures["robustness"] = robustness.to_dict()
-        tables.append(rich_table(robustness.table(), "GAP error in % where clips lose a modality"))
+        tables.append(robustness.table())
     _print(args.json, lambda: figures, lambda: Group(*tables, f"saved in {folder}"))
     return 0
 
@@ -252,7 +247,6 @@ def tower(args: Namespace) -> int:
     """Measure correlation towers on shards, and list the pairs that surprise them."""
     from rich.console import Group
 
-    from counterpoint.evaluation.breakdown import rich_table
     from counterpoint.evaluation.tower import draw, measure, surprising_table, table
     from counterpoint.run import RunFolder
 
@@ -267,8 +261,8 @@ def tower(args: Namespace) -> int:
         args.json,
         lambda: [result.to_dict() for result in results],
         lambda: Group(
-            rich_table(table(results), "Correlation towers"),
-            *(rich_table(surprising_table(result), f"Surprising pairs, {result.figures.name}") for result in results),
+            table(results),
+            *(surprising_table(result) for result in results),
             *(f"drawn in {path}" for path in pictures),
         ),
     )

@@ -110,7 +110,7 @@ def _mean(results: Results, world: Source, family: str, entry: Entry) -> Breakdo
 
     def figures(group: tuple[str, str]) -> Figures:
         gap = 1 - results.value(world, family, entry, "gap", group).mean / 100
-        return Figures(0, gap, np.nan, np.nan, np.nan, np.nan)
+        return Figures(0, gap=gap)
 
     return Breakdown(figures(ALL), tuple(figures(("level", str(level))) for level in range(count)), {})
 

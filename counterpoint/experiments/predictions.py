@@ -17,13 +17,13 @@ from jaxtyping import Bool, Float, Int
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import UNREADABLE, Error
 from counterpoint.evaluation.breakdown import Breakdown, Figures, break_down
+from counterpoint.evaluation.ranking import from_log_odds, log_odds
 from counterpoint.files import appending, replacing
 from counterpoint.predict import Predictions
 from counterpoint.run import write_json
 from counterpoint.taxonomy import Taxonomy
 
 SCORES_FILE = "scores.npy"
-LEAST = 1e-7  # probabilities are kept within this of 0 and 1: float32 knows no closer to 1
 
 
 class Truth(NamedTuple):
@@ -70,17 +70,6 @@ def _read(path: Path, made: Path) -> Iterator[None]:
         yield
     except (*UNREADABLE, EOFError, zipfile.BadZipFile) as error:
         raise Error(f"{path}: cannot be read ({error}); delete {made}, and the same command makes it again") from error
-
-
-def log_odds(probabilities: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:
-    """The scores that are kept, float16."""
-    probability = np.clip(probabilities.astype(np.float64), LEAST, 1 - LEAST)
-    return np.asarray(np.log(probability / (1 - probability)), np.float16)
-
-
-def from_log_odds(scores: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:
-    """The probabilities behind kept scores, float32."""
-    return np.asarray(1 / (1 + np.exp(-scores.astype(np.float32))), np.float32)
 
 
 def draw_runs(clips: int, runs: int, sample: int, seed: int = 0) -> tuple[list[Int[np.ndarray, "sampled"]], bool]:

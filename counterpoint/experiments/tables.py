@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from counterpoint.evaluation.breakdown import DASH, TITLES
+from counterpoint.evaluation import metrics
+from counterpoint.evaluation.breakdown import DASH
 from counterpoint.evaluation.tower import CORRELATED
 from counterpoint.experiments import paper
 from counterpoint.experiments.datasets import Source
@@ -44,7 +45,7 @@ def by_level(results: Results, world: Source, family: str) -> Table:
     rows = []
     for metric in (*METRICS, "gap_full"):
         for group in groups:
-            row: list[Cell | str] = [TITLES[metric], group[1] or "all"]
+            row: list[Cell | str] = [metrics.METRICS[metric].title, group[1] or "all"]
             row += [_value(results.value(world, family, entry, metric, group)) for entry in shown]
             if both:
                 row.append(_gain(results.gain(world, family, *both, metric, group)) if metric in METRICS else "")

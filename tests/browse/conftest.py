@@ -16,8 +16,8 @@ from training.world import LABELLING, SIZES, clip, clips, codes, dataset, recipe
 
 from counterpoint.browse.clips import Clips
 from counterpoint.data.features import FeatureSet
+from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import Survey
-from counterpoint.experiments.predictions import log_odds
 from counterpoint.recipes import TOWER_RECIPES, ContrastiveConfig, NetVLADFamily
 from counterpoint.run import RunFolder
 

@@ -11,8 +11,8 @@ from counterpoint.browse.clips import Clips, Filter
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
 from counterpoint.errors import Error
+from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import survey
-from counterpoint.experiments.predictions import log_odds
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy.mapping import youtube8m
 

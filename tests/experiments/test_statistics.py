@@ -12,7 +12,7 @@ from counterpoint.experiments.experiment import Experiment
 from counterpoint.experiments.predictions import Truth, probabilities, save_scores
 from counterpoint.experiments.statistics import Gain, Results, Value
 from counterpoint.experiments.suites import SUITES
-from counterpoint.run import Predictions
+from counterpoint.predict import Predictions
 from counterpoint.taxonomy import Category, Taxonomy
 
 TAXONOMY = Taxonomy(
