@@ -198,7 +198,7 @@ def categorize(args: Namespace) -> int:
     answers = []
     with _progress("categorizing", len(dataset)) as advance:
         for predictions in Predictor(run).predict(dataset):
-            answers += batch.told(run, predictions, args.top, codes)
+            answers += batch.rows(run, predictions, args.top, codes)
             advance(len(predictions.ids))
     for answer in answers:
         for rank, one in enumerate(answer["categories"], 1):

@@ -208,7 +208,7 @@ def uses_ray(args: Namespace) -> bool:
 def _extracted(args: Namespace, sources: "Sequence[Source]", out: str, made_by: Any, labels: Any = None) -> "Report":
     from counterpoint import cluster
     from counterpoint.media.decode import Limits
-    from counterpoint.media.extract import extract as make
+    from counterpoint.media.extract import extract_sources as make
 
     limits = Limits(args.max_seconds, args.max_pixels)
     engine = cluster.extraction(args.address) if uses_ray(args) else None
