@@ -1,7 +1,6 @@
-"""Uploads -> clips: feature records are parsed, video files are encoded in the child processes of a
-`counterpoint.media.workers.WorkerPool`.
+"""Uploads -> clips: feature records are parsed, video files encoded in a `counterpoint.media.workers.WorkerPool`.
 
-The results of a process go into the job's folder, not through a pipe:
+A worker process writes its results into the job's folder, not through a pipe:
 
 ===================  ===================================================
 ``clip.tfrecord``    the clip, with ``features.json`` beside it
@@ -49,10 +48,13 @@ class Task(NamedTuple):
 
 
 async def encode_film(pool: WorkerPool, task: Task, settings: Settings, begun: Callable[[], None]) -> list[str]:
-    """Make the clip of a file in one of the pool's processes; returns notes of what was amiss with the file.
+    """Make the clip of a file in one of the pool's processes; returns notes about the file's faults.
 
     Args:
-        begun: called, by another thread, when a process is free for the file.
+        pool: the worker processes, with the run's encoders.
+        task: the file.
+        settings: the limits.
+        begun: is called, by another thread, when a process is free for the file.
 
     Raises:
         RefusedError: there is no clip in it, or more than is allowed.
@@ -161,7 +163,7 @@ def thumbnail(folder: Path, second: int) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else None
 
 
-# --- in a child -------------------------------------------------------------------------------------------------------
+# --- in a worker process ----------------------------------------------------------------------------------------------
 
 
 class _Refusal(NamedTuple):
