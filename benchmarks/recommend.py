@@ -29,7 +29,7 @@ from rich.table import Table
 from counterpoint import recommend as recommending
 from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.survey import survey
-from counterpoint.recommend import Library, Rows, beside, build, recommend
+from counterpoint.recommendation import Library, Rows, beside, build, recommend
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
 

@@ -136,7 +136,7 @@ def test_mosaics(disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         tmp_path / "records.tfrecord", *(replace(clip, tracks=mean) for clip, mean in zip(clips, means, strict=True))
     )
     made.labelling.save(tmp_path / "taxonomy")
-    command = ["data", "mosaic", "--from", str(records), "--taxonomy", str(tmp_path / "taxonomy")]
+    command = ["data", "mosaic", "--data", str(records), "--taxonomy", str(tmp_path / "taxonomy")]
     command += ["--clips", '{"train": 60, "validation": 9}', "--distractors", "1", "--out"]
     assert main([*command, str(tmp_path / "whole")]) == 0
     out = disk.path / "out"

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from counterpoint.evaluation.breakdown import Breakdown
 from counterpoint.evaluation.robustness import ANY, Robustness
-from counterpoint.explain import Explanation, Timeline
+from counterpoint.explanation import Explanation, Timeline
 
 MISSING = "0.88"  # the grey of seconds that a modality does not have
 

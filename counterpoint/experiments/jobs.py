@@ -25,7 +25,7 @@ from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCH
 from counterpoint.experiments.experiment import Cell, Experiment, flat
 from counterpoint.experiments.predictions import Truth, draw_runs, measure, probabilities, save_scores
 from counterpoint.experiments.search import Search, Trial, best_validation
-from counterpoint.explain import explain
+from counterpoint.explanation import explain
 from counterpoint.models.correlation import Tower
 from counterpoint.predict import Predictions, Predictor
 from counterpoint.recipes import CONSTANT, Recipe, TowerRecipe

@@ -1,12 +1,12 @@
-"""Video files -> clips, in child processes that have their encoders loaded.
+"""Uploads -> clips: feature records are parsed, video files encoded in child processes that have their encoders loaded.
 
 Each child is a pool of its own, so that whatever becomes of it (a crash, a hang, the system's out-of-memory killer)
-costs the file in its hands and nobody else's. What it finds goes into the job's folder, not through a pipe:
+costs its own file and no other. Its results go into the job's folder, not through a pipe:
 
 ===================  ===================================================
 ``clip.tfrecord``    the clip, with ``features.json`` beside it
 ``000012.jpg``       a thumbnail of each second
-``progress``         how much is done
+``progress``         the fraction that is done
 ===================  ===================================================
 """
 
@@ -18,7 +18,7 @@ import resource
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -28,21 +28,25 @@ from PIL import Image
 from torch import Tensor
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.features import FeatureSet
-from counterpoint.data.records import encode
-from counterpoint.data.tfrecord import Writer
+from counterpoint.data.features import FEATURES_FILE, FeatureSet, encoder_of
+from counterpoint.data.records import encode, parse
+from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.errors import Error
 from counterpoint.media import encoders
 from counterpoint.media.decode import Limits, Video
 from counterpoint.media.encoders import Encoders, PictureEncoder
 from counterpoint.media.workers import uninterrupted
+from counterpoint.run import RunFolder
 from counterpoint.serve.settings import RefusedError, Settings
 
 CLIP = "clip.tfrecord"
 PROGRESS = "progress"
 THUMBNAIL = (160, 160)  # pixels at most
+RECORDS = ".tfrecord"
+NAME_LENGTH = 200
+FRAME_BYTES, LABELS_BYTES = 64, 1 << 16  # of a record, beside its features
 
-NO_MEMORY = ("allocate memory", "could not create a primitive")  # as PyTorch and oneDNN say it
+NO_MEMORY = ("allocate memory", "could not create a primitive")  # in the errors of PyTorch and oneDNN
 STARTING = 60.0  # seconds that a new child may take before it begins with a file
 
 T = TypeVar("T")
@@ -163,15 +167,86 @@ class _Child:
         await asyncio.to_thread(end, self.pool)
 
 
+# --- what clients send ------------------------------------------------------------------------------------------------
+
+
+def name_of(filename: str | None) -> str:
+    r"""A client's name for a file, fit to be shown. It is no part of any path.
+
+    >>> name_of(r"C:\films\a.mp4"), name_of("../../etc/passwd"), name_of("a\x00\n\u202eb.mp4"), name_of("..")
+    ('a.mp4', 'passwd', 'ab.mp4', 'upload')
+    """
+    name = printable(PurePosixPath((filename or "").replace("\\", "/")).name)
+    return name if name.strip(".") else "upload"
+
+
+def printable(text: str) -> str:
+    """A client's text, such as a clip's id, fit to be shown."""
+    return "".join(character for character in text if character.isprintable()).strip()[:NAME_LENGTH]
+
+
+def records(run: RunFolder, path: Path, name: str, features: str | None, most: int, seconds: int) -> list[Clip]:
+    """The clips of an uploaded shard, at least one of which has features.
+
+    Args:
+        path: the shard, alone in its folder, which gets the `features.json`.
+        name: the shard's name in messages.
+        features: the text of a `features.json`; without, the features are taken for YouTube-8M's.
+        most: the number of clips that it may hold.
+        seconds: the length that a clip may have.
+
+    Raises:
+        RefusedError: it is damaged, holds too much, or the run reads other features.
+    """
+    try:
+        if features is not None:
+            (path.parent / FEATURES_FILE).write_text(features, encoding="utf-8")
+        shard = Shard(path, skip_bad=True)
+        if shard.bad:
+            raise shard.bad[0]
+        if len(shard) > most:
+            raise RefusedError(413, f"{name}: {len(shard)} clips; {most} at most in one request")
+        # Before any is parsed, which takes up many times its bytes.
+        largest = LABELS_BYTES + (seconds + 1) * sum(FRAME_BYTES + 4 * size for size in run.features.sizes.values())
+        if len(shard) and (bytes_ := int(shard.lengths.max())) > largest:
+            raise RefusedError(413, f"{name}: a clip of {bytes_:,} bytes; of {seconds} s it has {largest:,} at most")
+        encoder = encoder_of(path.parent)
+        clips = [_record(run, shard, record, encoder, name, seconds, features) for record in range(len(shard))]
+        if not any(clip.tracks for clip in clips):
+            raise Error("no clips with features")
+        return clips
+    except (Error, ValueError) as error:
+        message = str(error).replace(str(path), name).replace(f"{path.parent}/", "")
+        raise RefusedError(422, message if message.startswith(name) else f"{name}: {message}") from error
+
+
+def _record(
+    run: RunFolder, shard: Shard, record: int, encoder: str, name: str, seconds: int, features: str | None
+) -> Clip:
+    clip = parse(bytes(shard[record]))
+    if clip.steps > seconds + 1:  # YouTube-8M has clips of one second more than it documents
+        raise RefusedError(413, f"{name}: clip {clip.id!r} lasts {clip.steps} s; {seconds} at most")
+    sizes = {modality: track.shape[1] for modality, track in sorted(clip.tracks.items())}
+    try:
+        run.features.check(FeatureSet(sizes, encoder), run.folder.resolve().name)
+    except Error as error:
+        hint = "" if features is not None else "; send the features.json beside it as `features`"
+        raise Error(f"{error}{hint}") from error
+    return clip
+
+
+# --- the folder of a clip ---------------------------------------------------------------------------------------------
+
+
 def save(folder: Path, clip: Clip, features: FeatureSet) -> None:
-    """A clip in the folder of its own that `Dataset` reads."""
+    """Write a clip as a shard of its own, with its features.json."""
     features.save(folder)
     with Writer(folder / CLIP) as writer:
         writer.write(encode(clip))
 
 
 def progress(folder: Path) -> float:
-    """How much of a folder's file is decoded and encoded, from 0 to 1."""
+    """The fraction of a folder's file that is decoded and encoded, from 0 to 1."""
     try:
         return float((folder / PROGRESS).read_text())
     except FileNotFoundError:
@@ -227,13 +302,13 @@ def _encode(task: Task, seconds: int, pixels: int) -> list[str] | _No:
     except Error as error:
         return _No(422, str(error).removeprefix(f"{task.path}: "))
     except Exception as error:
-        if isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY):
+        if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
             return _No(422, "decoding it takes more memory than is allowed")
         return _No(422, f"{type(error).__name__}: {error}")
 
 
 class _Watched:
-    """An encoder of pictures that keeps thumbnails of what it sees, and says how far it is."""
+    """An encoder of pictures that writes thumbnails of its frames, and the progress."""
 
     def __init__(self, encoder: PictureEncoder, folder: Path, seconds: float) -> None:
         self.encoder = encoder

@@ -5,15 +5,52 @@ import dataclasses
 import shutil
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
 from counterpoint.files import check_output_folder, claimed
-from counterpoint.recipes import Recipe
-from counterpoint.run import DATA_FILE, LOCK_FILE, RECIPE_FILE, TOWER_FOLDER, RunFolder, digest, read_json, write_json
+from counterpoint.recipes import Recipe, TowerRecipe
+from counterpoint.run import (
+    DATA_FILE,
+    LOCK_FILE,
+    RECIPE_FILE,
+    TOWER_FOLDER,
+    WEIGHTS_FILE,
+    RunFolder,
+    digest,
+    read_json,
+    write_json,
+)
 
 BUSY = "another process trains there; wait until it has ended, or choose another --out"
+
+
+def check_settings(recipe: Recipe | TowerRecipe, folder: Path, tower: RunFolder | None) -> None:
+    """Raise Error for what is wrong with a training to come, before any of its data is read.
+
+    Args:
+        recipe: what is to be trained.
+        folder: the run folder; one of an unfinished run may be there already.
+        tower: the correlation tower's run for the recipe.
+
+    Raises:
+        Error: the recipe needs a tower and none is given, or the other way round; the tower is no trained tower; the
+            folder holds a finished run, or something else.
+    """
+    needed = isinstance(recipe, Recipe) and recipe.fusion.tower
+    if needed and tower is None:
+        raise Error(f"{recipe.name} needs a trained correlation tower (--tower RUN)")
+    if tower is not None and not needed:
+        raise Error(f"{recipe.name} needs no correlation tower; leave --tower out")
+    if tower is not None and not isinstance(tower.recipe, TowerRecipe):
+        raise Error(f"{tower.folder}: a {tower.recipe.name} run, not a correlation tower")
+    if tower is not None:
+        tower.check_trained()
+    check_output_folder(folder, RECIPE_FILE)
+    if (folder / RECIPE_FILE).exists() and (folder / WEIGHTS_FILE).exists():
+        raise Error(f"{folder}: holds a finished run; choose another --out, or remove it")
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@ import socket
 from pathlib import Path
 
 import pytest
+from counterpoint.serve.server import bind
 
 from counterpoint.cli.main import main
 from counterpoint.errors import Error
 from counterpoint.run import RunFolder
-from counterpoint.serve.server import bind
 
 
 def test_says_in_a_line_why_it_does_not_start(

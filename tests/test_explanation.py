@@ -16,7 +16,7 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.data.loading import collate
 from counterpoint.errors import Error
 from counterpoint.evaluation.plots import draw_explanation as draw
-from counterpoint.explain import ROWS, Explanation, explain, find
+from counterpoint.explanation import ROWS, Explanation, explain, find
 from counterpoint.models.fusion import CrossModal
 from counterpoint.predict import Predictor
 from counterpoint.recipes import (

@@ -1,10 +1,12 @@
+import functools
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,33 +24,16 @@ from training.world import (
 )
 
 from counterpoint import __version__
-from counterpoint.cli.main import main
-from counterpoint.cli.main import main as cli
+from counterpoint.cli import data as data_verbs
+from counterpoint.cli import models as model_verbs
+from counterpoint.cli.main import GROUPS, VERBS, main
 from counterpoint.data.features import FeatureSet
-from counterpoint.recipes import RECIPES, NetVLADFamily, Recipe, Training
+from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Recipe, Training
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, load
 
 TINY = ["--family.clusters", '{"video": 2, "audio": 2}', "--family.hidden", "8", "--head.hidden", "8"]
 TINY += ["--training.batch_size", "16", "--training.learning_rate", "0.02", "--max_steps", "5"]
-VERBS = [
-    "demo",
-    "extract",
-    "inspect",
-    "train",
-    "evaluate",
-    "categorize",
-    "tower",
-    "explain",
-    "serve",
-    "ensemble",
-    "reproduce",
-    "browse",
-    "recommend",
-    "data",
-    "weights",
-    "taxonomy",
-]
 
 
 class Printed(NamedTuple):
@@ -143,51 +128,51 @@ def test_help_names_every_verb(command: Command) -> None:
         printed = command(*arguments)
         assert printed.code == 0
         assert printed.err == ""
-        assert re.findall(r"^    (\w+) ", printed.out, re.MULTILINE) == VERBS
+        names = re.findall(r"^│ (\w+) ", printed.out, re.MULTILINE)
+        assert names == [*(verb for verb in VERBS if " " not in verb), *GROUPS]
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        *VERBS,
-        *(f"taxonomy {verb}" for verb in ("import", "show", "check")),
-        "data mosaic",
-        "train nv-l",
-        "train correlation-nv",
-    ],
-)
+@pytest.mark.parametrize("verb", [*VERBS, *GROUPS, "train nv-l", "train correlation-nv", "reproduce mosaic"])
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
 def test_help_of_every_verb(command: Command, monkeypatch: pytest.MonkeyPatch, verb: str, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     printed = command(*verb.split(), "--help")
     assert printed.code == 0
-    assert printed.out.startswith(f"usage: counterpoint {verb.split()[0]}")
-    for noise in ("default:", "type:", "CONFIG", "Available subcommands", "``", "[options] "):
+    assert printed.err == ""
+    assert " ".join(printed.out.split()).startswith(f"Usage: counterpoint {verb.split()[0]}")
+    for noise in ("type:", "CONFIG", "Available subcommands", "``", "None", "<class", "[default: False]"):
         assert noise not in printed.out
-    if columns != "40":
-        _, _, after_usage = printed.out.partition("\n\n")
-        assert max(map(len, after_usage.splitlines())) <= min(int(columns), 120)
+    assert max(map(len, printed.out.splitlines())) <= min(int(columns), 120)
+    if verb not in GROUPS:
+        _, _, example = printed.out.partition("\nExample:\n")
+        assert example.startswith(f"  counterpoint {' '.join(verb.split()[: 1 if verb not in VERBS else None])}")
+    assert command(*verb.split(), "-h").out == printed.out
 
 
-def test_train_help_lists_the_recipes(command: Command) -> None:
-    words = set(re.findall(r"[\w-]+", command("train", "--help").out))
-    assert set(RECIPES) <= words
+def test_train_help_says_where_recipes_and_fields_are_listed(command: Command) -> None:
+    text = " ".join(command("train", "--help").out.replace("│", " ").split())
+    assert "Every field of the recipe is an option too" in text
+    assert "`counterpoint train RECIPE --help` and `counterpoint recipes RECIPE` list" in text
+    words = set(re.findall(r"[\w-]+", command("recipes").out))
+    assert set(RECIPES) | set(TOWER_RECIPES) <= words
+    assert [one["name"] for one in command("recipes", "--json").json] == [*RECIPES, *TOWER_RECIPES]
 
 
 def test_train_help_lists_the_fields_of_a_recipe(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     text = command("train", "nv-l", "--help").out
     for option, default in {
-        "--training.learning_rate N": "(0.0002)",
-        "--training.batch_size N": "(128)",
-        "--training.max_epochs N": "(10)",
-        "--training.accumulate N": "(1)",
-        "--family.hidden N": f"({NetVLADFamily().hidden})",
-        "--max_steps N": "(300)",
-        "--workers N": "(0)",
+        "--training.learning-rate": "0.0002",
+        "--training.batch-size": "128",
+        "--training.max-epochs": "10",
+        "--training.accumulate": "1",
+        "--family.hidden": f"{NetVLADFamily().hidden}",
+        "--max-steps": "300",
     }.items():
-        assert re.search(rf"  {re.escape(option)}  .*{re.escape(default)}$", text, re.MULTILINE), option
-    assert '({"video": 128, "audio": 64, "joined": 128})' in " ".join(text.split())
+        row = rf"{re.escape(option)} +│ +{re.escape(default)} "
+        assert re.search(row, text), option
+        assert re.search(row, command("recipes", "nv-l").out), option
+    assert '{"video": 128, "audio": 64, "joined": 128}' in " ".join(text.split())
     assert "--family.heads" in command("train", "tm-l", "--help").out
 
 
@@ -198,34 +183,151 @@ def test_version(command: Command) -> None:
 # --- wrong arguments --------------------------------------------------------------------------------------------------
 
 
+LISTS = "`counterpoint train --help` lists the options"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("nosuch", "invalid choice: 'nosuch'"),
-        ("inspect", "counterpoint inspect: the following arguments are required: paths (`counterpoint inspect --help`"),
-        ("inspect --colour red x", "unrecognized arguments: --colour"),
-        ("taxonomy nosuch", "invalid choice: 'nosuch'"),
-        ("train", "name a recipe right after `train`; there are nv-e, nv-l"),
-        ("train nv-x --data a --taxonomy b --out nv-l", "no recipe 'nv-x'; there are nv-e, nv-l"),
-        ("train --out nv-l tm-e --data a --taxonomy b", "name a recipe right after `train`; there are nv-e, nv-l"),
-        ("train nv-l --data a --taxonomy b", "counterpoint train: the following arguments are required: --out"),
-        ("train nv-l --data a --taxonomy b --out c --training.colour 3", "unrecognized arguments: --training.colour"),
-        ("train nv-l --data a --taxonomy b --out c --training.batch_size many", "training.batch_size"),
-        ("train nv-l --data a --taxonomy b --out c --family.clusters 3", "family.clusters"),
-        ("train nv-l --data a --taxonomy b --out c --workers -1", "workers"),
-        ("categorize a b --top 0", "top"),
+        ("nosuch", "counterpoint: no command 'nosuch' (`counterpoint --help` lists the commands)"),
+        ("trian", "counterpoint: no command 'trian'; did you mean train? (`counterpoint --help` lists the commands)"),
+        ("mosaic", "no command 'mosaic'; did you mean data mosaic?"),
+        ("inspect", "counterpoint inspect: DATA is missing (`counterpoint inspect --help` lists the options)"),
+        ("inspect --colour red x", "no option --colour"),
+        ("inspect x --skip-bad-record", "no option --skip-bad-record; did you mean --skip-bad-records?"),
+        ("recommend run --library x --history a", "no option --library; did you mean --data?"),
+        ("taxonomy nosuch", "counterpoint taxonomy: no command 'nosuch'"),
+        ("taxonomy shw", "counterpoint taxonomy: no command 'shw'; did you mean show?"),
+        ("train", "RECIPE is missing: name it right after `train` (`counterpoint recipes` lists them)"),
+        ("train nv-x --data a --taxonomy b --out nv-l", "no recipe 'nv-x'; did you mean nv-l? (`counterpoint recipes`"),
+        ("train --recipe nv-x --data a --out nv-l", "no recipe 'nv-x'; did you mean nv-l? (`counterpoint recipes`"),
+        ("train --out nv-l tm-e --data a --taxonomy b", "RECIPE is missing: name it right after `train`"),
+        ("train nv-l --data a --taxonomy b", f"counterpoint train: --out is missing ({LISTS})"),
+        ("train nv-l --data a --out", f"counterpoint train: --out needs a value ({LISTS})"),
+        ("train nv-l --data --out c", f"counterpoint train: --data needs a value ({LISTS})"),
+        ("train nv-l --data a --out c --training.colour 3", "training.colour"),
+        ("train nv-l --data a --out c --training.batch-sise 3", "did you mean "),
+        ("train nv-l --data a --out c --training.batch-size many", "training.batch_size"),
+        ("train nv-l --data a --out c --training.batch-size 0", "training.batch_size must be at least 1, not 0"),
+        ("train nv-l --data a --out c --family.clusters 3", "family.clusters"),
+        ("train nv-l --data a --out c --max-step 3", "no option --max-step; did you mean --max-steps?"),
+        ("train nv-l --data a --taxonomy b --out c --workers -1", "--workers must be at least 0, not -1"),
+        ("train nv-l --data a --taxonomy b --out c --workers some", "--workers: 'some' is not a whole number"),
+        ("categorize a b --top 0", "--top must be at least 1, not 0"),
+        ("categorize a b --codes iba", "--codes: no 'iba'; did you mean iab? (there are iab)"),
+        ("reproduce mosaik --out c", "SUITE: no 'mosaik'; did you mean mosaic?"),
+        ("reproduce synthetic --out c --models cmg", "--models: no 'cmg'; did you mean cm-g?"),
+        ("reproduce synthetic --out c --seeds 0", "--seeds must be at least 1, not 0"),
+        ("reproduce synthetic --out c --clips 3", "--clips"),
+        ("ensemble a --data b --out c --share 2", "--share must be at most 1, not 2"),
     ],
 )
 def test_wrong_arguments(command: Command, arguments: str, expected: str) -> None:
-    assert expected in command.fails(*arguments.split())
+    line = command.fails(*arguments.split())
+    assert expected in line
+    for noise in ("Parser", "<class", "Error:", "typing", "Token", "Argument"):
+        assert noise not in line
     assert command(*arguments.split()).code == 2
 
 
+def test_a_mistyped_key_is_refused(command: Command) -> None:
+    """Before any data is read."""
+    train = ["train", "nv-l", "--data", "nowhere", "--out", "x"]
+    line = command.fails(*train, "--family.clusters", '{"pictures": 8}')
+    assert "pictures" in line
+    assert "video" in line
+    line = command.fails("data", "mosaic", "--data", "nowhere", "--out", "x", "--clips", '{"tests": 8}')
+    assert "--clips: no 'tests'; did you mean test? (there are train, validation, test)" in line
+    line = command.fails("data", "mosaic", "--data", "nowhere", "--out", "x", "--clips", '{"test": -8}')
+    assert "--clips: test must be a whole number from 0, not -8" in line
+
+
+def test_a_run_that_is_not_there(command: Command, world: Path) -> None:
+    line = command.fails("evaluate", world / "rum", "--data", "nowhere")
+    expected = f"not a run folder (no recipe.json); did you mean {world / 'run'}?"
+    assert line == f"counterpoint: {world / 'rum'}: {expected}"
+    assert "did you mean youtube8m?" in command.fails("categorize", "youtube8", "nowhere")
+
+
+def test_underscores_are_accepted(command: Command, world: Path) -> None:
+    printed = command("inspect", world / "bad", "--skip_bad_records", "--json")
+    assert printed.json["records"] == 8
+
+
+def test_data_is_named_one_way(command: Command, world: Path) -> None:
+    """After --data or last, in one value or several."""
+    shards = [world / "train" / "a.tfrecord", world / "validation" / "b.tfrecord"]
+    assert command("inspect", "--data", *shards, "--json").json["records"] == 88
+    assert command("inspect", *shards, "--json").json["records"] == 88
+    one = command("categorize", world / "run", shards[1], "--json").json
+    assert command("categorize", world / "run", "--data", shards[1], "--json").json == one
+    assert command("evaluate", world / "run", world / "validation", "--json").json["overall"]["videos"] == 24
+
+
+def test_checks_come_before_data_is_read(command: Command, world: Path, tmp_path: Path) -> None:
+    """What is wrong with options is said where the data is not there either."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "mine.png").write_text("mine")
+    (tmp_path / "mine.csv").write_text("mine,yours\n")
+    full, run, nowhere = tmp_path / "full", world / "run", tmp_path / "nowhere"
+    train = ["train", "nv-l", nowhere, "--out"]
+    for arguments, expected in (
+        ([*train, "x", "--training.batch-size", 0], "batch_size must be at least 1"),
+        (["train", "nv-cm-c", nowhere, "--out", "x"], "nv-cm-c needs a trained correlation tower (--tower RUN)"),
+        ([*train, run], "holds a finished run"),
+        (["explain", run, f"{nowhere}#0", "--out", "x.gif"], "x.gif: a picture is called"),
+        (["categorize", run, nowhere, "--out", "x.txt"], "x.txt: a table is called *.csv or *.jsonl"),
+        (["browse", run, nowhere, "--export", "x.txt"], "x.txt: a list is written as .csv or .json"),
+        *(
+            ([*verb, full], f"{full}: ")
+            for verb in (
+                train,
+                ["evaluate", run, nowhere, "--out"],
+                ["tower", run, "--data", nowhere, "--out"],
+                ["ensemble", run, "--data", nowhere, "--out"],
+                ["browse", run, nowhere, "--export", tmp_path / "x.csv", "--out"],
+                ["recommend", run, nowhere, "--history", "a", "--index"],
+                ["data", "mosaic", nowhere, "--out"],
+                ["taxonomy", "import", nowhere, "--out"],
+                ["taxonomy", "merge", nowhere, "--out"],
+                ["taxonomy", "remap", nowhere, nowhere, "--out"],
+                ["reproduce", "synthetic", "--out"],
+                ["demo", "--out"],
+            )
+        ),
+        *(
+            ([*verb, name], f"{name}: ")
+            for verb, name in (
+                (["explain", run, f"{nowhere}#0", "--out"], tmp_path / "mine.png"),
+                (["categorize", run, nowhere, "--out"], tmp_path / "mine.csv"),
+                (["browse", run, nowhere, "--export"], tmp_path / "mine.csv"),
+                (["taxonomy", "show", nowhere, "--html"], tmp_path / "mine.csv"),
+                (["taxonomy", "show", nowhere, "--svg", "Food", "--out"], tmp_path / "mine.csv"),
+            )
+        ),
+    ):
+        line = command.fails(*arguments)
+        assert expected in line, arguments
+        assert "nowhere" not in line, line
+    assert sorted(path.name for path in full.iterdir()) == ["mine.txt"]
+    assert (tmp_path / "mine.csv").read_text() == "mine,yours\n"
+    assert (tmp_path / "mine.png").read_text() == "mine"
+
+
+def test_extract_refuses_a_folder_of_something_else(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "a.mp4").write_bytes(b"")
+    assert f"{tmp_path / 'full'}: " in command.fails("extract", tmp_path / "a.mp4", "--out", tmp_path / "full")
+    assert sorted(path.name for path in (tmp_path / "full").iterdir() if path.name[0] != ".") == ["mine.txt"]
+
+
 @pytest.mark.parametrize(("group", "verb"), [("taxonomy", "remap"), ("data", "mosaic")])
-def test_a_group_of_verbs_alone_tells_of_them(command: Command, group: str, verb: str) -> None:
+def test_a_group_of_verbs_alone_lists_them(command: Command, group: str, verb: str) -> None:
     printed = command(group)
     assert printed.code == 0
-    assert f"counterpoint {group} VERB" in printed.out
+    assert f"Usage: counterpoint {group} COMMAND" in printed.out
     assert verb in printed.out
 
 
@@ -321,7 +423,7 @@ def test_taxonomy_errors_name_file_and_line(command: Command, tmp_path: Path) ->
     for verb in ("show", "check"):
         said = command.fails("taxonomy", verb, path)
         assert said == f"counterpoint: {path}, line 3: a cycle of parents: a -> b -> a"
-    assert f"{path}, line 3" in command.fails("train", "nv-l", "--data", path, "--taxonomy", path, "--out", tmp_path)
+    assert f"{path}, line 3" in command.fails("train", "nv-l", "--data", path, "--taxonomy", path, "--out", "x")
     assert f"{tmp_path / 'none.tsv'}: cannot be read" in command.fails("taxonomy", "show", tmp_path / "none.tsv")
     assert "vocabulary.csv" in command.fails(
         "taxonomy", "import", tmp_path / "vocabulary.csv", "--out", tmp_path / "out"
@@ -778,13 +880,18 @@ def test_debug_shows_the_traceback(world: Path) -> None:
     assert debug.stderr.startswith("Traceback (most recent call last):")
 
 
+def _like(verb: Callable[..., object], does: Callable[..., object]) -> Callable[..., object]:
+    """A function with a verb's options that does something else."""
+    return functools.wraps(verb)(lambda *args, **options: does())
+
+
 def test_interrupts(command: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.VERBS, "inspect", interrupted)
+    monkeypatch.setattr(data_verbs, "inspect", _like(data_verbs.inspect, interrupted))
     assert command("inspect", "x") == (130, "", "counterpoint: interrupted\n")
-    monkeypatch.setitem(cli.VERBS, "train", interrupted)
+    monkeypatch.setattr(model_verbs, "train", _like(model_verbs.train, interrupted))
     printed = command(*training(world, tmp_path / "run"))
     assert printed.code == 130
     assert printed.err == "counterpoint: interrupted; the same command goes on where it stopped\n"
@@ -811,3 +918,17 @@ def test_looking_needs_no_pytorch(world: Path) -> None:
     for arguments in (["inspect", world / "train"], ["taxonomy", "show", world / "taxonomy"], ["--help"]):
         words = [sys.executable, "-c", program, *map(str, arguments)]
         assert subprocess.run(words, capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def _processor_seconds(*words: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *words], capture_output=True, timeout=60, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+
+
+def test_help_is_quick() -> None:
+    """Within a second of processor time, the interpreter's start included."""
+    assert min(_processor_seconds("-m", "counterpoint.cli.main", "--help") for _ in range(3)) < 1
+    nothing = min(_processor_seconds("-c", "pass") for _ in range(3))
+    assert min(_processor_seconds("-c", "import counterpoint") for _ in range(3)) - nothing < 0.1

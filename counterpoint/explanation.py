@@ -1,6 +1,7 @@
 """Why a model gives its answer for one clip: weights over time, correlation, and answers under interventions."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,19 @@ class Explanation:
             "categories": [{"path": path, "probability": probability} for path, probability in self.categories],
             "timelines": {name: timeline.to_dict() for name, timeline in self.timelines.items()},
         }
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The shard and the id of a clip that is named ``SHARD#ID``; both may hold a #, and the shard is what exists.
+
+    Raises:
+        Error: the name has no #.
+    """
+    marks = [i for i, character in enumerate(name) if character == "#" and i]
+    if not marks:
+        raise Error(f"{name}: name the clip as SHARD#ID")
+    mark = next((i for i in marks if Path(name[:i]).exists()), marks[-1])
+    return name[:mark], name[mark + 1 :]
 
 
 def find(dataset: Dataset, clip: str) -> int:

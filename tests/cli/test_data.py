@@ -53,7 +53,7 @@ def test_one_command_makes_all_splits(shards: Path, tmp_path: Path, capsys: pyte
     """Which train a model with the shipped taxonomy, as YouTube-8M's own do."""
     out = tmp_path / "mosaic"
     others = ["--validation", shards / "validate0000.tfrecord", "--test", shards / "test*.tfrecord"]
-    code, printed, _ = mosaic(capsys, "--from", shards / "train0000.tfrecord", *others, "--out", out, "--json")
+    code, printed, _ = mosaic(capsys, "--data", shards / "train0000.tfrecord", *others, "--out", out, "--json")
     told: dict[str, Any] = json.loads(printed)
     assert code == 0
     assert {split: part["clips"] for split, part in told.items()} == {"train": 6, "validation": 4, "test": 3}
@@ -72,7 +72,7 @@ def test_one_command_makes_all_splits(shards: Path, tmp_path: Path, capsys: pyte
 def test_without_shards_of_their_own_splits_share_by_a_hash(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, printed, _ = mosaic(capsys, "--from", shards, "--out", tmp_path / "m", "--distractors", "1")
+    code, printed, _ = mosaic(capsys, "--data", shards, "--out", tmp_path / "m", "--distractors", "1")
     assert code == 0
     assert printed.startswith(f"{tmp_path / 'm'}: train: 6 clips in 1 shards, of 3")
     train, validation, test = (shown(tmp_path / "m", split) for split in ("train", "validation", "test"))
@@ -81,12 +81,12 @@ def test_without_shards_of_their_own_splits_share_by_a_hash(
 
 
 def test_what_cannot_be(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = ["--from", shards / "train0000.tfrecord"]
+    source = ["--data", shards / "train0000.tfrecord"]
     others = ["--validation", shards / "validate0000.tfrecord", "--test", shards / "train0000.tfrecord"]
     for arguments, said in (
         ([*source, *others], "in more than one split; splits share no shards"),
         ([*source, "--stretch", "0"], "stretch must be a factor above 0"),
-        (["--from", tmp_path / "none"], "no shards there"),
+        (["--data", tmp_path / "none"], "no shards there"),
     ):
         code, printed, error = mosaic(capsys, *arguments, "--out", tmp_path / "m")
         assert (code, printed) == (1, "")
@@ -97,10 +97,10 @@ def test_what_cannot_be(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_damaged_records(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damaged = damage(write(tmp_path / "bad.tfrecord", *video_level("bad", 200, 9)), 3, 5)
-    code, _, error = mosaic(capsys, "--from", damaged, "--out", tmp_path / "m", "--distractors", "1")
+    code, _, error = mosaic(capsys, "--data", damaged, "--out", tmp_path / "m", "--distractors", "1")
     assert code == 1
     assert f"{damaged}: record 3" in error
-    skipping = ["--from", damaged, "--out", tmp_path / "m", "--distractors", "1", "--skip-bad-records"]
+    skipping = ["--data", damaged, "--out", tmp_path / "m", "--distractors", "1", "--skip-bad-records"]
     code, _, error = mosaic(capsys, *skipping)
     assert code == 0
     assert "damaged records left out: 2" in error

@@ -12,7 +12,7 @@ from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
 from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import Survey
-from counterpoint.recommend import Library, Rows, beside, build, interests, places, read, recommend
+from counterpoint.recommendation import Library, Rows, beside, build, interests, places, read, recommend
 from counterpoint.run import RunFolder
 
 pytest.importorskip("faiss", reason="the extra `recommend` is not installed")
@@ -208,7 +208,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(world: Path, *more: object) -> int:
-    arguments = ["recommend", world / "run", "--library", world / "shards", *more]
+    arguments = ["recommend", world / "run", "--data", world / "shards", *more]
     return main([str(argument) for argument in arguments])
 
 
@@ -235,7 +235,7 @@ def test_command(world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 def test_an_index_of_other_shards_is_refused(world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert command(world, "--history", "clip001", "--index", tmp_path / "index") == 0
     other = write(tmp_path / "other.tfrecord", *clips(30, seed=8))
-    assert command(world, "--history", "clip001", "--index", tmp_path / "index", "--library", other) == 1
+    assert command(world, "--history", "clip001", "--index", tmp_path / "index", "--data", other) == 1
     assert "other clips" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -255,5 +255,5 @@ def test_command_errors(world: Path, capsys: pytest.CaptureFixture[str], history
 
 def test_a_library_of_one_clip(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "mute.tfrecord", clip("mute", [10], video=codes(2, SIZES["video"])))
-    assert command(world, "--history", "mute", "--library", tmp_path / "mute.tfrecord") == 0
+    assert command(world, "--history", "mute", "--data", tmp_path / "mute.tfrecord") == 0
     assert "mute" in capsys.readouterr().out  # nothing is left to recommend
