@@ -332,7 +332,7 @@ def killed(self, batch, index):
         os.kill(os.getpid(), signal.SIGKILL)
     begin(self, batch, index)
 Learner.on_train_batch_start = killed
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(cli(sys.argv[1:]))
 """
 
 
