@@ -3,13 +3,15 @@ from dataclasses import replace
 import pytest
 
 from counterpoint.experiments.matching import matched, parameters
-from counterpoint.families import BottleneckFamily, Family, NetVLADFamily
+from counterpoint.models.baselines import BottleneckFamily
 from counterpoint.recipes import (
     CONSTANT,
     RECIPES,
     TOWER_RECIPES,
     AttentionClusterFamily,
+    Family,
     HeadConfig,
+    NetVLADFamily,
     Recipe,
     TransformerFamily,
 )
@@ -18,7 +20,7 @@ SIZES, CATEGORIES = {"video": 64, "audio": 32}, 40
 
 
 def count(recipe: Recipe) -> int:
-    tower = TOWER_RECIPES["correlation-nv"] if recipe.fusion.tower else None
+    tower = TOWER_RECIPES["correlation-nv"] if recipe.needs_tower else None
     return parameters(recipe, SIZES, CATEGORIES, tower)
 
 

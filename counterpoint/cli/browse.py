@@ -21,7 +21,6 @@ def browse(args: Namespace) -> int:
     from counterpoint.browse.clips import Clips, Filter, check
     from counterpoint.cli import main as cli
     from counterpoint.evaluation.survey import folder_name, survey
-    from counterpoint.recipes import Recipe
     from counterpoint.run import RunFolder
 
     if args.export:
@@ -33,7 +32,7 @@ def browse(args: Namespace) -> int:
     run = RunFolder.load(args.run)
     low, high = args.correlation or (None, None)
     chosen = Filter(args.category, args.role, args.level, args.verdict, low, high, args.search, args.sort, args.reverse)
-    tower = isinstance(run.recipe, Recipe) and run.recipe.fusion.tower
+    tower = run.recipe.needs_tower
     check(chosen, run, tower)  # before the long work
     dataset = cli._dataset(args, args.data, run.labelling)
     cli._report(dataset)

@@ -26,7 +26,6 @@ from counterpoint.experiments.predictions import SCORES_FILE
 from counterpoint.experiments.search import Search
 from counterpoint.experiments.suites import Scale, Suite, settings_of, with_settings
 from counterpoint.files import holds_anything
-from counterpoint.models.fusion import CrossModal
 from counterpoint.recipes import CONSTANT, FAMILIES, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check
 from counterpoint.run import read_json, write_json
 
@@ -231,7 +230,7 @@ class Experiment:
         and, of a Transformer, those of its layers.
         """
         recipe = RECIPES[entry.recipe if entry.rival else f"{family}-{entry.recipe}"]
-        crossed = isinstance(recipe.fusion, CrossModal)
+        crossed = recipe.fusion.has_influence
         settings = {**self.suite.settings.get(family, {})}
         settings |= self.search(family, BASELINE).best() if trial is None or crossed else trial
         if entry.rival:
@@ -252,7 +251,7 @@ class Experiment:
 
     def count(self, recipe: Recipe, family: str) -> int:
         """A recipe's parameters."""
-        tower = self.tower_recipe(family, "trained", 0) if recipe.fusion.tower else None
+        tower = self.tower_recipe(family, "trained", 0) if recipe.needs_tower else None
         return parameters(recipe, self.shape.sizes, self.shape.categories, tower)
 
     def tower_recipe(self, family: str, kind: str, seed: int) -> TowerRecipe:

@@ -15,7 +15,7 @@ from counterpoint.experiments.document import Picture
 from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
 from counterpoint.experiments.statistics import ALL, Gain, Group, Results, Value
-from counterpoint.models.categorizer import JOINED
+from counterpoint.models.fusion import JOINED
 from counterpoint.recipes import Recipe
 from counterpoint.run import RunFolder, read_json
 from counterpoint.tables import Cell, Table

@@ -127,7 +127,7 @@ def distil(
     training = replace(first.recipe.training, seed=first.recipe.training.seed if seed is None else seed)
     student = replace(first, folder=out, recipe=replace(first.recipe, training=training))
     check(student.recipe)
-    tower = RunFolder.load(first.folder / TOWER_FOLDER) if first.recipe.fusion.tower else None
+    tower = RunFolder.load(first.folder / TOWER_FOLDER) if first.recipe.needs_tower else None
     teacher, lesson = out / TEACHER_FILE, {"of": [run.fingerprint for run in runs], "share": share}
     begun = read_json(out / LESSON_FILE) if (out / LESSON_FILE).exists() else None
     # A process that was killed before it wrote of whom the student learns left a run in which nothing is learned yet.

@@ -12,7 +12,6 @@ from filelock import FileLock, Timeout
 
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
-from counterpoint.recipes import Recipe
 from counterpoint.run import DATA_FILE, LOCK_FILE, RECIPE_FILE, TOWER_FOLDER, RunFolder, digest, read_json, write_json
 
 
@@ -27,7 +26,7 @@ def claimed(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) 
     Raises:
         Error: another process trains there, or see `counterpoint.training.train.train`.
     """
-    if (tower is not None) and not (isinstance(run.recipe, Recipe) and run.recipe.fusion.tower):
+    if tower is not None and not run.recipe.needs_tower:
         raise Error(f"{run.recipe.name} listens to no correlation tower")
     try:
         new = None if (run.folder / RECIPE_FILE).exists() else _written(run, tower, clips)
@@ -79,7 +78,7 @@ def _written(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset])
     there = run.folder.exists()
     if there and any(run.folder.iterdir()):
         raise Error(f"{run.folder}: not empty and not a run; choose another --out")
-    if isinstance(run.recipe, Recipe) and run.recipe.fusion.tower and tower is None:
+    if run.recipe.needs_tower and tower is None:
         raise Error(f"{run.recipe.name} needs a trained correlation tower (--tower RUN)")
     # Beside its place and then moved there, so that a run folder is whole or not there at all. The lock moves with it.
     # An empty folder that is there stays, since it may be a volume or the working directory; then the recipe, which

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import binary_auroc
 from counterpoint.data.loading import Batch
 from counterpoint.data.pairs import allowed, partners
 from counterpoint.data.tracks import Track, Tracks
-from counterpoint.models.correlation import Contrastive, Pair, Tower, centred, fit_calibration
+from counterpoint.models.correlation import Pair, Tower, centred, fit_calibration
 from counterpoint.recipes import Negatives, Training
 from counterpoint.taxonomy import Taxonomy
 from counterpoint.training.distributed import Part, collected, most, rank, told
@@ -55,7 +55,7 @@ class CorrelationLearner(Learner):
             if not both.any():
                 continue
             one, other = embeddings[pair[0]][both], embeddings[pair[1]][both]
-            form = self._contrastive if isinstance(self.tower.comparison, Contrastive) else self._joined
+            form = self._contrastive if self.tower.comparison.contrastive else self._joined
             losses.append(form(pair, one, other, partner[both][:, both]))
         # Where no clip has two modalities there is nothing to learn: a zero, with zero gradients.
         return torch.stack(losses or [vector.sum() * 0.0 for vector in embeddings.values()]).mean()
