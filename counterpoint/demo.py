@@ -102,7 +102,7 @@ def demo(out: Path, console: Console) -> None:
     for number, (name, what) in enumerate(SHOWN.items(), 3):
         run = RunFolder(out / name, _small(RECIPES[name]), labelling, features)
         console.print(f"[bold]{number}.[/] training {name}: {what}")
-        needed = tower if RECIPES[name].fusion.tower else None
+        needed = tower if RECIPES[name].needs_tower else None
         train(run, data["train"], data["validation"], tower=needed, console=console)
         breakdown = evaluate(run, data["test"], console)
         breakdown.save(run.folder / "evaluation")

@@ -120,14 +120,16 @@ def recipes(recipe: str | None = None, /, *, as_json: Json = False) -> None:
         counterpoint recipes
         counterpoint recipes nv-l
     """
-    from counterpoint.cli.recipe_options import catalogue, fields_table, find_recipe, plain
+    from counterpoint.cli.recipe_options import fields_table, find_recipe
+    from counterpoint.recipes import recipes_table, to_json
 
     if recipe is None:
-        table, data = catalogue()
-        show(as_json, lambda: data, lambda: table)
+        table = recipes_table()
+        plain = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        show(as_json, lambda: plain, lambda: table)
     else:
         found = find_recipe(recipe)
-        show(as_json, lambda: plain(found), lambda: fields_table(found))
+        show(as_json, lambda: to_json(found), lambda: fields_table(found))
 
 
 def train(

@@ -255,7 +255,7 @@ class Experiment:
 
     def count(self, recipe: Recipe, family: str) -> int:
         """A recipe's parameters."""
-        tower = self.tower_recipe(family, "trained", 0) if recipe.fusion.tower else None
+        tower = self.tower_recipe(family, "trained", 0) if recipe.needs_tower else None
         return parameters(recipe, self.shape.sizes, self.shape.categories, tower)
 
     def tower_recipe(self, family: str, kind: str, seed: int) -> TowerRecipe:

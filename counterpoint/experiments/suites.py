@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from counterpoint.errors import Error
 from counterpoint.experiments.datasets import KnownTruth, Mosaics, RealRecords, Source
 from counterpoint.experiments.paper import ENTRIES, HEADLINE, Entry
-from counterpoint.models.categorizer import JOINED
+from counterpoint.models.fusion import JOINED
 from counterpoint.recipes import (
     AttentionClusterFamily,
     ContrastiveConfig,

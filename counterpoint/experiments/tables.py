@@ -25,7 +25,7 @@ from counterpoint.experiments.experiment import Cell as RunCell
 from counterpoint.experiments.paper import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.predictions import draw_runs
 from counterpoint.experiments.results import ALL, Frame, Gain, Value
-from counterpoint.models.categorizer import JOINED
+from counterpoint.models.fusion import JOINED
 from counterpoint.recipes import Recipe
 from counterpoint.run import RunFolder, read_json
 from counterpoint.tables import Cell, Table

@@ -1,15 +1,17 @@
 from dataclasses import replace
 
 import pytest
+from counterpoint.recipes import BottleneckFamily, Family, NetVLADFamily
 
 from counterpoint.experiments.search import matched, parameters
-from counterpoint.families import BottleneckFamily, Family, NetVLADFamily
 from counterpoint.recipes import (
     CONSTANT,
     RECIPES,
     TOWER_RECIPES,
     AttentionClusterFamily,
+    Family,
     HeadConfig,
+    NetVLADFamily,
     Recipe,
     TransformerFamily,
 )
@@ -18,7 +20,7 @@ SIZES, CATEGORIES = {"video": 64, "audio": 32}, 40
 
 
 def count(recipe: Recipe) -> int:
-    tower = TOWER_RECIPES["correlation-nv"] if recipe.fusion.tower else None
+    tower = TOWER_RECIPES["correlation-nv"] if recipe.needs_tower else None
     return parameters(recipe, SIZES, CATEGORIES, tower)
 
 

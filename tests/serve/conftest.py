@@ -44,7 +44,7 @@ def make_run(folder: Path, features: FeatureSet, recipe: str = "nv-cm-c") -> Run
     family = NetVLADFamily(clusters={"audio": 3, "video": 4}, hidden=8)
     run = RunFolder(folder, replace(RECIPES[recipe], family=family, head=HeadConfig(hidden=8)), labelling, features)
     run.save()
-    if run.recipe.fusion.tower:
+    if run.recipe.needs_tower:
         correlation = replace(TOWER_RECIPES["correlation-nv"], family=family, comparison=ContrastiveConfig(embedding=4))
         tower = RunFolder(folder.with_name(f"{folder.name}-tower"), correlation, labelling, features)
         tower.save()
