@@ -11,7 +11,6 @@
 Features are 8-bit codes over [-2, 2] (`counterpoint.data.records`); encoders scale their output to that range.
 """
 
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -31,7 +30,7 @@ from torch import Tensor
 from counterpoint.data.clip import Clip, Track
 from counterpoint.data.features import YOUTUBE8M, FeatureSet
 from counterpoint.data.records import quantize
-from counterpoint.errors import Error
+from counterpoint.errors import Error, suggestion
 from counterpoint.media import efficientnet, pretrained
 from counterpoint.media.decode import DEFAULT, Frame, Limits, Video
 from counterpoint.media.sound import BANDS, log_mel
@@ -189,8 +188,7 @@ def factory_of(name: str) -> Factory:
         return _pretrained
     if OWN.fullmatch(base):
         return _own
-    close = difflib.get_close_matches(base, _REGISTRY, 1)
-    guess = f"; did you mean {close[0]!r}?" if close else "."
+    guess = suggestion(base, _REGISTRY) or "."
     known = ", ".join(sorted(_REGISTRY))
     raise Error(
         f"no encoders are called {name!r}{guess} There are {known}, any:IMAGE,AUDIO and package.module:NAME of your own"
