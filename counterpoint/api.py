@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import Dataset
+from counterpoint.data.dataset import Dataset, training_data
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import Error
 from counterpoint.evaluation.breakdown import Breakdown
@@ -33,15 +33,21 @@ from counterpoint.media.extract import find as find_films
 from counterpoint.media.workers import Failure
 from counterpoint.predict import Prediction, Predictor
 from counterpoint.recipes import RECIPES as CATEGORIZERS
-from counterpoint.recipes import TOWER_RECIPES, Recipe, TowerRecipe
+from counterpoint.recipes import TOWER_RECIPES, AnyRecipe, Recipe
+from counterpoint.recipes import recipe as recipe_named
+from counterpoint.recommendation import Library, Recommendations
+from counterpoint.recommendation import recommend as _recommend
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
+from counterpoint.training.checkpoints import MINUTES
+from counterpoint.training.distill import Distilled, distil
+from counterpoint.training.train import train as fit
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = PathLike | Mapping[str, ArrayLike]
 """A film, a shard, a folder or glob of either, or a clip's own features by modality."""
 
-RECIPES: dict[str, Recipe | TowerRecipe] = {**CATEGORIZERS, **TOWER_RECIPES}
+RECIPES: dict[str, AnyRecipe] = {**CATEGORIZERS, **TOWER_RECIPES}
 """All built-in recipes by name: categorizers and correlation towers."""
 BATCH = 64  # clips that the model reads at once
 
@@ -182,7 +188,7 @@ class Run(RunFolder):
         """The clips of all sources in order, with what was amiss; films that follow each other are decoded together."""
         films: list[Path] = []
         for number, source in enumerate(sources):
-            if not isinstance(source, Mapping) and are_videos([source]):
+            if not isinstance(source, Mapping) and are_videos([Path(source)]):
                 films.append(Path(source))
                 continue
             yield from self._films(films, workers, limits, on_failure)
@@ -254,7 +260,7 @@ def explain(run: PathLike | RunFolder, source: Source | Answer, top: int = 5) ->
 
 
 def train(
-    recipe: Recipe | TowerRecipe | str,
+    recipe: AnyRecipe | str,
     data: Dataset | PathLike | Sequence[PathLike],
     *,
     out: PathLike,
@@ -386,9 +392,7 @@ def ensemble(
     """
     loaded = [_run(run) for run in runs]
     training, held_out = training_data(data, validation, loaded[0].labelling)
-    return distil(
-        loaded, Path(out), training, held_out, share=share, seed=seed, workers=workers, console=console
-    )
+    return distil(loaded, Path(out), training, held_out, share=share, seed=seed, workers=workers, console=console)
 
 
 def _run(run: PathLike | RunFolder) -> Run:

@@ -58,7 +58,7 @@ def make(folder: Path, name: str, fusion: str = "cm") -> RunFolder:
     wanted = replace(base, family=FAMILIES[name], head=HeadConfig(hidden=8), max_steps=STEPS)
     run = RunFolder(folder, wanted, LABELLING, FeatureSet(SIZES))
     run.save()
-    if wanted.fusion.tower:
+    if wanted.needs_tower:
         tower_recipe = replace(
             TOWER_RECIPES["correlation-nv"], family=FAMILIES["nv"], comparison=ContrastiveConfig(embedding=4)
         )

@@ -84,11 +84,11 @@ class Decoding:
         """Make a clip of each video file, and print what is wrong with files."""
         from counterpoint import cluster
         from counterpoint.media.decode import Limits
-        from counterpoint.media.extract import extract
+        from counterpoint.media.extract import extract_sources
 
         engine = cluster.extraction(self.address) if self.uses_ray else None
         with speed("extracting") as advance:
-            report = extract(
+            report = extract_sources(
                 sources,
                 out,
                 encoders,
@@ -120,14 +120,16 @@ def recipes(recipe: str | None = None, /, *, as_json: Json = False) -> None:
         counterpoint recipes
         counterpoint recipes nv-l
     """
-    from counterpoint.cli.recipe_options import catalogue, fields_table, find_recipe, plain
+    from counterpoint.cli.recipe_options import fields_table, find_recipe
+    from counterpoint.recipes import recipes_table, to_json
 
     if recipe is None:
-        table, data = catalogue()
-        show(as_json, lambda: data, lambda: table)
+        table = recipes_table()
+        plain = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        show(as_json, lambda: plain, lambda: table)
     else:
         found = find_recipe(recipe)
-        show(as_json, lambda: plain(found), lambda: fields_table(found))
+        show(as_json, lambda: to_json(found), lambda: fields_table(found))
 
 
 def train(
@@ -318,7 +320,7 @@ def _categorize_clips(
     answers = []
     with progress("categorizing", len(dataset)) as advance:
         for predictions in Predictor(run).predict(dataset):
-            answers += batch.told(run, predictions, top, codes)
+            answers += batch.rows(run, predictions, top, codes)
             advance(len(predictions.ids))
     show(as_json, lambda: answers, lambda: _answers_table("clip", answers, codes))
     return 0

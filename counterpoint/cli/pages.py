@@ -169,7 +169,7 @@ def browse(
     loaded = load_run(run)
     low, high = correlation or (None, None)
     chosen = Filter(category, role, level, verdict, low, high, search, sort, reverse)
-    has_tower = isinstance(loaded.recipe, Recipe) and loaded.recipe.fusion.tower
+    has_tower = loaded.recipe.needs_tower
     check(chosen, loaded, has_tower)  # before the long work
     dataset = Dataset(data, loaded.labelling, skip_bad=skip_bad_records)
     note_skipped(dataset)

@@ -137,7 +137,7 @@ def distil(
     teacher, settings = out / TEACHER_FILE, {"of": [run.fingerprint for run in runs], "share": share}
     _check_folder(student, settings)
     if not student.trained:
-        tower = RunFolder.load(first.folder / TOWER_FOLDER) if first.recipe.fusion.tower else None
+        tower = RunFolder.load(first.folder / TOWER_FOLDER) if first.recipe.needs_tower else None
         with claimed_run(student, tower, {"training": data, "validation": validation}):
             write_json(out / SETTINGS_FILE, settings)
             if not teacher.exists():

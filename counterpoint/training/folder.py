@@ -39,7 +39,7 @@ def check_settings(recipe: Recipe | TowerRecipe, folder: Path, tower: RunFolder 
         Error: the recipe needs a tower and none is given, or the other way round; the tower is no trained tower; the
             folder holds a finished run, or something else.
     """
-    needed = isinstance(recipe, Recipe) and recipe.fusion.tower
+    needed = recipe.needs_tower
     if needed and tower is None:
         raise Error(f"{recipe.name} needs a trained correlation tower (--tower RUN)")
     if tower is not None and not needed:
@@ -62,7 +62,7 @@ def claimed_run(run: RunFolder, tower: RunFolder | None, clips: dict[str, Datase
     Raises:
         Error: another process trains there, or see `counterpoint.training.train.train`.
     """
-    needs_tower = isinstance(run.recipe, Recipe) and run.recipe.fusion.tower
+    needs_tower = run.recipe.needs_tower
     if tower is not None and not needs_tower:
         raise Error(f"{run.recipe.name} takes no correlation tower")
     with contextlib.ExitStack() as lock:

@@ -13,7 +13,7 @@ from counterpoint.data.pairs import allowed
 from counterpoint.data.tracks import Track, Tracks
 from counterpoint.distributed import broadcast, gather, maximum, rank
 from counterpoint.evaluation.tower import Embedded, embedded, scored_pairs
-from counterpoint.models.correlation import Contrastive, Pair, Tower, centred, fit_calibration
+from counterpoint.models.correlation import Pair, Tower, centred, fit_calibration
 from counterpoint.recipes import Negatives, Training
 from counterpoint.taxonomy import Taxonomy
 from counterpoint.training.batch_share import SINGLE, BatchShare
@@ -56,7 +56,7 @@ class CorrelationLearner(Learner):
             if not both.any():
                 continue
             one, other = embeddings[pair[0]][both], embeddings[pair[1]][both]
-            form = self._contrastive if isinstance(self.tower.comparison, Contrastive) else self._joined
+            form = self._contrastive if self.tower.comparison.contrastive else self._joined
             losses.append(form(pair, one, other, partner[both][:, both]))
         # Where no clip has two modalities there is nothing to learn: a zero, with zero gradients.
         return torch.stack(losses or [vector.sum() * 0.0 for vector in embeddings.values()]).mean()

@@ -21,7 +21,6 @@ from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
-from counterpoint.models.fusion import Gated
 from counterpoint.predict import accelerator
 from counterpoint.recipes import TowerRecipe, check
 from counterpoint.run import RunFolder
@@ -168,7 +167,7 @@ def _processes(run: RunFolder) -> dict[str, Any]:
     # A batch whose clips lack a modality leaves a tower's comparisons unused, and one that opens no gate leaves F
     # unused. Buffers are the same everywhere.
     strategy = DDPStrategy(
-        find_unused_parameters=isinstance(run.recipe, TowerRecipe) or isinstance(run.recipe.fusion, Gated),
+        find_unused_parameters=run.recipe.may_be_idle,
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )

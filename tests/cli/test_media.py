@@ -108,7 +108,7 @@ def test_categorize_videos(command: Any, videos: Path, trained: Path, tmp_path: 
     answers = {answer["id"]: answer for answer in printed.json}
     assert set(answers) == {"0.mp4", "1.mp4"}
     for name, expected in (("0.mp4", "Light:Day"), ("1.mp4", "Dark:Night")):
-        probabilities = {told["path"]: told["probability"] for told in answers[name]["categories"]}
+        probabilities = {category["path"]: category["probability"] for category in answers[name]["categories"]}
         assert probabilities[expected] == max(probability for path, probability in probabilities.items() if ":" in path)
         assert 0 < answers[name]["correlation"]["audio and video"] <= 1
         picture = Path(answers[name]["explanation"])

@@ -8,7 +8,7 @@ import torch
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import Error
-from counterpoint.families import TokenFamily
+from counterpoint.models.baselines import TokenFamily
 from counterpoint.predict import Predictor, batches
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, AttentionClusterFamily, ContrastiveConfig, TransformerFamily
 from counterpoint.run import RunFolder
@@ -51,7 +51,7 @@ def untrained(folder: Path, name: str) -> RunFolder:
         small = replace(family, width=8, heads=2) if isinstance(family, TokenFamily) else FAMILIES[name[:2]]
         run = RunFolder(folder, replace(RECIPES[name], family=small, max_steps=5), LABELLING, features)
     run.save()
-    if name in RECIPES and RECIPES[name].fusion.tower:
+    if name in RECIPES and RECIPES[name].needs_tower:
         run.take_in(untrained(folder.parent / f"{name}-tower", "correlation-nv"))
     model = run.build()
     for parameter in model.parameters():  # so that the rows of the head differ
