@@ -50,7 +50,7 @@ from counterpoint.recipes import (
     Recipe,
     TransformerFamily,
 )
-from counterpoint.training.allocator import keep_freed_memory
+from counterpoint.training.train import keep_freed_memory
 
 SIZES = {"video": 1024, "audio": 128}
 CATEGORIES = 640
@@ -95,7 +95,7 @@ class Certain(Tower):
 
 def build(name: str) -> nn.Module:
     chosen, tower = recipe(name), None
-    if chosen.fusion.tower:
+    if chosen.needs_tower:
         least = NetVLADFamily(clusters=dict.fromkeys(SIZES, 1), hidden=1)
         tower = replace(TOWER_RECIPES["correlation-nv"], family=least).build(SIZES)
         tower = Certain(tower.trunk, tower.comparison)
@@ -157,7 +157,7 @@ def operations(name: str) -> float:
         step(model, *batch([STEPS], STEPS))
     total = float(counter.get_total_flops())
     if isinstance(fusion, CrossModal) and isinstance(family, TransformerFamily):
-        # Written out in `counterpoint.models.influenced_attention`, where the counter would count twice what is formed twice.
+        # Written out in `counterpoint.models.influenced_attention`: the counter would count twice what is formed twice.
         first = fusion.hidden[0] if fusion.hidden else STEPS
         for source in SIZES:
             forward = 2 * first * STEPS * family.widths[source]  # W^T K, and Q times that

@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from counterpoint.data.dataset import Dataset
-from counterpoint.evaluation.breakdown import markdown, table4, table5
+from counterpoint.evaluation.breakdown import table4, table5
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.robustness import RobustnessAccumulator
 from counterpoint.evaluation.tower import measure, table
@@ -82,15 +82,15 @@ The correlation tower, at the probability 0.5:
 
 
 def halve(run: RunFolder, folder: Path) -> RunFolder:
-    """The run in another folder with 16-bit weights, and its tower in it; nothing about how it came about."""
-    there = replace(run, folder=folder)
-    there.save()
+    """The run in another folder with 16-bit weights, and its tower in it, without the training's environment."""
+    halved = replace(run, folder=folder)
+    halved.save()
     (folder / ENVIRONMENT_FILE).unlink()
     weights = {name: weight.half() for name, weight in load_file(run.folder / WEIGHTS_FILE).items()}
     save_file(weights, folder / WEIGHTS_FILE)
     if (run.folder / TOWER_FOLDER).exists():
         halve(RunFolder.load(run.folder / TOWER_FOLDER), folder / TOWER_FOLDER)
-    return there
+    return halved
 
 
 def main() -> None:
@@ -120,10 +120,10 @@ def main() -> None:
         commit=subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip(),
-        levels=markdown(table4(models)),
-        tops=markdown(table5(models)),
-        robustness=markdown(robustness.compute().table()),
-        tower=markdown(table([tower])),
+        levels=table4(models).markdown(),
+        tops=table5(models).markdown(),
+        robustness=robustness.compute().table().markdown(),
+        tower=table([tower]).markdown(),
     )
     (args.out / "README.md").write_text(card, encoding="utf-8")
     print(f"{args.out}: {size / 1e6:.1f} MB, GAP {breakdown.overall.gap:.4f}")

@@ -51,7 +51,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'counterpoint' has no attribute {name!r}; it offers {', '.join(__all__)}")
     value = getattr(importlib.import_module(_MODULES[name]), name)
-    # Kept, also over a submodule of the same name: `counterpoint.explain` is the function.
+    # Kept, also over a submodule of the same name: `counterpoint.explanation` is the function.
     globals()[name] = value
     return value
 

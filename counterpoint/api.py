@@ -17,25 +17,37 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import Dataset
+from counterpoint.data.dataset import Dataset, training_data
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import Error
 from counterpoint.evaluation.breakdown import Breakdown
 from counterpoint.evaluation.evaluate import evaluate as _evaluate
-from counterpoint.explain import Explanation
-from counterpoint.explain import explain as _explain
+from counterpoint.explanation import Explanation
+from counterpoint.explanation import explain as _explain
+from counterpoint.media import encoders
 from counterpoint.media.decode import DEFAULT, Limits
+from counterpoint.media.extract import are_videos, cores
+from counterpoint.media.extract import clips as film_clips
+from counterpoint.media.extract import extract as extract
+from counterpoint.media.extract import find as find_films
+from counterpoint.media.workers import Failure
 from counterpoint.predict import Prediction, Predictor
 from counterpoint.recipes import RECIPES as CATEGORIZERS
-from counterpoint.recipes import TOWER_RECIPES, Recipe, TowerRecipe
+from counterpoint.recipes import TOWER_RECIPES, AnyRecipe, Recipe
+from counterpoint.recipes import recipe as recipe_named
+from counterpoint.recommendation import Library, Recommendations
+from counterpoint.recommendation import recommend as _recommend
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
+from counterpoint.training.checkpoints import MINUTES
+from counterpoint.training.distill import Distilled, distil
+from counterpoint.training.train import train as fit
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Source: TypeAlias = PathLike | Mapping[str, ArrayLike]
 """A film, a shard, a folder or glob of either, or a clip's own features by modality."""
 
-RECIPES: dict[str, Recipe | TowerRecipe] = {**CATEGORIZERS, **TOWER_RECIPES}
+RECIPES: dict[str, AnyRecipe] = {**CATEGORIZERS, **TOWER_RECIPES}
 """All built-in recipes by name: categorizers and correlation towers."""
 BATCH = 64  # clips that the model reads at once
 
@@ -145,7 +157,7 @@ class Run(RunFolder):
                 on_progress(len(answers))
             waiting.clear()
 
-        for read in self._clips(each, skip_bad, workers or _cores(), limits, on_failure):
+        for read in self._clips(each, skip_bad, workers or cores(), limits, on_failure):
             waiting.append(read)
             if len(waiting) == BATCH:
                 flush()
@@ -176,7 +188,7 @@ class Run(RunFolder):
         """The clips of all sources in order, with what was amiss; films that follow each other are decoded together."""
         films: list[Path] = []
         for number, source in enumerate(sources):
-            if not isinstance(source, Mapping) and is_film(source):
+            if not isinstance(source, Mapping) and are_videos([Path(source)]):
                 films.append(Path(source))
                 continue
             yield from self._films(films, workers, limits, on_failure)
@@ -195,9 +207,9 @@ class Run(RunFolder):
         if not films:
             return
         made_by = encoders.of(self.features, str(self.folder))
-        for source, result, notes in film_clips(find_films(films), made_by, limits=limits, workers=workers):
-            if isinstance(result, Clip):
-                yield result, tuple(notes)
+        for source, result in film_clips(find_films(films), made_by, limits=limits, workers=workers):
+            if not isinstance(result, Failure):
+                yield result.clip, tuple(result.notes)
             elif on_failure is None:
                 raise Error(f"{source.path}: {result.cause}")
             else:
@@ -248,7 +260,7 @@ def explain(run: PathLike | RunFolder, source: Source | Answer, top: int = 5) ->
 
 
 def train(
-    recipe: Recipe | TowerRecipe | str,
+    recipe: AnyRecipe | str,
     data: Dataset | PathLike | Sequence[PathLike],
     *,
     out: PathLike,
@@ -380,9 +392,7 @@ def ensemble(
     """
     loaded = [_run(run) for run in runs]
     training, held_out = training_data(data, validation, loaded[0].labelling)
-    return distil(
-        loaded, Path(out), training, held_out, share=share, seed=seed, workers=workers, console=console
-    )
+    return distil(loaded, Path(out), training, held_out, share=share, seed=seed, workers=workers, console=console)
 
 
 def _run(run: PathLike | RunFolder) -> Run:
@@ -421,7 +431,3 @@ def _clip_of_arrays(source: Mapping[str, ArrayLike], run: Run, number: int) -> C
     if not tracks:
         raise Error(f"source {number}: no features; give an array (step, feature) for {' or '.join(sizes)}")
     return Clip(str(source.get("id", number)), np.zeros(0, np.int64), tracks)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

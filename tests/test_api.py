@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from serve.conftest import SIZES, make_run
+from training import world
 
 import counterpoint as cp
 from counterpoint.data.dataset import Dataset
@@ -20,8 +22,6 @@ from counterpoint.media.extract import extract
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.predict import Predictor
-from serve.conftest import SIZES, make_run
-from training import world
 
 NAMES = {
     *("load", "categorize", "train", "evaluate", "explain", "extract", "recommend", "ensemble"),

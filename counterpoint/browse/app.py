@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from counterpoint import __version__
 from counterpoint.browse.clips import Clips, Filter
 from counterpoint.browse.export import Format, export
-from counterpoint.explain import explain
+from counterpoint.explanation import explain
 from counterpoint.serve.gate import PAGE as SHARED
 from counterpoint.serve.gate import Guard, bind, handle_errors, host_names, is_local, url_of
 from counterpoint.serve.serializers import timeline_answer

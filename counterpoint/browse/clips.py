@@ -41,9 +41,8 @@ class Filter:
         verdict: whether the most probable category of that level is true.
         low, high: bounds of the correlation, of the clip's least correlated pair of modalities.
         search: a part of the id.
-        sort: ``loss`` (the training's, highest first); ``surprise``: the larger of the highest probability of a false
-            category and one minus the lowest probability of a true one (highest first); ``correlation`` (lowest
-            first); ``order`` of the data set.
+        sort: ``loss`` (the training's, highest first); ``surprise``: the largest error of a category's probability
+            (highest first); ``correlation`` (lowest first); ``order`` of the data set.
         reverse: sort in the reverse order.
     """
 

@@ -15,8 +15,8 @@ from cyclopts import Group, Parameter, Token
 from docstring_parser import parse
 from rich.console import Console
 
+from counterpoint.distributed import leading
 from counterpoint.errors import Error
-from counterpoint.training.launch import leading
 
 if TYPE_CHECKING:
     from counterpoint.data.dataset import Dataset

@@ -66,7 +66,7 @@ def ensemble(
     Example:
         counterpoint ensemble runs/a runs/b --data shards --out runs/one
     """
-    from counterpoint.evaluation.breakdown import rich_table, table4
+    from counterpoint.evaluation.breakdown import table4
     from counterpoint.files import check_output_folder
     from counterpoint.run import RECIPE_FILE
     from counterpoint.training.distill import check_alike, distil
@@ -92,5 +92,5 @@ def ensemble(
     show(
         as_json,
         lambda: {"run": str(out), **{name: breakdown.to_dict() for name, breakdown in models}},
-        lambda: rich_table(table4(models), f"Error rates in %, {len(others):,} validation clips (lower is better)"),
+        lambda: table4(models, "validation clips"),
     )

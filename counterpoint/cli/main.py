@@ -19,8 +19,8 @@ from rich.console import Console
 from counterpoint import __version__
 from counterpoint.cli import messages
 from counterpoint.cli.console import UsageError, note, shown_default
+from counterpoint.distributed import launch, launched
 from counterpoint.errors import Error
-from counterpoint.training.launch import launch, launched
 
 VERBS = {
     "demo": ("experiments:demo", "Train and compare on made-up clips and films, in three minutes"),

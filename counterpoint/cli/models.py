@@ -40,8 +40,8 @@ from counterpoint.cli.console import (
     show,
     speed,
 )
+from counterpoint.distributed import leading
 from counterpoint.errors import Error
-from counterpoint.training.launch import leading
 
 if TYPE_CHECKING:
     from counterpoint.media.extract import Report
@@ -84,11 +84,11 @@ class Decoding:
         """Make a clip of each video file, and print what is wrong with files."""
         from counterpoint import cluster
         from counterpoint.media.decode import Limits
-        from counterpoint.media.extract import extract
+        from counterpoint.media.extract import extract_sources
 
         engine = cluster.extraction(self.address) if self.uses_ray else None
         with speed("extracting") as advance:
-            report = extract(
+            report = extract_sources(
                 sources,
                 out,
                 encoders,
@@ -120,14 +120,16 @@ def recipes(recipe: str | None = None, /, *, as_json: Json = False) -> None:
         counterpoint recipes
         counterpoint recipes nv-l
     """
-    from counterpoint.cli.recipe_options import catalogue, fields_table, find_recipe, plain
+    from counterpoint.cli.recipe_options import fields_table, find_recipe
+    from counterpoint.recipes import recipes_table, to_json
 
     if recipe is None:
-        table, data = catalogue()
-        show(as_json, lambda: data, lambda: table)
+        table = recipes_table()
+        plain = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        show(as_json, lambda: plain, lambda: table)
     else:
         found = find_recipe(recipe)
-        show(as_json, lambda: plain(found), lambda: fields_table(found))
+        show(as_json, lambda: to_json(found), lambda: fields_table(found))
 
 
 def train(
@@ -160,12 +162,12 @@ def train(
         counterpoint train nv-l --data 'yt8m/train*.tfrecord' --out runs/nv-l
         counterpoint train nv-cm-c --tower runs/tower --data shards --out runs/mine --training.batch-size 64
     """
+    from counterpoint import distributed
     from counterpoint.cli import library
     from counterpoint.cli.recipe_options import find_recipe, with_fields
     from counterpoint.data.features import FeatureSet
     from counterpoint.recipes import TowerRecipe
     from counterpoint.run import RunFolder
-    from counterpoint.training import distributed
     from counterpoint.training.folder import check_settings
     from counterpoint.training.train import train as fit
 
@@ -217,13 +219,12 @@ def evaluate(
     """
     from rich.console import Group
 
+    from counterpoint import distributed
     from counterpoint.data.dataset import Dataset
-    from counterpoint.evaluation.breakdown import rich_table, table4, table5
     from counterpoint.evaluation.evaluate import evaluate as measure
     from counterpoint.evaluation.plots import draw_robustness
     from counterpoint.evaluation.robustness import RobustnessAccumulator
     from counterpoint.files import check_output_folder
-    from counterpoint.training import distributed
 
     loaded = load_run(run)
     if out:
@@ -241,15 +242,15 @@ def evaluate(
     figures = breakdown.to_dict()
     models = [(loaded.recipe.name, breakdown)]
     tables = [
-        rich_table(table4(models), f"Error rates in %, {len(dataset):,} clips (lower is better)"),
-        rich_table(table5(models), "GAP error in % by top-level category"),
+        breakdown.table(),
+        breakdown.categories_table(),
     ]
     if accumulator:
         curves = accumulator.compute()
         curves.save(folder / "robustness.json")
         draw_robustness(curves, folder / "robustness.png")
         figures["robustness"] = curves.to_dict()
-        tables.append(rich_table(curves.table(), "GAP error in % where clips lose a modality"))
+        tables.append(curves.table())
     show(as_json, lambda: figures, lambda: Group(*tables, f"saved in {folder}"))
     return 0
 
@@ -319,7 +320,7 @@ def _categorize_clips(
     answers = []
     with progress("categorizing", len(dataset)) as advance:
         for predictions in Predictor(run).predict(dataset):
-            answers += batch.told(run, predictions, top, codes)
+            answers += batch.rows(run, predictions, top, codes)
             advance(len(predictions.ids))
     show(as_json, lambda: answers, lambda: _answers_table("clip", answers, codes))
     return 0
@@ -364,7 +365,7 @@ def _categorize_videos(
 
     from counterpoint import batch
     from counterpoint.data.dataset import Dataset
-    from counterpoint.explain import explain
+    from counterpoint.explanation import explain
     from counterpoint.media import encoders
     from counterpoint.media.extract import find
     from counterpoint.predict import Predictor
@@ -454,7 +455,6 @@ def tower(
     from rich.console import Group
 
     from counterpoint.data.dataset import Dataset
-    from counterpoint.evaluation.breakdown import rich_table
     from counterpoint.evaluation.tower import draw, measure, surprising_table, table
     from counterpoint.files import check_output_folder
 
@@ -471,8 +471,8 @@ def tower(
         as_json,
         lambda: [result.to_dict() for result in results],
         lambda: Group(
-            rich_table(table(results), "Correlation towers"),
-            *(rich_table(surprising_table(result), f"Surprising pairs, {result.figures.name}") for result in results),
+            table(results),
+            *(surprising_table(result) for result in results),
             *(f"drawn in {path}" for path in pictures),
         ),
     )
@@ -501,8 +501,8 @@ def explain(
     """
     from counterpoint.data.dataset import Dataset
     from counterpoint.evaluation.plots import draw_explanation
-    from counterpoint.explain import explain as explain_clip
-    from counterpoint.explain import find, split_name
+    from counterpoint.explanation import explain as explain_clip
+    from counterpoint.explanation import find, split_name
     from counterpoint.predict import Predictor
 
     shard, clip_id = split_name(clip)

@@ -34,7 +34,7 @@ from counterpoint.errors import Error
 from counterpoint.serve.settings import MEGABYTE, Settings, read_key
 
 if TYPE_CHECKING:
-    from counterpoint.recommend import Recommendations
+    from counterpoint.recommendation import Recommendations
 
 DEFAULT = Settings()
 KEPT = "survey"  # below the run's folder
@@ -169,7 +169,7 @@ def browse(
     loaded = load_run(run)
     low, high = correlation or (None, None)
     chosen = Filter(category, role, level, verdict, low, high, search, sort, reverse)
-    has_tower = isinstance(loaded.recipe, Recipe) and loaded.recipe.fusion.tower
+    has_tower = loaded.recipe.needs_tower
     check(chosen, loaded, has_tower)  # before the long work
     dataset = Dataset(data, loaded.labelling, skip_bad=skip_bad_records)
     note_skipped(dataset)
@@ -215,8 +215,8 @@ def recommend(
     """
     from counterpoint.data.dataset import Dataset
     from counterpoint.files import check_output_folder
-    from counterpoint.library import Library
-    from counterpoint.recommend import recommend as choose
+    from counterpoint.recommendation import Library
+    from counterpoint.recommendation import recommend as choose
 
     loaded = load_run(run)
     ids = [name for each in history for name in _ids(each)]
@@ -225,7 +225,7 @@ def recommend(
     dataset = Dataset(data, loaded.labelling, skip_bad=skip_bad_records, labelled=False)
     note_skipped(dataset)
     with progress("answering for the library", len(dataset)) as advance:
-        library = Library.open(loaded, dataset, index, workers=workers, progress=advance, say=note)
+        library = Library.open(loaded, dataset, index, workers=workers, progress=advance, report=note)
     result = choose(library, ids, top)
     show(as_json, result.to_dict, lambda: _recommendations_table(result))
 

@@ -1,13 +1,15 @@
 """A recipe's fields as options of `counterpoint train`: `--training.learning-rate 1e-3`, `--max-steps 120`."""
 
 import dataclasses
-import json
-from collections.abc import Iterator, Sequence
-from typing import Any, get_type_hints
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from counterpoint.cli.console import UsageError, did_you_mean
+from counterpoint.cli.console import UsageError
 from counterpoint.errors import Error
 from counterpoint.tables import Table
+
+if TYPE_CHECKING:
+    from counterpoint.recipes import AnyRecipe
 
 HELP = ("-h", "--help")
 
@@ -39,20 +41,20 @@ def split_fields(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return left, fields
 
 
-def find_recipe(name: str | None) -> Any:
+def find_recipe(name: str | None) -> "AnyRecipe":
     """A recipe by its name, or a user's own as `package.module:NAME`.
 
     Raises:
         UsageError: there is none.
     """
-    from counterpoint.recipes import RECIPES, TOWER_RECIPES
+    from counterpoint.recipes import recipe
 
-    recipes = RECIPES | TOWER_RECIPES
     if name is None:
         raise UsageError("RECIPE is missing: name it right after `train` (`counterpoint recipes` lists them)")
-    if name in recipes:
-        return recipes[name]
-    raise UsageError(f"no recipe {name!r}{did_you_mean(name, recipes)} (`counterpoint recipes` lists them)")
+    try:
+        return recipe(name)
+    except Error as error:
+        raise UsageError(str(error)) from error
 
 
 def top_options() -> list[str]:
@@ -96,79 +98,24 @@ def _values(option: str, current: Any, rest: list[str]) -> Any:
     return rest.pop(0)
 
 
-def with_fields(recipe: Any, fields: dict[str, Any]) -> Any:
+def with_fields(recipe: "AnyRecipe", fields: dict[str, Any]) -> "AnyRecipe":
     """The recipe with other values in its fields.
 
     Raises:
         UsageError: it has no such field, or a value is not one that the field takes.
     """
-    from counterpoint.recipes import check
-
     try:
-        if hasattr(recipe, "with_"):
-            return recipe.with_(fields)
-        for name, value in fields.items():
-            recipe = _changed(recipe, name, name, value)
-        check(recipe)
-        return recipe
+        return recipe.with_(fields)
     except Error as error:
         raise UsageError(str(error)) from error
 
 
-def _changed(part: Any, path: str, name: str, value: Any) -> Any:
-    first, _, rest = name.partition(".")
-    known = [f.name for f in dataclasses.fields(part)]
-    if first not in known:
-        raise Error(f"no field {path}{did_you_mean(first, known)} (there are {', '.join(known)})")
-    old = getattr(part, first)
-    if rest:
-        if not dataclasses.is_dataclass(old):
-            raise Error(f"no field {path}: {first} has no fields")
-        return dataclasses.replace(part, **{first: _changed(old, path, rest, value)})
-    hint = get_type_hints(type(part))[first]
-    new = value
-    if isinstance(value, str) and not isinstance(old, str):
-        try:
-            new = json.loads(value)
-        except ValueError:
-            raise Error(f"{path} cannot be {value!r}") from None
-    new = tuple(new) if isinstance(new, list) else float(new) if isinstance(old, float) and type(new) is int else new
-    if isinstance(new, dict) and isinstance(old, dict) and (wrong := new.keys() - old.keys() - {"joined"}):
-        raise Error(f"{path}: no {min(wrong)!r}{did_you_mean(min(wrong), old)} (there are {', '.join(old)})")
-    from beartype.door import is_bearable
-
-    if not is_bearable(new, hint):
-        raise Error(f"{path} cannot be {value!r}")
-    return dataclasses.replace(part, **{first: new})
-
-
-def catalogue() -> tuple[Table, list[dict[str, str]]]:
-    """All recipes: a table, and the same as plain values."""
-    from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe
-
-    rows = []
-    for recipe in (RECIPES | TOWER_RECIPES).values():
-        family = type(recipe.family).__name__.removesuffix("Family")
-        if isinstance(recipe, Recipe):
-            needs = "a tower" if recipe.fusion.tower else ""
-            rows.append({"name": recipe.name, "family": family, "fusion": type(recipe.fusion).__name__, "needs": needs})
-        else:
-            rows.append({"name": recipe.name, "family": family, "fusion": "(a correlation tower)", "needs": ""})
-    header = ["name", "family", "fusion", "needs"]
-    return Table("Recipes", header, [[row[name] for name in header] for row in rows], labels=4), rows
-
-
-def fields_table(recipe: Any) -> Table:
+def fields_table(recipe: "AnyRecipe") -> Table:
     """A recipe's fields as options."""
-    rows = [[option_of(name), _text(value)] for name, value in _leaves(recipe) if name != "name"]
-    return Table(
-        f"Fields of {recipe.name}, each an option of `counterpoint train`", ["option", "default"], rows, labels=2
-    )
-
-
-def plain(recipe: Any) -> dict[str, Any]:
-    """A recipe's values for JSON."""
-    return dataclasses.asdict(recipe)
+    table = recipe.table()
+    rows = [[option_of(str(name)), *rest] for name, *rest in table.rows]
+    title = f"Fields of {recipe.name}, each an option of `counterpoint train`"
+    return dataclasses.replace(table, title=title, header=["option", *table.header[1:]], rows=rows)
 
 
 def option_of(field: str) -> str:
@@ -178,15 +125,3 @@ def option_of(field: str) -> str:
     '--training.learning-rate'
     """
     return f"--{field.replace('_', '-')}"
-
-
-def _leaves(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in vars(part).items():
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -1,8 +1,7 @@
 """The verb reproduce, whose options are the fields of a suite's scale."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -25,18 +24,12 @@ from counterpoint.cli.console import (
     check_choices,
     console,
     options_of,
-    progress,
     show,
     shown_default,
 )
 from counterpoint.cli.recipe_options import option_of
 from counterpoint.experiments.suites import SUITES, Scale, Suite
 from counterpoint.tables import Table
-
-if TYPE_CHECKING:
-    from counterpoint.experiments.engine import Job
-    from counterpoint.experiments.experiment import Experiment
-
 
 if TYPE_CHECKING:
     ScaleOptions = dict[str, Any]
@@ -62,6 +55,7 @@ def reproduce(
     out: Out,
     plan: Annotated[bool, Parameter(group=OUTPUT)] = False,
     report: Annotated[bool, Parameter(group=OUTPUT)] = False,
+    tables: Annotated[list[str], Parameter(metavar="MODULE", group=OUTPUT)] = [],  # noqa: B006
     as_json: Json = False,
     threads: Annotated[int, NOT_NEGATIVE, Parameter(group=RESOURCES)] = 0,
     workers: Workers = 0,
@@ -77,6 +71,7 @@ def reproduce(
         out: the experiment's folder.
         plan: print what would run and how long it would take; run nothing.
         report: report what is finished; run nothing.
+        tables: modules that add tables to the report.
         threads: threads of PyTorch; 0: as many as there are cores.
 
     Example:
@@ -84,34 +79,29 @@ def reproduce(
     """
     import torch
 
-    from counterpoint.experiments import engine
-    from counterpoint.experiments import report as reports
-    from counterpoint.experiments.datasets import Inputs
-    from counterpoint.experiments.experiment import Experiment
-    from counterpoint.experiments.jobs import Jobs
+    from counterpoint import experiments
 
     check_choices("SUITE", [suite], SUITES)
-    chosen = SUITES[suite]
     options = scale or {}
-    _check_scale(chosen, options)
+    _check_scale(SUITES[suite], options)
     if threads:
         torch.set_num_threads(threads)
-    sizes = replace(chosen.scale, **options)
     path = taxonomy or (library.default_taxonomy(data) if data else None)
-    shards = {"train": data, "validation": validation, "test": test}
-    folder = library.taxonomy_folder(path) if path else None
-    inputs = Inputs(shards=shards, clips=sizes.clips, taxonomy=folder, skip_bad=skip_bad_records)
-    experiment = Experiment(chosen, sizes, inputs, out)
-    _ = experiment.shape  # which says what is wrong with the data before anything is written
-    experiment.check()
+    experiment = experiments.open_experiment(
+        suite,
+        out,
+        data=data,
+        validation=validation,
+        test=test,
+        taxonomy=library.taxonomy_folder(path) if path else None,
+        skip_bad=skip_bad_records,
+        **options,
+    )
     if plan:
-        _print_plan(experiment)
+        table = experiments.plan(experiment, console)
+        show(False, dict, lambda: table)
         return
-    experiment.save()
-    jobs = Jobs(experiment, console, workers).all()
-    if not report:
-        engine.run(jobs, experiment.folder, console, reports.made_by())
-    written = reports.write(experiment, console, jobs)
+    written = experiments.reproduce(experiment, console=console, workers=workers, report_only=report, tables=tables)
     show(as_json, lambda: {"report": str(written)}, lambda: str(written))
 
 
@@ -125,14 +115,13 @@ def scale_help(suite: str) -> Table:
 
 def _check_scale(suite: Suite, options: dict[str, Any]) -> None:
     """Raise UsageError for a number out of bounds and for a name that there is not."""
-    from counterpoint.experiments.entries import ENTRIES
+    from counterpoint.experiments.paper import ENTRIES
     from counterpoint.recipes import FAMILIES
 
-    sources = next(field.name for field in fields(suite) if field.name in ("worlds", "datasets"))
     choices: dict[str, Iterable[str]] = {
         "families": FAMILIES,
         "models": ENTRIES,
-        sources: [source.name for source in getattr(suite, sources)],
+        "datasets": [source.name for source in suite.datasets],
     }
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
@@ -143,42 +132,3 @@ def _check_scale(suite: Suite, options: dict[str, Any]) -> None:
     for split, count in options.get("clips", {}).items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise UsageError(f"--clips: {split} must be a whole number from 1, not {count!r}")
-
-
-def _print_plan(experiment: "Experiment") -> None:
-    """Print what would run, and about how long it would take; a new experiment's plan leaves nothing behind."""
-    from tempfile import TemporaryDirectory
-
-    from counterpoint.experiments.experiment import SUITE_FILE
-    from counterpoint.experiments.jobs import Jobs
-
-    if (experiment.folder / SUITE_FILE).exists():
-        experiment.save()
-        _print_jobs(experiment.folder, Jobs(experiment, console).all())
-        return
-    with TemporaryDirectory() as elsewhere:
-        planned = replace(experiment, folder=Path(elsewhere))
-        _print_jobs(planned.folder, Jobs(planned, console).all())
-
-
-def _print_jobs(folder: Path, jobs: "Sequence[Job]") -> None:
-    from rich.table import Table as RichTable
-
-    from counterpoint.experiments.engine import Estimate, Log, duration
-
-    estimate = Estimate(Log(folder))
-    table = RichTable("kind of job", "done", "to do", "about")
-    kinds = dict.fromkeys(job.kind for job in jobs)
-    with progress("timing two steps of each kind of training", len(kinds)) as advance:
-        for kind in kinds:
-            of = [job for job in jobs if job.kind == kind]
-            left = [job for job in of if not job.finished]
-            seconds = estimate.seconds(left)
-            table.add_row(kind, str(len(of) - len(left)), str(len(left)), duration(seconds) if seconds else "")
-            advance(1)
-    left = [job for job in jobs if not job.finished]
-    show(False, dict, lambda: table)
-    print(
-        f"{len(left)} of {len(jobs)} jobs to do, about {duration(estimate.seconds(left))} if every training needs all "
-        "of its epochs; measured as jobs finish"
-    )

@@ -1,7 +1,6 @@
-"""Uploads -> clips: feature records are parsed, video files encoded in child processes that have their encoders loaded.
+"""Uploads -> clips: feature records are parsed, video files encoded in a `counterpoint.media.workers.WorkerPool`.
 
-Each child is a pool of its own, so that whatever becomes of it (a crash, a hang, the system's out-of-memory killer)
-costs its own file and no other. Its results go into the job's folder, not through a pipe:
+A worker process writes its results into the job's folder, not through a pipe:
 
 ===================  ===================================================
 ``clip.tfrecord``    the clip, with ``features.json`` beside it
@@ -12,18 +11,12 @@ costs its own file and no other. Its results go into the job's folder, not throu
 
 import asyncio
 import base64
-import contextlib
-import multiprocessing
-import resource
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, UInt8
-from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 from torch import Tensor
 
@@ -32,10 +25,9 @@ from counterpoint.data.features import FEATURES_FILE, FeatureSet, encoder_of
 from counterpoint.data.records import encode, parse
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.errors import Error
-from counterpoint.media import encoders
 from counterpoint.media.decode import Limits, Video
-from counterpoint.media.encoders import Encoders, PictureEncoder
-from counterpoint.media.workers import uninterrupted
+from counterpoint.media.encoders import PictureEncoder
+from counterpoint.media.workers import StartError, WorkerError, WorkerPool, cause_of, loaded
 from counterpoint.run import RunFolder
 from counterpoint.serve.settings import RefusedError, Settings
 
@@ -46,15 +38,6 @@ RECORDS = ".tfrecord"
 NAME_LENGTH = 200
 FRAME_BYTES, LABELS_BYTES = 64, 1 << 16  # of a record, beside its features
 
-NO_MEMORY = ("allocate memory", "could not create a primitive")  # in the errors of PyTorch and oneDNN
-STARTING = 60.0  # seconds that a new child may take before it begins with a file
-
-T = TypeVar("T")
-
-
-class CrashedError(RefusedError):
-    """The child is gone, or was ended."""
-
 
 class Task(NamedTuple):
     """A file to encode: the clip's name, and where the file is and the results go."""
@@ -64,107 +47,28 @@ class Task(NamedTuple):
     folder: Path
 
 
-class WorkerPool:
-    """Warm child processes; `encode` takes the first that is free."""
+async def encode_film(pool: WorkerPool, task: Task, settings: Settings, begun: Callable[[], None]) -> list[str]:
+    """Make the clip of a file in one of the pool's processes; returns notes about the file's faults.
 
-    def __init__(self, encoders_name: str, settings: Settings) -> None:
-        self.settings = settings
-        self._children = [_Child(encoders_name, settings.memory) for _ in range(settings.workers)]
-        self._free: asyncio.Queue[_Child] = asyncio.Queue()
-        self._renewing: set[asyncio.Task[None]] = set()
+    Args:
+        pool: the worker processes, with the run's encoders.
+        task: the file.
+        settings: the limits.
+        begun: is called, by another thread, when a process is free for the file.
 
-    async def start(self) -> None:
-        """Load the encoders in all of them."""
-        await asyncio.gather(*(child.warm() for child in self._children))
-        for child in self._children:
-            self._free.put_nowait(child)
-
-    async def stop(self) -> None:
-        """End them."""
-        for renewing in self._renewing:
-            renewing.cancel()
-        await asyncio.gather(*(child.stop() for child in self._children))
-
-    async def encode(self, task: Task, begun: Callable[[], None]) -> list[str]:
-        """Make the clip of a file; returns notes of what was amiss with it.
-
-        Args:
-            begun: is called when a child has taken it up.
-
-        Raises:
-            RefusedError: there is no clip in it, or more than is allowed.
-        """
-        child = await self._free.get()
-        gone = False
-        try:
-            begun()
-            settings = self.settings
-            told = await child.do(settings.time_limit, _encode, task, settings.max_seconds, settings.max_pixels)
-        except (CrashedError, asyncio.CancelledError):
-            gone = True
-            raise
-        finally:
-            if gone:
-                renewing = asyncio.create_task(self._renew(child))
-                self._renewing.add(renewing)
-                renewing.add_done_callback(self._renewing.discard)
-            else:
-                self._free.put_nowait(child)
-        if isinstance(told, _No):
-            raise RefusedError(told.status, told.detail)
-        return told
-
-    async def _renew(self, child: "_Child") -> None:
-        await child.renew()
-        with contextlib.suppress(RefusedError):  # the next file will find out
-            await child.warm()
-        self._free.put_nowait(child)
-
-
-@dataclass
-class _Child:
-    encoders: str
-    memory: int
-    pool: ProcessPool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.pool = self._pool()
-
-    def _pool(self) -> ProcessPool:
-        spawn = multiprocessing.get_context("spawn")
-        return ProcessPool(1, initializer=_begin, initargs=(self.encoders, self.memory), context=spawn)
-
-    async def warm(self) -> None:
-        await self.do(None, _ready)
-
-    async def do(self, seconds: float | None, function: Callable[..., T], *args: Any) -> T:
-        longest = None if seconds is None else seconds + STARTING
-        for patience in (True, False):
-            try:
-                async with asyncio.timeout(longest):
-                    with uninterrupted():
-                        future = self.pool.schedule(function, args, timeout=seconds)
-                    return await asyncio.wrap_future(future)
-            except TimeoutError:
-                raise CrashedError(422, f"took more than {seconds:g} s") from None
-            except ProcessExpired as error:
-                raise CrashedError(422, f"the decoder crashed (exit code {error.exitcode})") from None
-            except (BrokenProcessPool, RuntimeError) as error:  # it was killed while it had nothing to do
-                if not patience:
-                    raise CrashedError(500, f"the decoder could not be started ({error})") from error
-                await self.renew()
-        raise AssertionError
-
-    async def renew(self) -> None:
-        await self.stop()
-        self.pool = self._pool()
-
-    async def stop(self) -> None:
-        def end(pool: ProcessPool) -> None:
-            pool.stop()  # type: ignore[no-untyped-call]
-            pool.join()
-
-        await asyncio.to_thread(end, self.pool)
+    Raises:
+        RefusedError: there is no clip in it, or more than is allowed.
+    """
+    limits = settings.max_seconds, settings.max_pixels
+    try:
+        result = await asyncio.wrap_future(
+            pool.submit(_encode, task, *limits, time_limit=settings.time_limit, begun=begun)
+        )
+    except WorkerError as error:
+        raise RefusedError(500 if isinstance(error, StartError) else 422, str(error)) from error
+    if isinstance(result, _Refusal):
+        raise RefusedError(result.status, result.detail)
+    return result
 
 
 # --- what clients send ------------------------------------------------------------------------------------------------
@@ -259,52 +163,31 @@ def thumbnail(folder: Path, second: int) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else None
 
 
-# --- in a child -------------------------------------------------------------------------------------------------------
-
-_encoders: Encoders | None = None
+# --- in a worker process ----------------------------------------------------------------------------------------------
 
 
-class _No(NamedTuple):
+class _Refusal(NamedTuple):
     status: int
     detail: str
 
 
-def _begin(name: str, memory: int) -> None:
-    global _encoders
-    torch.set_num_threads(1)
-    _encoders = encoders.build(name)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if (status := Path("/proc/self/status")).exists():  # elsewhere the limit would be no limit
-        used = next(line for line in status.read_text().splitlines() if line.startswith("VmData"))
-        allowed = 1024 * int(used.split()[1]) + memory
-        resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
-
-
-def _ready() -> None:
-    """Done when the encoders are loaded."""
-
-
-def _encode(task: Task, seconds: int, pixels: int) -> list[str] | _No:
-    assert _encoders is not None
+def _encode(task: Task, seconds: int, pixels: int) -> list[str] | _Refusal:
     longest = seconds + 1  # the last second need not be whole
     limits = Limits(longest + 1, pixels)
+    encoders = loaded()
     try:
         with Video(task.path, limits) as video:
             duration = video.duration
         if duration and duration > longest:
-            return _No(413, f"lasts {duration:.0f} s; {seconds} s at most")
-        watched = replace(_encoders, picture=_Watched(_encoders.picture, task.folder, duration or longest))
+            return _Refusal(413, f"lasts {duration:.0f} s; {seconds} s at most")
+        watched = replace(encoders, picture=_Watched(encoders.picture, task.folder, duration or longest))
         clip, notes = watched.encode(task.path, task.name, limits)
         if clip.steps > longest:
-            return _No(413, f"lasts {clip.steps} s or more; {seconds} s at most")
-        save(task.folder, clip, _encoders.features)
+            return _Refusal(413, f"lasts {clip.steps} s or more; {seconds} s at most")
+        save(task.folder, clip, encoders.features)
         return notes
-    except Error as error:
-        return _No(422, str(error).removeprefix(f"{task.path}: "))
     except Exception as error:
-        if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
-            return _No(422, "decoding it takes more memory than is allowed")
-        return _No(422, f"{type(error).__name__}: {error}")
+        return _Refusal(422, cause_of(error, task.path))
 
 
 class _Watched:

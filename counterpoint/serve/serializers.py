@@ -9,7 +9,7 @@ from jaxtyping import Float
 from counterpoint.data.clip import Clip
 from counterpoint.data.records import clip_of
 from counterpoint.data.tfrecord import Shard
-from counterpoint.explain import Timeline, explain
+from counterpoint.explanation import Timeline, explain
 from counterpoint.predict import Predictor
 from counterpoint.run import RunFolder
 from counterpoint.serve import answers
@@ -147,7 +147,7 @@ def _clip(job: Job) -> Clip:
 
 
 def _interventions(modality: str, other: str | None) -> list[tuple[Literal["without", "swapped"], str | None, str]]:
-    """The interventions on a modality, and their names in `counterpoint.explain`."""
+    """The interventions on a modality, and their names in `counterpoint.explanation`."""
     return [("without", None, f"without {modality}"), ("swapped", other, f"{modality} of {other}")]
 
 

@@ -28,11 +28,12 @@ from counterpoint.data.tfrecord import Shard
 from counterpoint.errors import Error
 from counterpoint.media import encoders
 from counterpoint.media.decode import SUFFIXES
+from counterpoint.media.workers import WorkerPool
 from counterpoint.predict import Predictor
 from counterpoint.run import RunFolder
 from counterpoint.serve import answers, serializers
 from counterpoint.serve.batching import BatchingPredictor
-from counterpoint.serve.encoding import CLIP, RECORDS, Task, WorkerPool, name_of, printable, records
+from counterpoint.serve.encoding import CLIP, RECORDS, Task, encode_film, name_of, printable, records
 from counterpoint.serve.jobs import Job, Jobs
 from counterpoint.serve.settings import RefusedError, Settings
 
@@ -144,7 +145,7 @@ class Service:
             found = encoders.of(self.run.features, self.run.folder.resolve().name)
         except Error as error:
             return None, str(error)
-        return WorkerPool(found.name, self.settings), ""
+        return WorkerPool(found.name, self.settings.workers, self.settings.memory), ""
 
     async def __aenter__(self) -> "Service":
         folder = Path(tempfile.mkdtemp(prefix="counterpoint-serve-"))  # its mode is 0700
@@ -157,8 +158,8 @@ class Service:
             )
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "explainer"))
             if self._workers:
-                stack.push_async_callback(self._workers.stop)
-                await self._workers.start()
+                stack.push_async_callback(asyncio.to_thread, self._workers.stop)
+                await asyncio.to_thread(self._workers.preload)
             self.jobs = Jobs(folder, self.settings)
             stack.push_async_callback(self.jobs.abandon)
             self.metrics.watch("counterpoint_clips_held", "Clips that wait or are worked on", lambda: self.jobs.held)
@@ -305,7 +306,8 @@ class Service:
             job.stage = "decoding"
 
         try:
-            job.notes = await self._workers.encode(Task(job.name, source, job.folder), begun)
+            task = Task(job.name, source, job.folder)
+            job.notes = await encode_film(self._workers, task, self.settings, begun)
         except RefusedError as refused:
             self.metrics.failures.labels(refused.status).inc()
             raise RefusedError(refused.status, f"{job.name}: {refused.detail}") from refused

@@ -108,7 +108,7 @@ def test_categorize_videos(command: Any, videos: Path, trained: Path, tmp_path: 
     answers = {answer["id"]: answer for answer in printed.json}
     assert set(answers) == {"0.mp4", "1.mp4"}
     for name, expected in (("0.mp4", "Light:Day"), ("1.mp4", "Dark:Night")):
-        probabilities = {result["path"]: result["probability"] for result in answers[name]["categories"]}
+        probabilities = {category["path"]: category["probability"] for category in answers[name]["categories"]}
         assert probabilities[expected] == max(probability for path, probability in probabilities.items() if ":" in path)
         assert 0 < answers[name]["correlation"]["audio and video"] <= 1
         picture = Path(answers[name]["explanation"])
@@ -129,7 +129,7 @@ def test_categorize_videos_to_a_table(command: Any, videos: Path, trained: Path,
     assert [float(row[-1]) for row in rows] == 2 * [json.loads(line)["correlation"]["audio and video"]]
 
 
-def test_categorize_names_what_failed(command: Any, videos: Path, trained: Path) -> None:
+def test_categorize_says_what_failed(command: Any, videos: Path, trained: Path) -> None:
     printed = command("categorize", trained / "run", videos / "0.mp4", videos / "broken.mp4")
     assert printed.code == 1
     assert "Light" in printed.out

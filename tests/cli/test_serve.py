@@ -2,21 +2,21 @@ import socket
 from pathlib import Path
 
 import pytest
-from counterpoint.serve.gate import bind
 
 from counterpoint.cli.main import main
 from counterpoint.errors import Error
 from counterpoint.run import RunFolder
+from counterpoint.serve.gate import bind
 
 
-def test_names_in_a_line_why_it_does_not_start(
+def test_one_line_why_it_does_not_start(
     record_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(record_run.folder)
     (tmp_path / "empty").write_text("\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for arguments, result in (
+        for arguments, message in (
             ([str(tmp_path)], f"{tmp_path}: not a run folder"),
             ([f"{run}/tower"], "a correlation tower, which names no categories"),
             ([run, "--port", str(port)], f"127.0.0.1:{port}: Address already in use; --host and --port"),
@@ -27,10 +27,10 @@ def test_names_in_a_line_why_it_does_not_start(
         ):
             port_option = [] if "--port" in arguments else ["--port", "0"]
             assert main(["serve", *arguments, *port_option]) == 1
-            message = capsys.readouterr().err
-            assert message.startswith("counterpoint: ")
-            assert result in message
-            assert message.count("\n") == 1
+            line = capsys.readouterr().err
+            assert line.startswith("counterpoint: ")
+            assert message in line
+            assert line.count("\n") == 1
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])

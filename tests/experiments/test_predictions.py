@@ -7,7 +7,7 @@ from training.world import LABELLING, TAXONOMY, clips, dataset, write
 from counterpoint.errors import Error
 from counterpoint.evaluation.breakdown import break_down
 from counterpoint.experiments.predictions import Truth, draw_runs, measure, measured, probabilities, save_scores
-from counterpoint.run import Predictions
+from counterpoint.predict import Predictions
 
 
 def said(clips: int, seed: int = 0) -> np.ndarray:

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from counterpoint.experiments.statistics import Gain, Results, Value
 
 from counterpoint.evaluation.breakdown import Breakdown, Figures, break_down
 from counterpoint.experiments import statistics, tables
 from counterpoint.experiments.datasets import Inputs
 from counterpoint.experiments.experiment import Experiment
 from counterpoint.experiments.predictions import Truth, probabilities, save_scores
-from counterpoint.experiments.statistics import Gain, Results, Value
 from counterpoint.experiments.suites import SUITES
-from counterpoint.run import Predictions
+from counterpoint.predict import Predictions
 from counterpoint.taxonomy import Category, Taxonomy
 
 TAXONOMY = Taxonomy(

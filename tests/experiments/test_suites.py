@@ -3,13 +3,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from counterpoint.experiments.matching import parameters
 
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
 from counterpoint.errors import Error
 from counterpoint.experiments import paper
 from counterpoint.experiments.datasets import Inputs, Shape
 from counterpoint.experiments.experiment import Experiment
-from counterpoint.experiments.matching import parameters
 from counterpoint.experiments.suites import ENTRIES, SUITES, Suite, with_settings
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, CrossAttentionFamily, TransformerFamily
 from counterpoint.run import RunFolder

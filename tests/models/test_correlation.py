@@ -184,7 +184,7 @@ def test_calibration_of_separable_scores_stays_finite():
 
 
 def test_calibration_refuses_scores_that_tell_nothing():
-    with pytest.raises(ValueError, match="do not tell true pairs from false ones"):
+    with pytest.raises(ValueError, match="do not separate true pairs from false ones"):
         fit_calibration(torch.tensor([2.0, 1.5, 1.0, 0.0]), torch.tensor([False, True, False, True]))
 
 

@@ -15,10 +15,10 @@ from counterpoint.models import transformer
 from counterpoint.models.fusion import Axis, ConcatenatedInfluence, CrossModal
 
 from .small import (
+    BASELINES,
     CATEGORIES,
     FAMILIES,
     MODELS,
-    RIVALS,
     STEPS,
     THREE,
     TWO,
@@ -145,7 +145,7 @@ def test_logits_formed_a_few_clips_at_a_time(name: str, monkeypatch: pytest.Monk
     results = []
     for most in (1, 2 * 2 * STEPS * STEPS, 1 << 20):
         monkeypatch.setitem(transformer.CHUNK_LOGITS, "cpu", most)
-        model = build(recipe, sizes, torch.tensor([0.9, 0.2, 0.6, 0.7]) if recipe.fusion.tower else None)
+        model = build(recipe, sizes, torch.tensor([0.9, 0.2, 0.6, 0.7]) if recipe.needs_tower else None)
         logits = model(batch(sizes, present=0.8)).logits
         logits.square().sum().backward()
         results.append([logits, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)])
@@ -158,7 +158,7 @@ def test_logits_formed_a_few_clips_at_a_time(name: str, monkeypatch: pytest.Monk
 def test_who_learns(name: str):
     """Every parameter of the categorizer has a gradient, and none of the tower's."""
     recipe, sizes = MODELS[name]
-    probability = torch.tensor([0.9, 0.6, 0.4, 0.7]) if recipe.fusion.tower else None
+    probability = torch.tensor([0.9, 0.6, 0.4, 0.7]) if recipe.needs_tower else None
     learns: dict[str, bool] = {}
     for seed in range(4):  # with other parameters each time, since a ReLU may be asleep
         model = build(recipe, sizes, probability, seed)
@@ -176,7 +176,7 @@ def test_who_learns(name: str):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name][0].fusion.tower])
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name][0].needs_tower])
 def test_a_frozen_tower_stays_in_evaluation(name: str):
     model = build(*MODELS[name])
     model.train()
@@ -215,7 +215,7 @@ def test_a_clip_longer_than_the_influence(name: str):
 @pytest.mark.parametrize(
     "name",
     [
-        *("tm-l", "rnn-l", "nv-cm", *RIVALS),
+        *("tm-l", "rnn-l", "nv-cm", *BASELINES),
         *("nv-cm reach deep", "rnn-cm-g reach", "tm-cm reach deep", "rnn-cm reach deep"),
     ],
 )
@@ -264,7 +264,7 @@ def test_identity_start_between_unlike_axes():
 
 @every_family
 @pytest.mark.parametrize("into", ["influence", "input"])
-def test_concatenated_fusion_listens_to_the_probability(family: str, into: str):
+def test_concatenated_fusion_reads_the_probability(family: str, into: str):
     tracks = batch(TWO)
     low = build(small(f"{family}-cm-c", into=into), TWO, torch.full((4,), 0.1))(tracks)
     high = build(small(f"{family}-cm-c", into=into), TWO, torch.tensor([0.1, 0.1, 0.9, 0.9]))(tracks)
@@ -273,14 +273,14 @@ def test_concatenated_fusion_listens_to_the_probability(family: str, into: str):
 
 @every_family
 @pytest.mark.parametrize("into", ["influence", "input"])
-def test_concatenated_fusion_listens_to_the_agreement(family: str, into: str):
+def test_concatenated_fusion_reads_the_agreement(family: str, into: str):
     """Told the agreement, it hears the whole of it and the probability not at all."""
-    recipe, tracks = small(f"{family}-cm-c", into=into, told="agreement"), batch(TWO)
+    recipe, tracks = small(f"{family}-cm-c", into=into, context="agreement"), batch(TWO)
     model = build(recipe, TWO, torch.full((4,), 0.1))
     layer = model.trunk.layers[0]
     maps = layer.conditionings if into == "input" else layer.influences
-    assert {ear.map.in_features if into == "input" else ear.context.in_features for ear in maps.values()} == {4}
-    assert all(isinstance(ear, ConcatenatedInfluence) == (into == "influence") for ear in layer.influences.values())
+    assert {part.map.in_features if into == "input" else part.context.in_features for part in maps.values()} == {4}
+    assert all(isinstance(part, ConcatenatedInfluence) == (into == "influence") for part in layer.influences.values())
     before = model(tracks).logits
     assert torch.equal(build(recipe, TWO, torch.full((4,), 0.9))(tracks).logits, before)
     with torch.no_grad():
@@ -309,7 +309,7 @@ def test_shown_weights(name: str):
             mask = mask.any(1, keepdim=True) if recipe.averaged else mask
             if name.startswith("tm"):
                 mask = mask[:, None, None, :].expand(before.shape)
-                if name.split()[0] not in RIVALS:
+                if name.split()[0] not in BASELINES:
                     close(after, masked_softmax(before.clamp_min(1e-300).log() + heard, mask))
                 sums = mask.any(-1).double()
             else:
@@ -320,7 +320,7 @@ def test_shown_weights(name: str):
                 sums = mask.any(-1).double()
             assert not before[~mask].any()
             assert not after[~mask].any()
-            if name.split()[0] in RIVALS:  # some of the sum goes to the others' steps
+            if name.split()[0] in BASELINES:  # some of the sum goes to the others' steps
                 assert (before.sum(-1) <= sums.clamp_min(1) + 1e-12).all()
                 sums = before.sum(-1)
             close(before.sum(-1), sums)
@@ -368,7 +368,7 @@ def test_dropout_of_a_training_model_spares_the_tower():
 def test_a_modality_that_is_not_read_does_not_matter(name: str):
     """Except through a tower, which reads for itself."""
     recipe, sizes = MODELS[name]
-    probability = torch.tensor([0.9, 0.2, 0.6, 0.7]) if recipe.fusion.tower else None
+    probability = torch.tensor([0.9, 0.2, 0.6, 0.7]) if recipe.needs_tower else None
     model, tracks, others = build(recipe, sizes, probability), batch(sizes), batch(sizes, seed=1)
     logits = model(tracks).logits
     unread = {modality: others[modality] for modality in sizes if modality not in recipe.modalities}
@@ -414,7 +414,7 @@ def test_who_hears_itself_hears_nobody_else(family: str):
     assert all(each.heard.abs().max() > 0 for each in shown.values())
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_rivals_hear_the_other_modality_step_by_step(name: str):
     """What the sound shows at one second changes what a rival reads from the picture."""
     tracks = batch(TWO)

@@ -115,8 +115,8 @@ def test_no_epochs_leave_what_was_drawn(world: World) -> None:
         moved = {key for key in drawn if not torch.equal(drawn[key], kept[key])}
         assert moved == ({"temperature", "bias"} if auc is None else set())
         batch = next(batches(subject, dataset(world.validation)))
-        said = subject.tower()(batch.tracks).probability["audio", "video"]
-        assert (said >= 0.5).float().mean() == (pytest.approx(0.5, abs=0.04) if auc is None else 1)
+        open_ = subject.tower()(batch.tracks).probability["audio", "video"]
+        assert (open_ >= 0.5).float().mean() == (pytest.approx(0.5, abs=0.04) if auc is None else 1)
         listener = RunFolder(
             world.folder / f"{name}-listener", recipe("nv-cm-c", max_epochs=1), LABELLING, subject.features
         )
@@ -332,7 +332,7 @@ def killed(self, batch, index):
         os.kill(os.getpid(), signal.SIGKILL)
     begin(self, batch, index)
 Learner.on_train_batch_start = killed
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(cli(sys.argv[1:]))
 """
 
 
@@ -419,7 +419,7 @@ def test_another_tower_is_refused(world: World) -> None:
         world.fit(subject, tower=towers[1])
     world.fit(subject, tower=towers[0])
     assert subject.trained
-    with pytest.raises(Error, match="nv-l listens to no correlation tower"):
+    with pytest.raises(Error, match="nv-l takes no correlation tower"):
         world.fit(world.new(), tower=towers[0])
 
 
@@ -456,7 +456,7 @@ def test_a_folder_that_is_there_stays(world: World) -> None:
         assert RunFolder.load(".").trained
 
 
-FEW = "no two have every modality and top-level categories apart"
+FEW = "no two have every modality and no top-level category in common"
 
 
 @pytest.mark.parametrize(
@@ -537,7 +537,7 @@ def test_a_finished_run_is_refused(world: World) -> None:
 
 def test_a_folder_with_other_things_is_refused(world: World, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("irreplaceable")
-    with pytest.raises(Error, match="not empty and not a run"):
+    with pytest.raises(Error, match="holds something else; choose another --out"):
         world.fit(run(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -1,15 +1,17 @@
 from dataclasses import replace
 
 import pytest
+from counterpoint.recipes import BottleneckFamily, Family, NetVLADFamily
 
-from counterpoint.experiments.matching import matched, parameters
-from counterpoint.families import BottleneckFamily, Family, NetVLADFamily
+from counterpoint.experiments.search import matched, parameters
 from counterpoint.recipes import (
     CONSTANT,
     RECIPES,
     TOWER_RECIPES,
     AttentionClusterFamily,
+    Family,
     HeadConfig,
+    NetVLADFamily,
     Recipe,
     TransformerFamily,
 )
@@ -18,7 +20,7 @@ SIZES, CATEGORIES = {"video": 64, "audio": 32}, 40
 
 
 def count(recipe: Recipe) -> int:
-    tower = TOWER_RECIPES["correlation-nv"] if recipe.fusion.tower else None
+    tower = TOWER_RECIPES["correlation-nv"] if recipe.needs_tower else None
     return parameters(recipe, SIZES, CATEGORIES, tower)
 
 
@@ -75,5 +77,5 @@ def test_scaled(family: Family, expected: Family) -> None:
 
 
 def test_a_goal_that_no_head_reaches() -> None:
-    with pytest.raises(ValueError, match=r"nv-l has [\d,]+ parameters without a head to speak of, more than 1,000"):
+    with pytest.raises(ValueError, match=r"nv-l with the smallest head has [\d,]+ parameters, more than 1,000"):
         matched(RECIPES["nv-l"], 1000, count)

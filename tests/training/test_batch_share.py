@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 from counterpoint.run import RunFolder
-from counterpoint.training.distributed import Part, draw_for_all
+from counterpoint.training.batch_share import BatchShare, draw_for_all
 
 from . import together
 from .world import clips, write
@@ -40,7 +40,7 @@ def assert_close_runs(one: RunFolder, other: RunFolder) -> None:
     for row, expected in zip(epochs(one), epochs(other), strict=True):
         assert row == pytest.approx(expected, rel=LOSSES)
     for name, weight in one.model().state_dict().items():
-        if name.endswith("query_key.bias"):  # of keys: where nothing is heard its gradient is rounding and no more
+        if name.endswith("query_key.bias"):  # of keys: where no gate opens its gradient is rounding and no more
             continue
         assert_close(weight, other.model().state_dict()[name], rtol=WEIGHTS, atol=WEIGHTS)
 
@@ -82,14 +82,16 @@ def test_a_killed_training_goes_on_in_another_number_of_processes(tmp_path: Path
     assert_close_runs(together.run(tmp_path / "killed", "nv-l"), whole)
 
 
-# --- parts of a batch -------------------------------------------------------------------------------------------------
+# --- shares of a batch ------------------------------------------------------------------------------------------------
 
 
-def test_a_part_has_every_nth_row_of_what_is_drawn() -> None:
+def test_a_share_has_every_nth_row_of_what_is_drawn() -> None:
     drawn = torch.arange(7)
-    assert [Part(rank, 3, 7).mine(drawn).tolist() for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
-    assert Part(2, 3, 2).mine(torch.arange(2)).tolist() == [0]  # it has none of them, and keeps in step with the first
-    assert Part().mine(drawn) is drawn
+    assert [BatchShare(rank, 3, 7).local_rows(drawn).tolist() for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert BatchShare(2, 3, 2).local_rows(torch.arange(2)).tolist() == [
+        0
+    ]  # none is its own: it keeps in step
+    assert BatchShare().local_rows(drawn) is drawn
 
 
 def test_dropout_is_that_of_one_process() -> None:
@@ -98,13 +100,13 @@ def test_dropout_is_that_of_one_process() -> None:
     torch.manual_seed(3)
     expected = model(features)
     for rank in range(3):
-        part = Part(rank, 3)
+        share = BatchShare(rank, 3)
         shared = torch.nn.Sequential(model[0], torch.nn.Sequential(torch.nn.Dropout(0.4)))
-        draw_for_all(shared, part)
+        draw_for_all(shared, share)
         assert shared.state_dict().keys() == model.state_dict().keys()
-        part.whole = 7
+        share.whole = 7
         torch.manual_seed(3)
         # The linear map is the whole batch's: of fewer clips it may round otherwise.
-        assert torch.equal(shared[1](part.mine(model[0](features))), expected[rank::3])
+        assert torch.equal(shared[1](share.local_rows(model[0](features))), expected[rank::3])
         assert torch.equal(shared.eval()(features), model.eval()(features))
         model.train()

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from training.world import LABELLING, TAXONOMY, clips, dataset, run, write
 
 from counterpoint.cli.main import main
 from counterpoint.errors import Error
@@ -16,6 +15,7 @@ from counterpoint.training import checkpoints
 from counterpoint.training import distill as ensemble
 from counterpoint.training.distill import ENSEMBLE_FILE, TEACHER_FILE, DistillationDataset, average, distil
 from counterpoint.training.train import train
+from training.world import LABELLING, TAXONOMY, clips, dataset, run, write
 
 CONSOLE = Console(quiet=True)
 
@@ -36,12 +36,12 @@ def runs(shards: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_targets_lie_between_labels_and_teacher(shards: tuple[Path, Path]) -> None:
     data = dataset(shards[0])
-    said = np.full((len(data), len(TAXONOMY)), 0.5, np.float16)
+    teacher = np.full((len(data), len(TAXONOMY)), 0.5, np.float16)
     labels = data[3][1]
-    clip, targets = DistillationDataset(data, said, 0.25)[3]
+    clip, targets = DistillationDataset(data, teacher, 0.25)[3]
     assert clip.id == data[3][0].id
     np.testing.assert_allclose(targets, 0.125 + 0.75 * labels)
-    assert len(DistillationDataset(data, said, 0.25)) == len(data)
+    assert len(DistillationDataset(data, teacher, 0.25)) == len(data)
 
 
 def test_average(shards: tuple[Path, Path], runs: list[RunFolder]) -> None:
@@ -60,7 +60,7 @@ def test_distilled_run_is_one_like_any_other_and_goes_on_after_a_kill(
 ) -> None:
     out = tmp_path / "one"
 
-    def killed(*told: object, **more: object) -> float:
+    def killed(*arguments: object, **more: object) -> float:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -72,7 +72,7 @@ def test_distilled_run_is_one_like_any_other_and_goes_on_after_a_kill(
         with pytest.raises(Error, match="a distillation of other runs, or with another share"):
             distil(others, out, dataset(shards[0]), dataset(shards[1]), share=share, console=CONSOLE)
     with monkeypatch.context() as patch:
-        patch.setattr(ensemble, "teach", lambda *told: pytest.fail("the teacher is heard already"))
+        patch.setattr(ensemble, "write_probabilities", lambda *_: pytest.fail("they are written already"))
         result = distil(runs, out, dataset(shards[0]), dataset(shards[1]), console=CONSOLE)
     assert result.run.trained
     assert not (out / TEACHER_FILE).exists()
@@ -89,7 +89,7 @@ def test_goes_on_though_it_was_killed_before_it_wrote_of_whom(
 ) -> None:
     out, data = tmp_path / "one", [dataset(shard) for shard in shards]
 
-    def killed(*told: object) -> None:
+    def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -98,6 +98,25 @@ def test_goes_on_though_it_was_killed_before_it_wrote_of_whom(
             distil(runs, out, *data, console=CONSOLE)
     assert out.exists()
     assert distil(runs, out, *data, console=CONSOLE).run.trained
+
+
+def test_goes_on_from_an_interrupted_distillation_of_version_0_1(
+    shards: tuple[Path, Path], runs: list[RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, data = tmp_path / "one", [dataset(shard) for shard in shards]
+
+    def killed(*arguments: object, **options: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            distil(runs, out, *data)
+    (out / "distillation.json").rename(out / "lesson.json")
+    with pytest.raises(Error, match="a distillation of other runs, or with another share"):
+        distil(runs, out, *data, share=0.9)
+    assert distil(runs, out, *data).run.trained
+    assert not any((out / name).exists() for name in ("lesson.json", "distillation.json"))
 
 
 def test_an_ensemble_counts_from_nothing_to_all(
@@ -124,12 +143,12 @@ def test_nothing_is_left_of_a_call_that_cannot_be(
         assert not out.exists()
 
 
-def test_what_the_ensemble_said_outlives_the_students_error(
+def test_the_ensembles_probabilities_outlive_the_students_error(
     shards: tuple[Path, Path], runs: list[RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, out = [dataset(shard) for shard in shards], tmp_path / "one"
 
-    def full(*told: object, **more: object) -> None:
+    def full(*arguments: object, **more: object) -> None:
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
@@ -152,8 +171,8 @@ def test_on_the_command_line(
     data = ["--data", str(shards[0]), "--validation", str(shards[1])]
     folders = [str(one.folder) for one in runs]
     assert main(["ensemble", *folders, *data, "--out", str(tmp_path / "one"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told) == {"run", "ensemble", "distilled"}
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == {"run", "ensemble", "distilled"}
     assert main(["evaluate", str(tmp_path / "one"), "--data", str(shards[1])]) == 0
     assert main(["ensemble", folders[0], str(tmp_path), *data, "--out", str(tmp_path / "two")]) == 1
     assert "not a run folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The rivals against loops written from their equations (Nagrani et al. 2021, section 3.2), in float64."""
+"""The baselines against loops written from their equations (Nagrani et al. 2021, section 3.2), in float64."""
 
 import math
 
@@ -10,7 +10,7 @@ from counterpoint.errors import Error
 from counterpoint.models.baselines import Bottlenecks, CrossAttention, OneStream
 from counterpoint.models.transformer import TransformerBlock
 
-from .small import CATEGORIES, MODELS, RIVALS, STEPS, TWO, build, small
+from .small import BASELINES, CATEGORIES, MODELS, STEPS, TWO, build, small
 from .test_equations import Rows, affine, close, floats, slow_masked_softmax, slow_norm
 
 
@@ -68,7 +68,7 @@ def some_tracks(sizes: dict[str, int], width: int) -> Tracks:
     return tracks
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name.split()[0] in RIVALS and "sound" not in name])
+@pytest.mark.parametrize("name", [name for name in MODELS if name.split()[0] in BASELINES and "sound" not in name])
 def test_layers_are_the_equations(name: str):
     recipe, sizes = MODELS[name]
     layers = list(build(recipe, sizes).trunk.layers)
@@ -83,7 +83,7 @@ def test_layers_are_the_equations(name: str):
             close(combined[modality].features[clip][tracks[modality].mask[clip]], expected)
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_shown_weights_are_shares_of_one(name: str):
     """What a modality's steps ask of their own and, seen from there, of the rest."""
     recipe, sizes = MODELS[name]

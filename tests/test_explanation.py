@@ -5,16 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from counterpoint.evaluation.explain import ROWS, draw, explain, find, shown
 from matplotlib.figure import Figure
 from rich.console import Console
 from training.world import LABELLING, SIZES, TAXONOMY, clip, codes, dataset, write
 
+from counterpoint.cli.main import shown
 from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.loading import collate
 from counterpoint.errors import Error
+from counterpoint.evaluation.plots import draw_explanation as draw
+from counterpoint.explanation import ROWS, Explanation, explain, find
 from counterpoint.models.fusion import CrossModal
 from counterpoint.predict import Predictor
 from counterpoint.recipes import (
@@ -56,11 +58,11 @@ def make(folder: Path, name: str, fusion: str = "cm") -> RunFolder:
     wanted = replace(base, family=FAMILIES[name], head=HeadConfig(hidden=8), max_steps=STEPS)
     run = RunFolder(folder, wanted, LABELLING, FeatureSet(SIZES))
     run.save()
-    if wanted.fusion.tower:
-        listens = replace(
+    if wanted.needs_tower:
+        tower_recipe = replace(
             TOWER_RECIPES["correlation-nv"], family=FAMILIES["nv"], comparison=ContrastiveConfig(embedding=4)
         )
-        tower = RunFolder(folder.with_name(f"{folder.name}-tower"), listens, LABELLING, FeatureSet(SIZES))
+        tower = RunFolder(folder.with_name(f"{folder.name}-tower"), tower_recipe, LABELLING, FeatureSet(SIZES))
         tower.save()
         run.take_in(stirred(tower))
     return stirred(run)
@@ -93,7 +95,7 @@ def run(family: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return make(tmp_path_factory.mktemp(family) / "run", family, "cm-c")
 
 
-def said(run: RunFolder, one: Clip) -> np.ndarray:
+def probabilities_of(run: RunFolder, one: Clip) -> np.ndarray:
     """The model's probabilities for a clip."""
     tracks = collate([(one, np.zeros(len(TAXONOMY), bool))], run.features, run.recipe.max_steps).tracks
     with torch.inference_mode():
@@ -101,14 +103,18 @@ def said(run: RunFolder, one: Clip) -> np.ndarray:
     return probabilities
 
 
-# --- what is said -----------------------------------------------------------------------------------------------------
+def explained(run: RunFolder, data: Dataset, index: int, other: int | None = None, top: int = 5) -> Explanation:
+    return explain(Predictor(run), data.clip(index), None if other is None else data.clip(other), top)
+
+
+# --- explanations -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("index", range(6))
 def test_explains(run: RunFolder, data: Dataset, index: int, family: str) -> None:
-    explanation = explain(run, data, index, 0, top=4)
+    explanation = explained(run, data, index, 0, top=4)
     one, other = data.clip(index), data.clip(0)
-    before = said(run, one)
+    before = probabilities_of(run, one)
 
     best = np.argsort(-before, kind="stable")[:4]
     assert [path for path, _ in explanation.categories] == [TAXONOMY.paths[i] for i in best]
@@ -121,24 +127,24 @@ def test_explains(run: RunFolder, data: Dataset, index: int, family: str) -> Non
     expected |= {f"{name} of whole": one.tracks | {name: other.tracks[name]} for name in SIZES}
     assert list(explanation.changes) == list(expected)
     for what, tracks in expected.items():
-        changes = (said(run, replace(one, tracks=tracks)) - before)[best]
+        changes = (probabilities_of(run, replace(one, tracks=tracks)) - before)[best]
         np.testing.assert_allclose(explanation.changes[what], changes, atol=1e-6)
 
     steps = min(max(one.steps, 1), STEPS)
     for name, timeline in explanation.timelines.items():
-        assert timeline.words.row == ROW[family]
-        assert timeline.before.shape == timeline.heard.shape == timeline.after.shape
+        assert timeline.row == ROW[family]
+        assert timeline.before.shape == timeline.influence.shape == timeline.after.shape
         assert timeline.present.shape == timeline.after.shape[1:] == (steps,)
         present = one.tracks[name][:STEPS].any(1) if name in one.tracks else np.zeros(steps, bool)
         assert timeline.present.tolist() == present.tolist()
         assert not timeline.before[:, ~present].any()
-        if family != "tm":  # a Transformer hears in its logits
-            np.testing.assert_allclose(timeline.after - timeline.before, timeline.heard, atol=1e-6)
+        if family != "tm":  # a Transformer adds the influence to its logits
+            np.testing.assert_allclose(timeline.after - timeline.before, timeline.influence, atol=1e-6)
     assert list(explanation.timelines) == list(SIZES)
 
 
 def test_correlation(run: RunFolder, data: Dataset) -> None:
-    whole, gappy, mute, one = (explain(run, data, index) for index in range(4))
+    whole, gappy, mute, one = (explained(run, data, index) for index in range(4))
     assert 0 < whole.correlation["audio and video"] < 1
     assert mute.correlation == {"audio and video": 0.0}
     seconds = whole.per_second["audio and video"]
@@ -156,24 +162,24 @@ def test_correlation(run: RunFolder, data: Dataset) -> None:
 
 
 def test_swapped_with_itself(run: RunFolder, data: Dataset) -> None:
-    explanation = explain(run, data, 0, 0)
+    explanation = explained(run, data, 0, 0)
     for name in SIZES:
         assert explanation.changes[f"{name} of whole"] == [0.0] * 5
         assert any(explanation.changes[f"without {name}"])
 
 
 def test_a_track_that_the_other_lacks_is_not_swapped(run: RunFolder, data: Dataset) -> None:
-    assert list(explain(run, data, 0, 2).changes) == ["without audio", "without video", "video of mute"]
-    assert list(explain(run, data, 0).changes) == ["without audio", "without video"]
-    assert list(explain(run, data, 2).changes) == ["without video"]
-    assert list(explain(run, data, 5).changes) == []
+    assert list(explained(run, data, 0, 2).changes) == ["without audio", "without video", "video of mute"]
+    assert list(explained(run, data, 0).changes) == ["without audio", "without video"]
+    assert list(explained(run, data, 2).changes) == ["without video"]
+    assert list(explained(run, data, 5).changes) == []
 
 
-def test_without_fusion_nothing_is_heard(data: Dataset, tmp_path: Path, drawn: list[Figure]) -> None:
-    late = explain(make(tmp_path / "l", "nv", "l"), data, 0)
+def test_without_fusion_there_is_no_influence(data: Dataset, tmp_path: Path, drawn: list[Figure]) -> None:
+    late = explained(make(tmp_path / "l", "nv", "l"), data, 0)
     assert late.correlation == late.per_second == {}
-    assert not any(timeline.heard.any() for timeline in late.timelines.values())
-    early = explain(make(tmp_path / "e", "nv", "e"), data, 1)
+    assert not any(timeline.influence.any() for timeline in late.timelines.values())
+    early = explained(make(tmp_path / "e", "nv", "e"), data, 1)
     assert list(early.timelines) == ["joined"]
     assert early.timelines["joined"].present.all()
     draw(late, tmp_path / "late.png")
@@ -185,7 +191,7 @@ def test_without_fusion_nothing_is_heard(data: Dataset, tmp_path: Path, drawn: l
 
 @pytest.mark.parametrize("name", ["tm-xattn", "tm-mbt", "tm-bert", "nv-sound"])
 @pytest.mark.parametrize("index", range(6))
-def test_rivals_and_single_modalities(
+def test_baselines_and_single_modalities(
     name: str, index: int, data: Dataset, tmp_path: Path, drawn: list[Figure]
 ) -> None:
     """The weights of a modality's own steps, as much of them as the others leave."""
@@ -194,12 +200,12 @@ def test_rivals_and_single_modalities(
     wanted = replace(RECIPES[name], family=family, head=HeadConfig(hidden=8), max_steps=STEPS)
     subject = RunFolder(tmp_path / "run", wanted, LABELLING, FeatureSet(SIZES))
     subject.save()
-    explanation = explain(stirred(subject), data, index, 0)
+    explanation = explained(stirred(subject), data, index, 0)
     draw(explanation, tmp_path / "a.png")
     assert explanation.timelines.keys() == ({"audio"} if name == "nv-sound" else set(SIZES))
     for timeline in explanation.timelines.values():
         assert timeline.before.shape[1] == min(max(data.clip(index).steps, 1), STEPS)
-        assert not timeline.heard.any()
+        assert not timeline.influence.any()
         assert (timeline.after.sum(-1) <= 1 + 1e-5).all() or name == "nv-sound"
     if name == "nv-sound":
         assert not any(explanation.changes.get("without video", []))
@@ -211,7 +217,7 @@ def test_influence_can_lower_a_weight(data: Dataset, tmp_path: Path, drawn: list
     deep = replace(run.recipe, fusion=CrossModal(hidden=(4,)))  # type: ignore[type-var]
     run = replace(run, folder=tmp_path / "deep", recipe=deep)
     run.save()
-    explanation = explain(stirred(run), data, 0)
+    explanation = explained(stirred(run), data, 0)
     assert min(timeline.after.min() for timeline in explanation.timelines.values()) < 0
     draw(explanation, tmp_path / "deep.png")
 
@@ -226,7 +232,7 @@ def test_find(data: Dataset) -> None:
 def test_other_features_are_refused(data: Dataset, tmp_path: Path) -> None:
     run = make(tmp_path / "run", "nv")
     with pytest.raises(Error, match=r"reads ours features .* not youtube8m features"):
-        explain(replace(run, features=FeatureSet(SIZES, "ours")), data, 0)
+        next(Predictor(replace(run, features=FeatureSet(SIZES, "ours"))).predict(data))
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -241,14 +247,14 @@ def titles(figure: Figure) -> list[str]:
 )
 def test_draw(run: RunFolder, data: Dataset, index: int, family: str, tmp_path: Path, drawn: list[Figure]) -> None:
     """Clips with gaps, without sound, of one step, longer than the model reads, and without anything."""
-    explanation = explain(run, data, index, 0)
+    explanation = explained(run, data, index, 0)
     path = draw(explanation, tmp_path / "clip.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     (figure,) = drawn
     words = [text.get_text() for axes in figure.axes for text in axes.texts]
     for name, timeline in explanation.timelines.items():
         here = [title for title in titles(figure) if title.startswith(name)]
-        assert len(here) == (0 if not timeline.present.any() else 3 if timeline.heard.any() else 1)
+        assert len(here) == (0 if not timeline.present.any() else 3 if timeline.influence.any() else 1)
         assert (f"no {name}" in words) != bool(here)
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert ("correlation" in labels) == (index in (0, 1, 4))
@@ -261,25 +267,25 @@ def test_draw(run: RunFolder, data: Dataset, index: int, family: str, tmp_path: 
     assert [text.get_text() for text in table.get_xticklabels()] == ["as it is", *explanation.changes]
     assert [text.get_text() for text in table.get_yticklabels()] == [name for name, _ in explanation.categories]
     after = [[p for _, p in explanation.categories]]
-    after += [[p + change for p, change in zip(after[0], told, strict=True)] for told in explanation.changes.values()]
+    after += [[p + by for p, by in zip(after[0], change, strict=True)] for change in explanation.changes.values()]
     assert [text.get_text() for text in table.texts] == [f"{p:.2f}" for row in zip(*after, strict=True) for p in row]
 
 
 def test_json(run: RunFolder, data: Dataset) -> None:
-    explanation = explain(run, data, 1, 0)
+    explanation = explained(run, data, 1, 0)
     stored = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
     assert stored.keys() == {"clip", "categories", "changes", "correlation", "per_second", "timelines"}
     assert stored["clip"] == "gappy"
     assert stored["categories"][0] == dict(zip(("path", "probability"), explanation.categories[0], strict=True))
     assert stored["per_second"]["audio and video"][1] is None
     audio = stored["timelines"]["audio"]
-    assert audio.keys() == {"row", "present", "before", "heard", "after"}
+    assert audio.keys() == {"row", "present", "before", "influence", "after"}
     assert audio["present"] == [True, False, True, True]
     np.testing.assert_allclose(audio["after"], explanation.timelines["audio"].after)
 
 
 def test_shown(run: RunFolder, data: Dataset) -> None:
-    explanation = explain(run, data, 0, 1)
+    explanation = explained(run, data, 0, 1)
     named = replace(explanation, categories=[("Vehicle [bold]", 0.5), *explanation.categories[1:]])
     console = Console(width=200, markup=False, emoji=False)
     with console.capture() as captured:

@@ -1,9 +1,9 @@
-"""Does a model listen? GAP error where F reads its own clip's weights, and where it reads another clip's.
+"""Does a model use its influence? GAP error where F reads its own clip's weights, and where it reads another clip's.
 
-    python benchmarks/hearing.py 'mosaic/worlds/mosaic/test-*.tfrecord' mosaic/runs/mosaic/*-cm-seed-0
+    python benchmarks/influence.py 'mosaic/worlds/mosaic/test-*.tfrecord' mosaic/runs/mosaic/*-cm-seed-0
 
-The other clip has as many steps. What each modality itself shows stays the clip's own, and nothing is trained again: a
-model that makes nothing of what it hears errs the same.
+The other clip has as many steps. Each modality's own weights stay the clip's, and nothing is trained again: a model
+that makes no use of the influence has the same error.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from counterpoint.models.fusion import Influence, LazyInfluence, Weights
 from counterpoint.predict import Predictor, batches
 from counterpoint.run import RunFolder
 
-own_ear = Influence.ear
+own_lazy = Influence.lazy
 
 
 def neighbours(steps: Tensor) -> Tensor:
@@ -38,12 +38,12 @@ def error(run: RunFolder, dataset: Dataset, others: bool) -> float:
     predictor = Predictor(run)
     scores, labels = [], []
     for batch in batches(run, dataset):
-        heard = neighbours(next(iter(batch.tracks.values())).mask.sum(1))
+        sources = neighbours(next(iter(batch.tracks.values())).mask.sum(1))
 
-        def ear(influence: Influence, weights: Weights, *told: Any, heard: Tensor = heard) -> LazyInfluence:
-            return own_ear(influence, weights[heard] if others else weights, *told)
+        def lazy(influence: Influence, weights: Weights, *options: Any, sources: Tensor = sources) -> LazyInfluence:
+            return own_lazy(influence, weights[sources] if others else weights, *options)
 
-        with patch.object(Influence, "ear", ear):
+        with patch.object(Influence, "lazy", lazy):
             scores.append(predictor.probabilities(predictor.forward(batch.tracks).logits[: len(batch.ids)]))
         labels.append(batch.labels[: len(batch.ids)].numpy())
     return 100 * (1 - global_average_precision(np.concatenate(scores), np.concatenate(labels)))

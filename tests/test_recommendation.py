@@ -6,15 +6,13 @@ import pytest
 import torch
 from training.world import LABELLING, SIZES, TAXONOMY, clip, clips, codes, dataset, run, write
 
-from counterpoint import library as libraries
 from counterpoint import recommend as recommending
 from counterpoint.cli.main import main
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
+from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import Survey
-from counterpoint.experiments.predictions import log_odds
-from counterpoint.library import Library, Rows, beside, build, read
-from counterpoint.recommend import interests, places, recommend
+from counterpoint.recommendation import Library, Rows, beside, build, interests, places, read, recommend
 from counterpoint.run import RunFolder
 
 pytest.importorskip("faiss", reason="the extra `recommend` is not installed")
@@ -38,8 +36,8 @@ def library(kinds: list[str], ids: list[str] | None = None, sure: float = 0.9, s
     return Library(rows, build(rows, len(rows), rows.size), TAXONOMY)
 
 
-def ids(told: recommending.Recommendations) -> list[str]:
-    return [one.id for one in told.clips]
+def ids(found: recommending.Recommendations) -> list[str]:
+    return [one.id for one in found.clips]
 
 
 # --- the score --------------------------------------------------------------------------------------------------------
@@ -77,22 +75,22 @@ def test_neighbours_are_the_best_of_all() -> None:
 
 
 def test_one_interest() -> None:
-    told = recommend(library(["dessert", "soup", "ball"] * 4), ["soup1", "soup4"], 2)
-    assert sorted(ids(told)) == ["soup10", "soup7"]
-    assert [(i.clips, i.places, i.category) for i in told.interests] == [(("soup1", "soup4"), 2, "Food:Soup")]
-    for one in told.clips:
+    found = recommend(library(["dessert", "soup", "ball"] * 4), ["soup1", "soup4"], 2)
+    assert sorted(ids(found)) == ["soup10", "soup7"]
+    assert [(i.clips, i.places, i.category) for i in found.interests] == [(("soup1", "soup4"), 2, "Food:Soup")]
+    for one in found.clips:
         assert (one.category, one.like in ("soup1", "soup4")) == ("Food:Soup", True)
         assert one.reason == f"because of Food:Soup, like {one.like}"
 
 
 def test_each_interest_gets_its_share() -> None:
     shown = library(["dessert", "ball"] * 20)
-    told = recommend(shown, ["ball1", "dessert0", "ball3", "ball5"], 8)
-    assert [(i.clips, i.places, i.category) for i in told.interests] == [
+    found = recommend(shown, ["ball1", "dessert0", "ball3", "ball5"], 8)
+    assert [(i.clips, i.places, i.category) for i in found.interests] == [
         (("ball1", "ball3", "ball5"), 6, "Sport:Ball"),
         (("dessert0",), 2, "Food:Dessert"),
     ]
-    for one in told.clips:
+    for one in found.clips:
         assert one.id.startswith(["ball", "dessert"][one.interest])
         assert one.like.startswith(["ball", "dessert"][one.interest])
     # the mean of all would be nearer to the many
@@ -101,8 +99,8 @@ def test_each_interest_gets_its_share() -> None:
 
 
 def test_what_one_interest_leaves_goes_to_others() -> None:
-    told = recommend(library(["dessert", "ball", "ball", "ball", "ball", "ball"]), ["dessert0", "ball1"], 10)
-    assert sorted(ids(told)) == ["ball2", "ball3", "ball4", "ball5"]
+    found = recommend(library(["dessert", "ball", "ball", "ball", "ball", "ball"]), ["dessert0", "ball1"], 10)
+    assert sorted(ids(found)) == ["ball2", "ball3", "ball4", "ball5"]
 
 
 @pytest.mark.parametrize(
@@ -129,31 +127,31 @@ def test_interests_by_average_linkage() -> None:
 
 def test_the_history_is_never_recommended() -> None:
     names = ["a", "b", "a", "c", "d", "e", "f"]  # one clip is there twice
-    told = recommend(library(["soup"] * 5 + ["ball"] * 2, names), ["a", "b", "a"], 10)
-    assert sorted(ids(told)) == ["c", "d", "e", "f"]
-    assert told.interests[0].clips == ("a", "b")
+    found = recommend(library(["soup"] * 5 + ["ball"] * 2, names), ["a", "b", "a"], 10)
+    assert sorted(ids(found)) == ["c", "d", "e", "f"]
+    assert found.interests[0].clips == ("a", "b")
 
 
 def test_no_id_twice() -> None:
-    told = recommend(library(["soup"] * 4, ["a", "b", "b", "c"]), ["a"], 10)
-    assert sorted(ids(told)) == ["b", "c"]
+    found = recommend(library(["soup"] * 4, ["a", "b", "b", "c"]), ["a"], 10)
+    assert sorted(ids(found)) == ["b", "c"]
     # a clip that is there as two unlike ones is not recommended for two interests
-    told = recommend(library(["soup", "ball", "soup", "ball"], ["a", "b", "c", "c"]), ["a", "b"], 10)
-    assert ids(told) == ["c"]
+    found = recommend(library(["soup", "ball", "soup", "ball"], ["a", "b", "c", "c"]), ["a", "b"], 10)
+    assert ids(found) == ["c"]
 
 
 def test_without_a_sure_category_the_reason_says_so() -> None:
-    told = recommend(library(["soup", "soup", "ball"], sure=0.4), ["soup0"], 1)
-    assert told.clips[0].category is None
-    assert told.clips[0].reason == "by its features like soup0, though they share no sure category"
+    found = recommend(library(["soup", "soup", "ball"], sure=0.4), ["soup0"], 1)
+    assert found.clips[0].category is None
+    assert found.clips[0].reason == "by its features like soup0, though they share no sure category"
 
 
 def test_the_reason_is_the_most_specific_one_that_both_are_sure_of() -> None:
     shown = library(["soup", "soup", "dessert", "ball"])
     scores = shown.rows.survey.scores
     scores[1, SOUP] = -1  # sure of Food alone
-    told = recommend(shown, ["soup0"], 1)
-    assert (told.clips[0].id, told.clips[0].category) == ("soup1", "Food")
+    found = recommend(shown, ["soup0"], 1)
+    assert (found.clips[0].id, found.clips[0].category) == ("soup1", "Food")
 
 
 def test_what_many_clips_share() -> None:
@@ -182,9 +180,9 @@ def test_a_large_library_finds_much_the_same(monkeypatch: pytest.MonkeyPatch, tm
     factors = random.normal(size=(12, 300)).astype(np.float32)
     rows = random.normal(size=(3000, 12)).astype(np.float32) @ factors + random.normal(0, 0.3, (3000, 300))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    monkeypatch.setattr(libraries, "EXACT", 100)
-    monkeypatch.setattr(libraries, "REDUCED", 32)
-    monkeypatch.setattr(libraries, "PROBED", 24)
+    monkeypatch.setattr(recommending, "EXACT", 100)
+    monkeypatch.setattr(recommending, "REDUCED", 32)
+    monkeypatch.setattr(recommending, "PROBED", 24)
     index = build(rows, 3000, 300)
     cells = libraries._faiss().extract_index_ivf(index)
     assert (cells.nlist, cells.d, cells.nprobe) == (3000 // 39, 32, 24)
@@ -218,10 +216,10 @@ def test_command(world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
     (tmp_path / "history").write_text("clip003\n\nclip007\n")
     assert command(world, "--history", "clip001", f"@{tmp_path / 'history'}", "--top", 4, "--json") == 0
     first = capsys.readouterr()
-    told = json.loads(first.out)
-    assert sorted(name for one in told["interests"] for name in one["clips"]) == ["clip001", "clip003", "clip007"]
-    assert len({one["id"] for one in told["recommendations"]}) == 4
-    assert not {one["id"] for one in told["recommendations"]} & {"clip001", "clip003", "clip007"}
+    found = json.loads(first.out)
+    assert sorted(name for one in found["interests"] for name in one["clips"]) == ["clip001", "clip003", "clip007"]
+    assert len({one["id"] for one in found["recommendations"]}) == 4
+    assert not {one["id"] for one in found["recommendations"]} & {"clip001", "clip003", "clip007"}
     assert "an index of 30 clips" in first.err
     made = RunFolder.load(world / "run")
     folder = beside(made, Dataset([world / "shards"], LABELLING))

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from counterpoint.data.loading import Batch
 from counterpoint.data.pairs import allowed
 from counterpoint.data.tracks import Track
+from counterpoint.evaluation.tower import embedded, scored_pairs
 from counterpoint.recipes import (
     AttentionClusterFamily,
     ContrastiveConfig,
@@ -24,7 +25,7 @@ from counterpoint.recipes import (
     TransformerFamily,
 )
 from counterpoint.taxonomy import Category, Taxonomy
-from counterpoint.training.tower import AUC, CorrelationLearner, embedded, scored_pairs
+from counterpoint.training.tower import AUC, CorrelationLearner
 
 TOPS = 4
 TAXONOMY = Taxonomy((*(Category(f"top{i}", "", f"Top{i}") for i in range(TOPS)), Category("below", "top0", "Below")))

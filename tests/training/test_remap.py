@@ -4,17 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training.world import LABELLING, SIZES, TAXONOMY, clips, dataset, recipe, write
 
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import Error
-from counterpoint.families import TokenFamily
+from counterpoint.models.baselines import TokenFamily
 from counterpoint.predict import Predictor, batches
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, AttentionClusterFamily, ContrastiveConfig, TransformerFamily
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 from counterpoint.training.remap import remap
+from training.world import LABELLING, SIZES, TAXONOMY, clips, dataset, recipe, write
 
 EDITED = Taxonomy(
     (
@@ -51,10 +51,10 @@ def untrained(folder: Path, name: str) -> RunFolder:
         small = replace(family, width=8, heads=2) if isinstance(family, TokenFamily) else FAMILIES[name[:2]]
         run = RunFolder(folder, replace(RECIPES[name], family=small, max_steps=5), LABELLING, features)
     run.save()
-    if name in RECIPES and RECIPES[name].fusion.tower:
+    if name in RECIPES and RECIPES[name].needs_tower:
         run.take_in(untrained(folder.parent / f"{name}-tower", "correlation-nv"))
     model = run.build()
-    for parameter in model.parameters():  # so that every row of the head says something of its own
+    for parameter in model.parameters():  # so that the rows of the head differ
         torch.nn.init.normal_(parameter, std=0.3)
     run.save_weights(model)
     return RunFolder.load(folder)
@@ -128,6 +128,13 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(Error, match="no category of its taxonomy"):
         remap(run, Labelling(other, LabelMap.identity(other)), tmp_path / "two")
     assert not (tmp_path / "two").exists()
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "thesis.txt").touch()
+    for folder in (foreign, Path("/")):
+        with pytest.raises(Error, match="holds something else; choose another --out"):
+            remap(run, MAPPED, folder)
+    assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
     (tmp_path / "one" / "weights.safetensors").unlink()
     with pytest.raises(Error, match="training has not ended"):
         remap(run, MAPPED, tmp_path / "two")
