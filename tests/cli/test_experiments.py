@@ -237,9 +237,7 @@ def test_an_ensemble_of_runs_that_are_others_now_is_named(
         assert f"{out / 'runs' / world / 'nv-distilled-seed-0'}: {result}" in capsys.readouterr().err
 
 
-def test_a_run_with_another_tower_is_named(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_with_another_tower_is_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shutil.copytree(finished, tmp_path / "out")
     towers = out / "towers" / "unrelated-0.25-shift-0"
     shutil.copy(towers / "nv-trained-seed-1" / "weights.safetensors", towers / "nv-trained-seed-0")
