@@ -25,10 +25,10 @@ from counterpoint.cli.console import (
     options_of,
     progress,
     show,
+    speed,
 )
 from counterpoint.cli.models import DEFAULT_DECODING, DecodingOptions
 from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic
-from counterpoint.errors import Error
 
 if TYPE_CHECKING:
     MosaicOptions = dict[str, Any]
@@ -79,29 +79,28 @@ def extract(
     Example:
         counterpoint extract videos/ --labels labels.csv --out shards
     """
-    from counterpoint.media import labels as labels_file
-    from counterpoint.media.encoders import build
-    from counterpoint.media.extract import find
-    from counterpoint.taxonomy.mapping import LABELS_FILE
+    from counterpoint.media.extract import extract as make
 
-    if taxonomy and not labels:
-        raise Error("--taxonomy is for the categories of a labels file: give --labels too")
-    decoding.uses_ray  # noqa: B018  # raises where the options contradict each other
-    made_by = build(encoders)
-    sources = find(data)
-    known = None
-    if labels:
-        own = out / "taxonomy"
-        begun = (own / LABELS_FILE).exists()  # which is written last, and before any clip
-        before = library.load_taxonomy(taxonomy or str(own)) if taxonomy or begun else None
-        known = labels_file.read(labels, before, fixed=taxonomy is not None)
-        named = [source for source in sources if source.path.resolve() in known.of]
-        if not named:
-            raise Error(f"{labels}: names none of the {len(sources)} video files")
-        if len(named) < len(sources):
-            note(f"{len(sources) - len(named):,} video files left out, which {labels} does not name")
-        sources = named
-    report = decoding.extract(sources, out, made_by, known)
+    engine = decoding.engine_of_extraction()
+    with speed("extracting") as advance:
+        report = make(
+            data,
+            out,
+            labels,
+            taxonomy,
+            encoders,
+            workers=decoding.workers,
+            limits=decoding.limits,
+            time_limit=decoding.time_limit,
+            progress=advance,
+            engine=engine,
+        )
+    if report.left_out:
+        note(f"{len(report.left_out):,} video files left out, which {labels} does not name")
+    for path, text in report.notes:
+        note(f"{path}: {text}")
+    for path, cause in report.failures:
+        note(f"failed: {path}: {cause}")
     show(
         as_json,
         lambda: {"out": str(out), **report.to_dict()},

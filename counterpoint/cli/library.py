@@ -83,21 +83,3 @@ def training_data(
         Dataset(paths, labelling, skip_bad=skip_bad, keep=share(HELD_OUT, 1.0)),
         Dataset(paths, labelling, skip_bad=skip_bad, keep=share(0.0, HELD_OUT)),
     )
-
-
-def are_videos(paths: Sequence[str]) -> bool:
-    """Whether these name video files, or folders with such and without shards."""
-    from counterpoint.media.decode import SOUNDS, SUFFIXES
-
-    def is_video(path: Path) -> bool:
-        if path.is_dir():
-            videos = any(p.suffix.lower() in SUFFIXES for p in path.rglob("*"))
-            if videos and any(path.rglob("*.tfrecord")):
-                raise Error(f"{path}: holds video files and shards; name the ones to categorize")
-            return videos
-        return path.suffix.lower() in SUFFIXES | SOUNDS
-
-    kinds = {is_video(Path(path)) for path in paths}
-    if len(kinds) > 1:
-        raise Error("video files and shards cannot be categorized in one call")
-    return kinds == {True}

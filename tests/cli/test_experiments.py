@@ -49,11 +49,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     fit, trained = jobs.Jobs._fit, []
 
-    def interrupted(self: jobs.Jobs, *told: object) -> object:
-        trained.append(told)
+    def interrupted(self: jobs.Jobs, *result: object) -> object:
+        trained.append(result)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return fit(self, *told)  # type: ignore[arg-type]
+        return fit(self, *result)  # type: ignore[arg-type]
 
     patch.setattr(jobs.Jobs, "_fit", interrupted)
     assert reproduce(out, *ALL, "--negative-weights", "2") == 130
@@ -72,10 +72,10 @@ def test_every_job_is_done_once(finished: Path) -> None:
     assert f"train {world} nv-distilled seed 1" not in names
 
 
-def test_the_report_says_what_was_measured(finished: Path) -> None:
-    told = json.loads((finished / "report.json").read_text())
+def test_the_report_holds_what_was_measured(finished: Path) -> None:
+    result = json.loads((finished / "report.json").read_text())
     gaps = {
-        name: [1 - run["overall"]["gap"] for one in told["test_runs"] if one["model"] == name for run in one["runs"]]
+        name: [1 - run["overall"]["gap"] for one in result["test_runs"] if one["model"] == name for run in one["runs"]]
         for name in ("l", "cm-c")
     }
     assert len(gaps["l"]) == 4  # two seeds, two test runs
@@ -84,7 +84,7 @@ def test_the_report_says_what_was_measured(finished: Path) -> None:
         assert f"{100 * np.mean(errors):.2f}" in text
     gain = next(
         gain
-        for gain in told["gains"]
+        for gain in result["gains"]
         if (gain["model"], gain["over"], gain["metric"], gain["group"][0]) == ("cm-c", "l", "gap", "all")
     )
     assert gain["percent"] == pytest.approx(100 * (1 - np.mean(gaps["cm-c"]) / np.mean(gaps["l"])))
@@ -97,17 +97,17 @@ def test_the_report_says_what_was_measured(finished: Path) -> None:
     assert Path(sys.argv[0]).name in page  # the command
 
 
-def test_the_report_tells_related_sound_from_unrelated(finished: Path) -> None:
+def test_the_report_parts_related_sound_from_unrelated(finished: Path) -> None:
     """As the world itself and the scores that were kept have it, over seeds and test runs."""
     world, errors = "unrelated-0.25-shift-0", []
     drawn, _ = draw_runs(16, 2, 128_000)
     for seed in (0, 1):
         related = np.array([KNOWN_TRUTH[0].world(seed).clip(i, "test")[1].related for i in range(16)])
         labels = Truth.load(finished / "worlds" / f"{world}-seed-{seed}" / "test.npz").labels
-        said = probabilities(finished / "runs" / world / f"nv-l-seed-{seed}" / "evaluation" / "scores.npy")
+        message = probabilities(finished / "runs" / world / f"nv-l-seed-{seed}" / "evaluation" / "scores.npy")
         for clips in (clips[related[clips]] for clips in drawn):
             assert 0 < len(clips) < 16
-            errors.append(100 * (1 - global_average_precision(said[clips], labels[clips], top=20)))
+            errors.append(100 * (1 - global_average_precision(message[clips], labels[clips], top=20)))
     text = (finished / "report.md").read_text()
     part = text[text.index("where sound and picture belong together") :]
     row = next(line for line in part.splitlines() if "| related" in line)
@@ -115,14 +115,14 @@ def test_the_report_tells_related_sound_from_unrelated(finished: Path) -> None:
     opened = []
     for seed in (0, 1):
         related = np.array([KNOWN_TRUTH[0].world(seed).clip(i, "test")[1].related for i in range(16)])
-        told = finished / "towers" / world / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
-        opened.append(100 * (np.array(json.loads(told.read_text())["true"])[related] >= 0.5).mean())
+        result = finished / "towers" / world / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
+        opened.append(100 * (np.array(json.loads(result.read_text())["true"])[related] >= 0.5).mean())
     assert f"| {np.mean(opened):.0f} " in row
     aucs = []
     for seed in (0, 1):
         related = np.array([KNOWN_TRUTH[0].world(seed).clip(i, "test")[1].related for i in range(16)])
-        told = finished / "towers" / world / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
-        aucs.append(roc_auc_score(related, json.loads(told.read_text())["true"]))
+        result = finished / "towers" / world / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
+        aucs.append(roc_auc_score(related, json.loads(result.read_text())["true"]))
     row = next(line for line in text.splitlines() if line.startswith("| NetVLAD | contrastive | 1 | 2 "))
     assert row.split("|")[-2].strip().startswith(f"{np.mean(aucs):.3f} ± {np.std(aucs, ddof=1):.3f}")
 
@@ -144,8 +144,8 @@ def test_the_commit_is_the_packages_own(tmp_path: Path, monkeypatch: pytest.Monk
     installed = tmp_path / "lib" / "report.py"
     installed.parent.mkdir()
     installed.touch()
-    for told in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
-        subprocess.run([*git, *told], check=True)
+    for result in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *result], check=True)
     monkeypatch.setattr(report, "__file__", str(installed))
     assert report.commit() == f"counterpoint {__version__}"
     subprocess.run([*git, "add", "lib"], check=True)
@@ -170,9 +170,9 @@ def test_a_report_of_seeds_that_are_not_begun(finished: Path) -> None:
 def test_the_best_trial_is_the_first_seeds_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 
-    def train(run: RunFolder, *told: Any, **options: Any) -> Any:
+    def train(run: RunFolder, *result: Any, **options: Any) -> Any:
         trained.append(run.folder.name)
-        return training.train(run, *told, **options)
+        return training.train(run, *result, **options)
 
     monkeypatch.setattr(jobs, "train", train)
     monkeypatch.setitem(SUITES, "synthetic", replace(SUITES["synthetic"], equal=False))
@@ -191,8 +191,8 @@ def test_the_best_trial_is_the_first_seeds_run(tmp_path: Path, monkeypatch: pyte
 def test_another_world_is_not_where_the_search_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its runs are its own, with the architecture that the first world chose."""
     monkeypatch.setitem(SUITES, "synthetic", replace(SUITES["synthetic"], equal=False))
-    told = ["--models", "l", "--seeds", "1", "--grid", '{"nv": {"head.hidden": [16, 32]}}', "--trials", "2"]
-    assert reproduce(tmp_path, *told, "--worlds", "unrelated-0-shift-0") == 0
+    result = ["--models", "l", "--seeds", "1", "--grid", '{"nv": {"head.hidden": [16, 32]}}', "--trials", "2"]
+    assert reproduce(tmp_path, *result, "--worlds", "unrelated-0-shift-0") == 0
     trials = [path.read_bytes() for path in (tmp_path / "search" / "nv-l").glob("*/weights.safetensors")]
     run = tmp_path / "runs" / "unrelated-0-shift-0" / "nv-l-seed-0" / "weights.safetensors"
     assert len(trials) == 2
@@ -211,8 +211,8 @@ def test_a_finished_run_of_another_recipe_is_named(
 ) -> None:
     out = shutil.copytree(finished, tmp_path / "out")
     recipe = next(out.glob("runs/*/nv-cm-c-seed-1")) / "recipe.json"
-    told = json.loads(recipe.read_text())
-    recipe.write_text(json.dumps(told | {"training": told["training"] | {"learning_rate": 0.5}}))
+    result = json.loads(recipe.read_text())
+    recipe.write_text(json.dumps(result | {"training": result["training"] | {"learning_rate": 0.5}}))
     assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
     assert f"{recipe.parent}: was trained with training.learning_rate 0.5, " in capsys.readouterr().err
     assert reproduce(out, "--models", "l", "cm-c", "--seeds", "1", "--report") == 0  # which leaves it out
@@ -230,16 +230,14 @@ def test_an_ensemble_of_runs_that_are_others_now_is_named(
         else:
             shutil.copy(out / "runs" / world / "nv-cm-seed-1" / "weights.safetensors", member)
         assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
-        told = "is of another nv-cm-seed-0 than there is now; move it away to make it again"
-        assert f"{out / 'runs' / world / 'nv-ensemble-seed-0'}: {told}" in capsys.readouterr().err
+        result = "is of another nv-cm-seed-0 than there is now; move it away to make it again"
+        assert f"{out / 'runs' / world / 'nv-ensemble-seed-0'}: {result}" in capsys.readouterr().err
         shutil.rmtree(out / "runs" / world / "nv-ensemble-seed-0")
         assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
-        assert f"{out / 'runs' / world / 'nv-distilled-seed-0'}: {told}" in capsys.readouterr().err
+        assert f"{out / 'runs' / world / 'nv-distilled-seed-0'}: {result}" in capsys.readouterr().err
 
 
-def test_a_run_that_listens_to_another_tower_is_named(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_with_another_tower_is_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shutil.copytree(finished, tmp_path / "out")
     towers = out / "towers" / "unrelated-0.25-shift-0"
     shutil.copy(towers / "nv-trained-seed-1" / "weights.safetensors", towers / "nv-trained-seed-0")
@@ -249,7 +247,7 @@ def test_a_run_that_listens_to_another_tower_is_named(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "result"),
     [
         (("--grid", '{"vn": {"head.hidden": [8]}}'), "--grid: no family 'vn'; there are nv, tm, rnn"),
         (("--grid", '{"nv": {"head.colour": [8]}}'), "--grid: head.colour of nv may not be 8: HeadConfig has no "),
@@ -260,16 +258,16 @@ def test_a_run_that_listens_to_another_tower_is_named(
         (("--taxonomy", "youtube8m"), "this suite makes its clips up: leave --data and --taxonomy out"),
     ],
 )
-def test_what_cannot_be_done_is_told_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], result: str
 ) -> None:
     assert reproduce(tmp_path / "out", "--models", "l", *arguments) == 1
-    assert told in capsys.readouterr().err
+    assert result in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_models_that_the_records_are_too_little_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Pictures alone: nothing is trained before it is said."""
+    """Pictures alone: nothing is trained before it is message."""
     random = np.random.default_rng(0)
     with Writer(tmp_path / "train.tfrecord") as writer:
         for i in range(100):
@@ -277,12 +275,12 @@ def test_models_that_the_records_are_too_little_for(tmp_path: Path, capsys: pyte
             writer.write(encode(Clip(f"{i}", np.array([0]), {"video": codes})))
     FeatureSet({"video": 6}, "mine").save(tmp_path)
     (tmp_path / "categories.tsv").write_text("id\tparent\tname\nf\t\tFood\n")
-    told = ["reproduce", "video-level", "--data", str(tmp_path / "train.tfrecord"), "--out", str(tmp_path / "out")]
+    result = ["reproduce", "video-level", "--data", str(tmp_path / "train.tfrecord"), "--out", str(tmp_path / "out")]
     for models, cause in (
         (("l", "sound"), "nv-sound reads 'audio', and the features are video"),
         (("l", "cm-g"), "a correlation tower compares two modalities, and the clips have video alone"),
     ):
-        assert main([*told, "--taxonomy", str(tmp_path / "categories.tsv"), "--models", *models]) == 1
+        assert main([*result, "--taxonomy", str(tmp_path / "categories.tsv"), "--models", *models]) == 1
         assert cause in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
