@@ -589,7 +589,8 @@ def _folder(path: str) -> Path:
     """Where the taxonomy is, a copy if it is elsewhere: a taxonomy called as the shipped one comes first."""
     from counterpoint.data.store import RemotePath, is_remote, mirrored
     from counterpoint.taxonomy.check import EXCEPTIONS_FILE
-    from counterpoint.taxonomy.mapping import CATEGORIES_FILE, LABELS_FILE, SHIPPED
+    from counterpoint.taxonomy.mapping import LABELS_FILE
+    from counterpoint.taxonomy.tree import CATEGORIES_FILE, SHIPPED
 
     if is_remote(path):
         url = RemotePath(path)
@@ -605,7 +606,7 @@ def _folder(path: str) -> Path:
 def _taxonomy_beside(paths: Sequence[str], where: str = "with --taxonomy") -> str | None:
     """The folder that `counterpoint extract` and others leave beside their shards; those of several are the same."""
     from counterpoint.data.inspect import find_shards
-    from counterpoint.taxonomy.mapping import CATEGORIES_FILE
+    from counterpoint.taxonomy.tree import CATEGORIES_FILE
 
     beside = sorted({str(shard.parent / "taxonomy"): shard.parent / "taxonomy" for shard in find_shards(paths)}.items())
     there = [path for path, folder in beside if (folder / CATEGORIES_FILE).exists()]
@@ -623,7 +624,7 @@ def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> s
     """The one beside the shards, or the shipped one, which knows the labels of one data set alone."""
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.inspect import find_shards
-    from counterpoint.taxonomy.mapping import SHIPPED
+    from counterpoint.taxonomy.tree import SHIPPED
 
     if beside := _taxonomy_beside(paths, where):
         return beside

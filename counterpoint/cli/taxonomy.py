@@ -13,16 +13,15 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from counterpoint.errors import Error
 
 if TYPE_CHECKING:
-    from counterpoint.taxonomy.diff import Diff
+    from counterpoint.taxonomy.compare import Diff
 
 
 def import_(args: Namespace) -> int:
     """Make a first taxonomy from YouTube-8M's vocabulary.csv, IAB's content taxonomy or AudioSet's ontology.json."""
+    from counterpoint.files import check_output_folder
     from counterpoint.taxonomy.importers import OTHER_PARENTS_FILE, read
-    from counterpoint.taxonomy.mapping import CATEGORIES_FILE
 
-    if (Path(args.out) / CATEGORIES_FILE).exists():
-        raise Error(f"{args.out}: holds a taxonomy; choose another --out, or remove it")
+    check_output_folder(Path(args.out))
     imported = read(args.file, top=args.top, labels=args.labels)
     imported.save(args.out)
     taxonomy, labels = imported.labelling
@@ -36,9 +35,7 @@ def import_(args: Namespace) -> int:
 def show(args: Namespace) -> int:
     """Print a taxonomy as a tree with training counts; or write it as a page, or a category's tree as a picture."""
     from counterpoint.cli import main as cli
-    from counterpoint.taxonomy.figure import svg
-    from counterpoint.taxonomy.page import page
-    from counterpoint.taxonomy.show import as_dict, tree
+    from counterpoint.taxonomy.render import as_dict, page, svg, tree
 
     if args.levels and (args.json or args.svg or args.html):
         raise Error("--levels is about the tree that is printed; leave it out")
@@ -56,18 +53,15 @@ def show(args: Namespace) -> int:
 
 def check(args: Namespace) -> int:
     """Look for faults that a taxonomy's exceptions.tsv does not explain; the exit code is 1 where there are errors."""
-    from rich.table import Table
-
     from counterpoint.cli import main as cli
-    from counterpoint.taxonomy.check import check, exceptions, unexplained
+    from counterpoint.taxonomy.check import check, exceptions, findings_table, unexplained
 
     found = check(cli._taxonomy(args.taxonomy), few=args.few, style=args.style)
     findings = unexplained(found, exceptions(cli._folder(args.taxonomy)))
-    table = Table("severity", "check", "where", "finding")
-    for finding in findings:
-        table.add_row(*finding)
     cli._print(
-        args.json, lambda: [finding._asdict() for finding in findings], lambda: table if findings else "no findings"
+        args.json,
+        lambda: [finding._asdict() for finding in findings],
+        lambda: findings_table(findings) if findings else "no findings",
     )
     return int(any(finding.severity == "error" for finding in findings))
 
@@ -75,11 +69,9 @@ def check(args: Namespace) -> int:
 def measure(args: Namespace) -> int:
     """Ask clips whether the labels of a category occur together; the exit code is 1 where some do not, unexplained."""
     from rich.console import Group
-    from rich.table import Table
 
     from counterpoint.cli import main as cli
-    from counterpoint.taxonomy.check import exceptions, unexplained
-    from counterpoint.taxonomy.cooccurrence import LIFT, SCARCE, measure
+    from counterpoint.taxonomy.check import LIFT, exceptions, measure, unexplained
 
     taxonomy = args.taxonomy or cli._default_taxonomy(args.data, "before --data")
     labelling = cli._taxonomy(taxonomy)
@@ -87,21 +79,15 @@ def measure(args: Namespace) -> int:
     cli._report(dataset)
     evidence = measure(labelling, (dataset[i][0].labels.tolist() for i in range(len(dataset))))
     reasons = exceptions(cli._folder(taxonomy))
-    open_ = unexplained(evidence.findings(), reasons)
-    levels = Table("level", "categories", f"with fewer than {SCARCE} clips", title=f"{evidence.clips:,} labelled clips")
-    for row in evidence.scarce():
-        levels.add_row(*map(str, row))
-    worst = Table("lift", "clips", "label", "measured at", "reason", title="The labels that get along worst")
-    for link in evidence.links[: args.worst]:
-        reason = reasons.get(("lift", link.subject), "")
-        worst.add_row(f"{link.lift:.1f}", str(link.clips), link.subject, link.measured_at, reason)
-    told = (
-        f"{len(evidence.findings())} of {len(evidence.links)} links below a lift of {LIFT:g}, {len(open_)} unexplained"
-    )
+    findings = evidence.findings()
+    open_ = unexplained(findings, reasons)
+    summary = f"{len(findings)} of {len(evidence.links)} links below a lift of {LIFT:g}, {len(open_)} unexplained"
     cli._print(
         args.json,
         lambda: {**evidence.to_dict(), "unexplained": [finding.subject for finding in open_]},
-        lambda: Group(levels, worst, told, *(f"unexplained: {finding.subject}" for finding in open_)),
+        lambda: Group(
+            *evidence.tables(reasons, args.worst), summary, *(f"unexplained: {finding.subject}" for finding in open_)
+        ),
     )
     return int(bool(open_))
 
@@ -109,7 +95,7 @@ def measure(args: Namespace) -> int:
 def diff(args: Namespace) -> int:
     """What changed between two taxonomies: categories by their ids, and labels."""
     from counterpoint.cli import main as cli
-    from counterpoint.taxonomy.diff import diff
+    from counterpoint.taxonomy.compare import diff
 
     changes = diff(cli._taxonomy(args.old), cli._taxonomy(args.new))
     cli._print(args.json, changes.to_dict, lambda: _changes(changes))
@@ -119,18 +105,10 @@ def diff(args: Namespace) -> int:
 def merge(args: Namespace) -> int:
     """Merge annotators' mappings by majority vote; settle conflicts.tsv in the folder and give the command again."""
     from counterpoint.cli import main as cli
-    from counterpoint.taxonomy import LabelMap
-    from counterpoint.taxonomy.mapping import LABELS_FILE
-    from counterpoint.taxonomy.merge import CONFLICTS_FILE, merge, settlements
+    from counterpoint.taxonomy.compare import CONFLICTS_FILE, merge_files
 
-    taxonomy = cli._taxonomy(args.taxonomy).taxonomy
-    conflicts, written = Path(args.out) / CONFLICTS_FILE, Path(args.out) / LABELS_FILE
-    if written.exists() and not conflicts.exists():
-        raise Error(f"{args.out}: holds a mapping that is not of a merge; choose another --out")
-    if any(Path(path).resolve() == written.resolve() for path in args.files):
-        raise Error(f"{written}: is what the merge writes, and no annotator's; choose another --out")
-    merged = merge([LabelMap.read(path, taxonomy) for path in args.files], settlements(conflicts, taxonomy))
-    merged.save(args.out)
+    merged = merge_files(args.files, cli._taxonomy(args.taxonomy).taxonomy, args.out)
+    conflicts = Path(args.out) / CONFLICTS_FILE
     figures = {"labels": len(merged.labelling.labels), "conflicts": len(merged.conflicts), "open": merged.open}
     alpha = None if merged.agreement != merged.agreement else merged.agreement
     cli._print(
@@ -209,9 +187,4 @@ def _write(path: str, text: str) -> None:
 
 
 def _changes(changes: "Diff") -> Any:
-    from rich.table import Table
-
-    table = Table("change", "what", "before", "after")
-    for row in changes.rows():
-        table.add_row(*row)
-    return table if table.row_count else "no differences"
+    return changes.table() if changes.rows() else "no differences"

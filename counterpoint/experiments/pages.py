@@ -25,7 +25,7 @@ from counterpoint.experiments.tables import pair
 from counterpoint.run import read_json
 from counterpoint.tables import Cell, Table
 from counterpoint.taxonomy import Labelling, Taxonomy
-from counterpoint.taxonomy.figure import svg
+from counterpoint.taxonomy.render import svg
 
 CLIPS = 8  # of each page
 VIDEO = "https://data.yt8m.org/2/j/i/{}/{}.js"  # which YouTube video a YouTube-8M id stands for

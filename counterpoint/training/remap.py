@@ -18,7 +18,7 @@ from counterpoint.errors import Error
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.run import DATA_FILE, TOWER_FOLDER, WEIGHTS_FILE, RunFolder
 from counterpoint.taxonomy import Labelling, Taxonomy
-from counterpoint.taxonomy.diff import Diff, diff
+from counterpoint.taxonomy.compare import Diff, diff
 
 CERTAIN = 20.0
 """A logit whose probability is one in 32 bits, nearly."""
