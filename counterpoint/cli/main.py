@@ -580,61 +580,27 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _taxonomy(path: str) -> "Labelling":
-    from counterpoint.taxonomy import load
+    from counterpoint.data.taxonomies import load_taxonomy
 
-    return load(_folder(path))
+    return load_taxonomy(path)
 
 
 def _folder(path: str) -> Path:
-    """Where the taxonomy is, a copy if it is elsewhere: a taxonomy called as the shipped one comes first."""
-    from counterpoint.data.store import RemotePath, is_remote, mirrored
-    from counterpoint.taxonomy.check import EXCEPTIONS_FILE
-    from counterpoint.taxonomy.mapping import LABELS_FILE
-    from counterpoint.taxonomy.tree import CATEGORIES_FILE, SHIPPED
+    from counterpoint.data.taxonomies import taxonomy_folder
 
-    if is_remote(path):
-        url = RemotePath(path)
-        if url.name.endswith(".tsv"):
-            return mirrored(url.parent, [url.name]) / url.name
-        folder = mirrored(url, [CATEGORIES_FILE, LABELS_FILE, EXCEPTIONS_FILE])
-        if not (folder / LABELS_FILE).exists():
-            raise Error(f"{path}: no {LABELS_FILE} there; behind a URL the mapping is called so")
-        return folder
-    return SHIPPED if path == SHIPPED_NAME and not (Path(path) / CATEGORIES_FILE).exists() else Path(path)
+    return taxonomy_folder(path)
 
 
-def _taxonomy_beside(paths: Sequence[str], where: str = "with --taxonomy") -> str | None:
-    """The folder that `counterpoint extract` and others leave beside their shards; those of several are the same."""
-    from counterpoint.data.inspect import find_shards
-    from counterpoint.taxonomy.tree import CATEGORIES_FILE
+def _taxonomy_beside(paths: Sequence[str]) -> str | None:
+    from counterpoint.data.taxonomies import taxonomy_beside
 
-    beside = sorted({str(shard.parent / "taxonomy"): shard.parent / "taxonomy" for shard in find_shards(paths)}.items())
-    there = [path for path, folder in beside if (folder / CATEGORIES_FILE).exists()]
-    if not there:
-        return None
-    first = _taxonomy(there[0])
-    for path, _ in beside:
-        if path not in there or _taxonomy(path) != first:
-            what = "another taxonomy than" if path in there else "not there, unlike"
-            raise Error(f"{path}: is {what} {there[0]}; name the one of all shards {where}")
-    return there[0]
+    return taxonomy_beside(paths, "with --taxonomy")
 
 
 def _default_taxonomy(paths: Sequence[str], where: str = "with --taxonomy") -> str:
-    """The one beside the shards, or the shipped one, which knows the labels of one data set alone."""
-    from counterpoint.data.features import FeatureSet
-    from counterpoint.data.inspect import find_shards
-    from counterpoint.taxonomy.tree import SHIPPED
+    from counterpoint.data.taxonomies import default_taxonomy
 
-    if beside := _taxonomy_beside(paths, where):
-        return beside
-    features = FeatureSet.of(find_shards(paths))
-    if not features.youtube8m:
-        raise Error(
-            f"{features}: the shipped taxonomy is for YouTube-8M's labels and features (video 1024, audio 128); "
-            f"name the taxonomy of this data {where}"
-        )
-    return str(SHIPPED)
+    return default_taxonomy(paths, where)
 
 
 def _dataset(args: Namespace, paths: Sequence[str], labelling: "Labelling", **options: Any) -> "Dataset":
@@ -653,14 +619,9 @@ def _report(*datasets: "Dataset") -> None:
 
 
 def _training_data(args: Namespace, labelling: "Labelling") -> "tuple[Dataset, Dataset]":
-    from counterpoint.data.dataset import HELD_OUT, check_apart, share
+    from counterpoint.data.dataset import training_data
 
-    if args.validation:
-        data, validation = _dataset(args, args.data, labelling), _dataset(args, args.validation, labelling)
-        check_apart(data.paths, validation.paths)
-    else:  # of every seed the same clips: a tower's or an ensemble's members may have others than the model's own
-        data = _dataset(args, args.data, labelling, keep=share(HELD_OUT, 1.0))
-        validation = _dataset(args, args.data, labelling, keep=share(0.0, HELD_OUT))
+    data, validation = training_data(args.data, args.validation, labelling, skip_bad=args.skip_bad_records)
     _report(data, validation)
     return data, validation
 

@@ -141,7 +141,7 @@ def test_import_by_kind(command: Any, tmp_path: Path) -> None:
     assert load(tmp_path / "made").taxonomy.paths == ("A", "C", "A:B")
     (tmp_path / "made" / "labels.tsv").write_text("by hand")
     code, _, err = command("taxonomy", "import", tmp_path / "ontology.json", "--out", tmp_path / "made")
-    assert (code, err) == (1, f"counterpoint: {tmp_path}/made: holds something else; choose another --out, or remove it\n")
+    assert (code, err) == (1, f"counterpoint: {tmp_path}/made: holds something else; choose another --out\n")
     assert (tmp_path / "made" / "labels.tsv").read_text() == "by hand"
 
 
