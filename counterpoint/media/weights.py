@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import UNREADABLE, Error
+from counterpoint.files import cache_folder
 
 URLS = {
     "inception": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
