@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from counterpoint.data.clip import Clip, Track
+from counterpoint.data.clip import Clip, TrackArray
 from counterpoint.data.features import YOUTUBE8M, FeatureSet
 from counterpoint.data.records import quantize
 from counterpoint.errors import Error, suggestion
@@ -114,7 +114,7 @@ class Encoders:
                 for batch in _batches(video.frames(self.picture.size))
             ]
             sound = video.sound()
-            tracks: dict[str, Track] = {}
+            tracks: dict[str, TrackArray] = {}
             if pictures:
                 tracks["video"] = np.concatenate(pictures)
             if sound.present.any():
@@ -130,7 +130,7 @@ class Encoders:
             return Encoded(Clip(clip_id, np.zeros(0, np.int64), tracks), video.notes)
 
 
-def _encoded_text(encoder: TextEncoder, words: list[str]) -> Track:
+def _encoded_text(encoder: TextEncoder, words: list[str]) -> TrackArray:
     """Each second's features, zeros where there are no words; the same words are encoded once."""
     different = [text for text in dict.fromkeys(words) if text]
     codes = np.concatenate([np.zeros((1, encoder.features), np.uint8), quantize(encoder(different))])

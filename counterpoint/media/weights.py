@@ -13,9 +13,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import UNREADABLE, Error
-from counterpoint.files import claimed
+from counterpoint.files import cache_folder, claimed
 
 URLS = {
     "inception": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
