@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from counterpoint.cli import library
 from counterpoint.cli.console import (
     DATA,
     DEFAULT_TAXONOMY_HELP,
@@ -48,10 +47,11 @@ def inspect(
     Example:
         counterpoint inspect yt8m/
     """
+    from counterpoint.data import taxonomies
     from counterpoint.data.inspect import inspect as look
 
-    path = taxonomy or library.taxonomy_beside(data)
-    labelling = library.load_taxonomy(path) if path else None
+    path = taxonomy or taxonomies.taxonomy_beside(data)
+    labelling = taxonomies.load_taxonomy(path) if path else None
     inspection = look(data, skip_bad=skip_bad_records, labelling=labelling)
     show(as_json, inspection.to_dict, lambda: inspection, markup=True)
 
@@ -135,6 +135,7 @@ def mosaic(
     Example:
         counterpoint data mosaic 'yt8m/train*.tfrecord' --validation 'yt8m/validate*.tfrecord' --out mosaic
     """
+    from counterpoint.data import taxonomies
     from counterpoint.data.dataset import split
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.mosaic import Records, write
@@ -143,7 +144,7 @@ def mosaic(
     composer = Mosaic(**(controls or {}))
     check_clips(clips)
     check_output_folder(out, MOSAIC_FILE)
-    labelling = library.load_taxonomy(taxonomy or library.default_taxonomy(data))
+    labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data))
     datasets = split(data, validation, test, labelling, skip_bad=skip_bad_records, seed=composer.seed)
     note_skipped(*datasets.values())
     features = FeatureSet.of([path for dataset in datasets.values() for path in dataset.paths])

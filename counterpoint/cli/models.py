@@ -152,8 +152,9 @@ def train(
         counterpoint train nv-cm-c --tower runs/tower --data shards --out runs/mine --training.batch-size 64
     """
     from counterpoint import distributed
-    from counterpoint.cli import library
     from counterpoint.cli.recipe_options import find_recipe, with_fields
+    from counterpoint.data import taxonomies
+    from counterpoint.data.dataset import training_data
     from counterpoint.data.features import FeatureSet
     from counterpoint.recipes import TowerRecipe
     from counterpoint.run import RunFolder
@@ -165,8 +166,8 @@ def train(
     check_settings(chosen, out, tower_run)
     distributed.join()
     with distributed.leader_first():  # which makes the shards' indexes
-        labelling = library.load_taxonomy(taxonomy or library.default_taxonomy(data))
-        clips, others = library.training_data(data, validation, labelling, skip_bad_records)
+        labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data))
+        clips, others = training_data(data, validation, labelling, skip_bad=skip_bad_records)
         note_skipped(clips, others)
         run = RunFolder(out, chosen, labelling, FeatureSet.of(clips.paths))
         run.features.check(FeatureSet.of(others.paths), "the model to train")

@@ -141,7 +141,7 @@ def test_import_by_kind(command: Any, tmp_path: Path) -> None:
     assert load(tmp_path / "made").taxonomy.paths == ("A", "C", "A:B")
     (tmp_path / "made" / "labels.tsv").write_text("by hand")
     code, _, err = command("taxonomy", "import", tmp_path / "ontology.json", "--out", tmp_path / "made")
-    assert (code, err) == (1, f"counterpoint: {tmp_path}/made: holds a taxonomy; choose another --out, or remove it\n")
+    assert (code, err) == (1, f"counterpoint: {tmp_path}/made: holds something else; choose another --out\n")
     assert (tmp_path / "made" / "labels.tsv").read_text() == "by hand"
 
 
@@ -169,7 +169,7 @@ def test_merge(command: Any, own: Path, tmp_path: Path) -> None:
     assert figures["open"] == 0
     assert load(tmp_path / "out").labels.labels[0].categories == ("soup",)
     before = (own / "labels.tsv").read_bytes()
-    assert "not of a merge; choose another --out" in command(*words[:-1], own)[2]
+    assert "holds something else; choose another --out" in command(*words[:-1], own)[2]
     assert "no annotator's" in command(*words[:3], tmp_path / "out" / "labels.tsv", *words[4:])[2]
     assert (own / "labels.tsv").read_bytes() == before
 
