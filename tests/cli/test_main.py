@@ -155,7 +155,7 @@ def test_train_help_names_where_recipes_and_fields_are_listed(command: Command) 
     assert "`counterpoint train RECIPE --help` and `counterpoint recipes RECIPE` list" in text
     words = set(re.findall(r"[\w-]+", command("recipes").out))
     assert set(RECIPES) | set(TOWER_RECIPES) <= words
-    assert [one["name"] for one in command("recipes", "--json").json] == [*RECIPES, *TOWER_RECIPES]
+    assert [one["recipe"] for one in command("recipes", "--json").json] == [*RECIPES, *TOWER_RECIPES]
 
 
 def test_train_help_lists_the_fields_of_a_recipe(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_train_help_lists_the_fields_of_a_recipe(command: Command, monkeypatch: 
         "--family.hidden": f"{NetVLADFamily().hidden}",
         "--max-steps": "300",
     }.items():
-        row = rf"{re.escape(option)} +│ +{re.escape(default)} "
+        row = rf"{re.escape(option)} +│[^│]+│ {re.escape(default)} "
         assert re.search(row, text), option
         assert re.search(row, command("recipes", "nv-l").out), option
     assert '{"video": 128, "audio": 64, "joined": 128}' in " ".join(text.split())
@@ -230,12 +230,13 @@ def test_wrong_arguments(command: Command, arguments: str, expected: str) -> Non
     assert command(*arguments.split()).code == 2
 
 
-def test_a_mistyped_key_is_refused(command: Command) -> None:
-    """Before any data is read."""
-    train = ["train", "nv-l", "--data", "nowhere", "--out", "x"]
-    line = command.fails(*train, "--family.clusters", '{"pictures": 8}')
-    assert "pictures" in line
-    assert "video" in line
+def test_a_mistyped_key_is_refused(command: Command, world: Path, tmp_path: Path) -> None:
+    """A split's before any data is read, a modality's before anything is written: the data has the modalities."""
+    arguments = training(world, tmp_path / "run", "--validation", str(world / "validation"))
+    line = refused(command, [*arguments, "--family.clusters", '{"pictures": 8}'])
+    assert "'pictures'" in line
+    assert line.endswith("there are audio, video")
+    assert not (tmp_path / "run").exists()
     line = command.fails("data", "mosaic", "--data", "nowhere", "--out", "x", "--clips", '{"tests": 8}')
     assert "--clips: no 'tests'; did you mean test? (there are train, validation, test)" in line
     line = command.fails("data", "mosaic", "--data", "nowhere", "--out", "x", "--clips", '{"test": -8}')
@@ -529,7 +530,7 @@ def test_train_with_the_wrong_tower(command: Command, world: Path, tower: Path, 
     out, validation = tmp_path / "run", ["--validation", str(world / "validation")]
     for recipe, more, message in (
         ("nv-cm-c", [], "nv-cm-c needs a trained correlation tower (--tower RUN)"),
-        ("nv-l", ["--tower", str(tower)], "nv-l listens to no correlation tower"),
+        ("nv-l", ["--tower", str(tower)], "nv-l needs no correlation tower; leave --tower out"),
         ("nv-cm-c", ["--tower", str(world / "run")], f"{world / 'run'}: a nv-l run, not a correlation tower"),
         ("nv-cm-c", ["--tower", str(world / "train")], f"{world / 'train'}: not a run folder"),
     ):
