@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from counterpoint import recommend as recommending
+from counterpoint import recommendation as recommending
 from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.survey import survey
 from counterpoint.recommendation import Library, Rows, beside, build, recommend

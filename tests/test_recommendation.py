@@ -6,7 +6,7 @@ import pytest
 import torch
 from training.world import LABELLING, SIZES, TAXONOMY, clip, clips, codes, dataset, run, write
 
-from counterpoint import recommend as recommending
+from counterpoint import recommendation as recommending
 from counterpoint.cli.main import main
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
@@ -184,9 +184,9 @@ def test_a_large_library_finds_much_the_same(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(recommending, "REDUCED", 32)
     monkeypatch.setattr(recommending, "PROBED", 24)
     index = build(rows, 3000, 300)
-    cells = libraries._faiss().extract_index_ivf(index)
+    cells = recommending._faiss().extract_index_ivf(index)
     assert (cells.nlist, cells.d, cells.nprobe) == (3000 // 39, 32, 24)
-    libraries._faiss().write_index(index, str(tmp_path / "index"))
+    recommending._faiss().write_index(index, str(tmp_path / "index"))
     found = read(tmp_path / "index").search(rows[:40], 20)[1]
     exact = np.argsort(-rows[:40] @ rows.T)[:, :10]
     recall = np.mean([np.isin(exact[i], found[i]).mean() for i in range(40)])
@@ -246,11 +246,11 @@ def test_beside_shards_that_nobody_may_write(tmp_path: Path, cache_folder: Path)
 
 
 @pytest.mark.parametrize(
-    ("history", "said"), [("nobody", "no clip 'nobody'"), ("@none", "none: cannot be read as a list of ids")]
+    ("history", "message"), [("nobody", "no clip 'nobody'"), ("@none", "none: cannot be read as a list of ids")]
 )
-def test_command_errors(world: Path, capsys: pytest.CaptureFixture[str], history: str, said: str) -> None:
+def test_command_errors(world: Path, capsys: pytest.CaptureFixture[str], history: str, message: str) -> None:
     assert command(world, "--history", history) == 1
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_library_of_one_clip(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,9 +88,7 @@ def test_a_killed_training_goes_on_in_another_number_of_processes(tmp_path: Path
 def test_a_share_has_every_nth_row_of_what_is_drawn() -> None:
     drawn = torch.arange(7)
     assert [BatchShare(rank, 3, 7).local_rows(drawn).tolist() for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
-    assert BatchShare(2, 3, 2).local_rows(torch.arange(2)).tolist() == [
-        0
-    ]  # none is its own: it keeps in step
+    assert BatchShare(2, 3, 2).local_rows(torch.arange(2)).tolist() == [0]  # none is its own: it keeps in step
     assert BatchShare().local_rows(drawn) is drawn
 
 

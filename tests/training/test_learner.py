@@ -79,9 +79,7 @@ def test_f_learns_at_a_rate_of_its_own(fusion: CrossModal) -> None:
     subject.loss(batch()).backward()
     optimizer.step()
     moves = {name: (p - before[name]).abs().max().item() for name, p in subject.model.named_parameters()}
-    maps = {
-        name for name in moves if "influences" in name and name.endswith("weight") and "context" not in name
-    }
+    maps = {name for name in moves if "influences" in name and name.endswith("weight") and "context" not in name}
     assert len(maps) == 2 * (len(fusion.hidden) + 1 + (fusion.reach is not None))  # of two modalities
     for name, by in moves.items():
         if not name.startswith("tower."):
