@@ -127,7 +127,7 @@ def _leaves(hint: Any) -> set[Any]:
 
 
 def _helps(cls: type) -> dict[str, str]:
-    """What the ``Args:`` of a class's docstring, and of those that it derives from, tells of each field."""
+    """Each field's line under ``Args:`` in the docstring of a class or of one that it derives from."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__):
         _, _, section = (each.__doc__ or "").partition("Args:\n")

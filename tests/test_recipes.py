@@ -46,7 +46,7 @@ def test_defaults_are_the_papers(name: str) -> None:
     assert recipe.training.max_epochs == (0 if name.endswith(("-random", "-constant")) else 10)
     assert recipe.max_steps == 300
     if name not in RECIPES:
-        return  # the paper does not say how a tower is trained
+        return  # the paper does not describe how a tower is trained
     assert recipe.training.learning_rate == 2e-4
     assert recipe.training.batch_size == 128
     if isinstance(recipe.family, NetVLADFamily):

@@ -82,7 +82,7 @@ def slow_influence(
     correlation: Correlation,
     clip: int,
 ) -> list[float]:
-    """What ``target`` hears in one row of its weights: the sum of F over all that it hears, others or itself."""
+    """The influence on ``target`` in one row of its weights: the sum of F over its sources, others or itself."""
     total = [0.0] * outputs
     for source in weights:
         name = f"{source}_to_{target}"
