@@ -24,7 +24,7 @@ from counterpoint.errors import Error
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.models.fusion import CrossModal
 from counterpoint.predict import Predictor, batches
-from counterpoint.recipes import BOUNDS, CONSTANT, RECIPES, TOWER_RECIPES, ConstantConfig, NetVLADFamily, Training
+from counterpoint.recipes import CONSTANT, RECIPES, TOWER_RECIPES, ConstantConfig, NetVLADFamily, Training
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Labelling, LabelMap
 from counterpoint.training.learner import GAP, Learner
@@ -517,7 +517,8 @@ def test_numbers_that_make_no_training_are_refused(world: World, change: dict[st
 
 @pytest.mark.parametrize("name", ["nv-l", "correlation-nv"])
 def test_a_training_that_diverges_says_so(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BOUNDS, "learning_rate", (0, math.inf))  # what makes it diverge for sure
+    rate = Training.__dataclass_fields__["learning_rate"]
+    monkeypatch.setattr(rate, "metadata", {"bounds": (0, math.inf)})  # so that it diverges for sure
     settings = replace((RECIPES | TOWER_RECIPES)[name].training, batch_size=16, max_epochs=2, learning_rate=1e30)
     wild = replace((RECIPES | TOWER_RECIPES)[name], family=recipe().family, training=settings)
     with pytest.raises(Error, match="the training has diverged"):
