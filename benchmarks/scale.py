@@ -34,7 +34,7 @@ from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.recipes import RECIPES, NetVLADFamily, Training
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import load
-from counterpoint.taxonomy.mapping import SHIPPED
+from counterpoint.taxonomy.tree import SHIPPED
 from counterpoint.training.learner import Learner
 from counterpoint.training.train import train
 

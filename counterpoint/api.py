@@ -33,7 +33,7 @@ from counterpoint.media.extract import find as find_films
 from counterpoint.media.workers import Failure
 from counterpoint.predict import Prediction, Predictor
 from counterpoint.recipes import RECIPES as CATEGORIZERS
-from counterpoint.recipes import TOWER_RECIPES, AnyRecipe, Recipe
+from counterpoint.recipes import TOWER_RECIPES, AnyRecipe
 from counterpoint.recipes import recipe as recipe_named
 from counterpoint.recommendation import Library, Recommendations
 from counterpoint.recommendation import recommend as _recommend

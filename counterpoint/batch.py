@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from counterpoint.errors import UNREADABLE, Error, NoClipsError
 from counterpoint.files import check_output_file, claimed, replacing
-from counterpoint.predict import Predictions, Predictor
+from counterpoint.predict import Prediction, Predictions, Predictor
 from counterpoint.run import RunFolder
 
 if TYPE_CHECKING:
@@ -31,15 +33,29 @@ MARKS = {".csv": b"id,rank,path,probability", ".jsonl": b'"categories": [{"path"
 
 def rows(run: RunFolder, predictions: Predictions, top: int, codes: bool) -> list[Answer]:
     """The most probable categories of each clip, by name, with their IAB codes if asked for."""
+    return [
+        {"id": clip_id, "categories": _categories(run, probabilities, top, codes)}
+        for clip_id, probabilities in zip(predictions.ids, predictions.probabilities, strict=True)
+    ]
+
+
+def rows_of(
+    run: RunFolder, ids: Sequence[str], predictions: Sequence[Prediction], top: int, codes: bool
+) -> list[Answer]:
+    """The same of clips that are predicted one by one, with the correlation of their modalities."""
+    return [
+        {"id": clip_id, "categories": _categories(run, probabilities, top, codes), "correlation": correlation}
+        for clip_id, (probabilities, correlation) in zip(ids, predictions, strict=True)
+    ]
+
+
+def _categories(run: RunFolder, probabilities: "np.ndarray[Any, Any]", top: int, codes: bool) -> list[dict[str, Any]]:
     taxonomy = run.labelling.taxonomy
-    answers = []
-    for clip_id, probabilities in zip(predictions.ids, predictions.probabilities, strict=True):
-        best = taxonomy.ranked(probabilities)[:top]
-        categories = [{"path": taxonomy.paths[i], "probability": float(probabilities[i])} for i in best]
-        if codes:
-            categories = [{**one, "iab": taxonomy.codes[i] or None} for one, i in zip(categories, best, strict=True)]
-        answers.append({"id": clip_id, "categories": categories})
-    return answers
+    best = taxonomy.ranked(probabilities)[:top]
+    categories = [{"path": taxonomy.paths[i], "probability": float(probabilities[i])} for i in best]
+    if codes:
+        return [{**one, "iab": taxonomy.codes[i] or None} for one, i in zip(categories, best, strict=True)]
+    return categories
 
 
 def answers(predictor: Predictor, shard: "Shard", *, top: int, codes: bool, skip_bad: bool) -> dict[str, Any]:

@@ -256,10 +256,11 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     >>> suggestion("learning_rat", ["training.learning_rate", "name"])
     '; did you mean training.learning_rate?'
     """
-    by_end = {each.rpartition(".")[2]: each for each in names} | {each: each for each in names}
-    close = difflib.get_close_matches(name, by_end, 1, 0.6)
-    close = close or difflib.get_close_matches(name.rpartition(".")[2], by_end, 1, 0.6)
-    return f"; did you mean {by_end[close[0]]}?" if close else ""
+    ends = {each: each.rpartition(".")[2] for each in names}
+    close = difflib.get_close_matches(name.rpartition(".")[2], set(ends.values()), 1, 0.6)
+    alike = [each for each, end in ends.items() if end in close]
+    best = max(alike, key=lambda each: difflib.SequenceMatcher(None, each, name).ratio(), default=None)
+    return f"; did you mean {best}?" if best else ""
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +75,16 @@ def appending(path: Path, shape: tuple[int, int]) -> Iterator[Callable[[NDArray[
         yield add
         if rows != shape[0]:
             raise ValueError(f"{path}: {rows} rows, not {shape[0]}")
+
+
+def cache_folder() -> Path:
+    """`COUNTERPOINT_CACHE`, or the platform's folder for caches."""
+    if folder := os.environ.get("COUNTERPOINT_CACHE"):
+        return Path(folder)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "counterpoint"
+    root = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "counterpoint"
 
 
 def holds_anything(folder: Path) -> bool:

@@ -143,9 +143,9 @@ class BaseRecipe:
             own = [info.name for info in listed(self)]
             part = error.name.rpartition(".")[0]
             real = [name for name in own if name.startswith(f"{part}.")] or own
-            raise Error(
-                f"{self.name}: no field {error.name}{suggestion(error.name, own) or ';'} it has {', '.join(real)}"
-            ) from error
+            close = suggestion(error.name, own)
+            has = f"{close} It has" if close else "; it has"
+            raise Error(f"{self.name}: no field {error.name}{has} {', '.join(real)}") from error
         except ValueError as error:
             raise Error(f"{self.name}: {error}") from error
         check(recipe)

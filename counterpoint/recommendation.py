@@ -26,10 +26,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from counterpoint.data.dataset import Dataset
-from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import Error
 from counterpoint.evaluation.survey import SURVEY_FILE, Survey, folder_name, survey
-from counterpoint.files import check_output_folder, replacing
+from counterpoint.files import cache_folder, check_output_folder, replacing
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
 

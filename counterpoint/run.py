@@ -34,9 +34,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import UNREADABLE, Error
-from counterpoint.files import replacing, write_text
+from counterpoint.files import cache_folder, replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.recipes import AnyRecipe, from_json, identity, largest, to_json

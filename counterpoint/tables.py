@@ -3,6 +3,7 @@
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Table:
         for number, name in enumerate(self._flat_header()):
             table.add_column(Text(name), justify="left" if number < self.labels else "right")
         cells = self.cells
-        for row, following in zip(cells, [*cells[1:], None], strict=True):
+        for row, following in zip_longest(cells, cells[1:]):
             part = self.parts and following is not None and following[0] != row[0]
             texts = (Text(f"{cell.text} {cell.note}".strip(), style="bold" if cell.bold else "") for cell in row)
             table.add_row(*texts, end_section=part)

@@ -91,7 +91,9 @@ def test_films_and_shards_in_the_order_given(folder: Path, monkeypatch: pytest.M
     assert [answer.id for answer in answers] == ["holiday.mp4", "holiday.mp4", "party.mp4", "party.mp4"]
     for film, record in ((0, 1), (3, 2)):
         np.testing.assert_allclose(answers[film].probabilities, answers[record].probabilities, atol=1e-6)
-    (expected, _) = next(Predictor(run).predict(Dataset(["clips.tfrecord"], run.labelling, labelled=False))).probabilities
+    (expected, _) = next(
+        Predictor(run).predict(Dataset(["clips.tfrecord"], run.labelling, labelled=False))
+    ).probabilities
     np.testing.assert_allclose(answers[0].probabilities, expected, atol=1e-6)
     best = answers[0].top(3)
     assert len(best) == 3
@@ -147,7 +149,9 @@ def test_twenty_films_take_one_pass_of_the_model(folder: Path, tmp_path: Path, m
     for kind in passes:
         forward = kind.forward
 
-        def counted(self: object, *args: object, kind: type = kind, forward: object = forward, **named: object) -> object:
+        def counted(
+            self: object, *args: object, kind: type = kind, forward: object = forward, **named: object
+        ) -> object:
             passes[kind] += 1
             return forward(self, *args, **named)  # type: ignore[operator]
 
@@ -177,12 +181,19 @@ def test_a_film_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
         run.categorize([tmp_path / "missing.mp4"])
 
 
-def test_trains_and_evaluates(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trains_and_evaluates(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name, count in (("train0", 60), ("test0", 20)):
         world.write(tmp_path / "data" / f"{name}.tfrecord", *world.clips(count, len(name), name))
     world.LABELLING.save(tmp_path / "data" / "taxonomy")
-    small = {"family.clusters": {"video": 2, "audio": 2}, "family.hidden": 8, "head.hidden": 8, "training.max_epochs": 1}
+    small = {
+        "family.clusters": {"video": 2, "audio": 2},
+        "family.hidden": 8,
+        "head.hidden": 8,
+        "training.max_epochs": 1,
+    }
     recipe = cp.RECIPES["nv-cm"].with_(max_steps=120).with_(small)
     assert isinstance(recipe, cp.Recipe)
     run = cp.train(recipe, cp.Dataset("data/train*.tfrecord"), out="runs/x")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from training.world import LABELLING, SIZES, TAXONOMY, clip, codes, dataset, write
 
-from counterpoint.cli.main import shown
+from counterpoint.cli.models import explanation_table
 from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
@@ -284,12 +284,12 @@ def test_json(run: RunFolder, data: Dataset) -> None:
     np.testing.assert_allclose(audio["after"], explanation.timelines["audio"].after)
 
 
-def test_shown(run: RunFolder, data: Dataset) -> None:
+def test_explanation_in_a_terminal(run: RunFolder, data: Dataset) -> None:
     explanation = explained(run, data, 0, 1)
     named = replace(explanation, categories=[("Vehicle [bold]", 0.5), *explanation.categories[1:]])
     console = Console(width=200, markup=False, emoji=False)
     with console.capture() as captured:
-        console.print(shown(named, Path("x.png")))
+        console.print(explanation_table(named, Path("x.png")))
     lines = captured.get().splitlines()
     assert [cell.strip() for cell in lines[1].split("┃")[1:3]] == ["category", "probability"]
     assert "│ Vehicle [bold] " in lines[3]

@@ -30,7 +30,7 @@ RECIPE = [
     *("--training.batch_size", "16", "--training.learning_rate", "2e-2", "--training.max_epochs", "2"),
 ]
 SUITE = [
-    *("reproduce", "synthetic", "--families", "nv", "--worlds", "unrelated-0.25-shift-0", "--models", "l", "cm-c"),
+    *("reproduce", "synthetic", "--families", "nv", "--datasets", "unrelated-0.25-shift-0", "--models", "l", "cm-c"),
     *("--seeds", "1", "--epochs", "2", "--tower-epochs", "1", "--resamples", "20", "--test-runs", "2"),
     *("--clips", '{"train": 24, "validation": 12, "test": 16}', "--trials", "3", "--threads", "1"),
     *("--grid", '{"nv": {"head.hidden": [8, 16], "training.learning_rate": [1e-3, 1e-2]}}'),

@@ -167,8 +167,8 @@ def test_with(changes: dict[str, object], found: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 1}, "no field learning_rate; did you mean training.learning_rate? it has name, "),
-        ({"training.learning_rat": 1}, "did you mean training.learning_rate? it has training.learning_rate, training."),
+        ({"learning_rate": 1}, "no field learning_rate; did you mean training.learning_rate? It has name, "),
+        ({"training.learning_rat": 1}, "did you mean training.learning_rate? It has training.learning_rate, training."),
         ({"training": {"colour": 1}}, "no field training.colour; it has training.learning_rate, "),
         ({"max_steps.x": 1}, "no field max_steps.x"),
         ({"training.batch_size": "x"}, "training.batch_size cannot be 'x'; it is a whole number"),
@@ -205,7 +205,7 @@ def test_another_part_is_given_whole() -> None:
 def test_a_mistyped_modality_is_named(name: str) -> None:
     """Which ones there are is known where the model is built."""
     recipe = ALL[name].with_({"family.clusters": {"pictures": 8}})
-    with pytest.raises(Error, match="family.clusters names no modality with 'pictures'; there are video, audio"):
+    with pytest.raises(Error, match=r"family\.clusters names no modality with 'pictures'; there are video, audio"):
         recipe.build({"video": 4, "audio": 4}, 3)
     depth = ALL[name].with_({"family.clusters": {"depth": 8}})
     depth.build({"video": 4, "depth": 4}, 3)

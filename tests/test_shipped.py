@@ -13,8 +13,8 @@ from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.splits import write_splits
-from counterpoint.data.tfrecord import cache_folder
 from counterpoint.evaluation.metrics import global_average_precision
+from counterpoint.files import cache_folder
 from counterpoint.predict import Predictor
 from counterpoint.recipes import Recipe
 from counterpoint.run import SHIPPED, RunFolder

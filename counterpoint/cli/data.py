@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from counterpoint.cli import library
 from counterpoint.cli.console import (
     DATA,
     DEFAULT_TAXONOMY_HELP,
@@ -25,10 +24,10 @@ from counterpoint.cli.console import (
     options_of,
     progress,
     show,
+    speed,
 )
 from counterpoint.cli.models import DEFAULT_DECODING, DecodingOptions
 from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic
-from counterpoint.errors import Error
 
 if TYPE_CHECKING:
     MosaicOptions = dict[str, Any]
@@ -48,10 +47,11 @@ def inspect(
     Example:
         counterpoint inspect yt8m/
     """
+    from counterpoint.data import taxonomies
     from counterpoint.data.inspect import inspect as look
 
-    path = taxonomy or library.taxonomy_beside(data)
-    labelling = library.load_taxonomy(path) if path else None
+    path = taxonomy or taxonomies.taxonomy_beside(data)
+    labelling = taxonomies.load_taxonomy(path) if path else None
     inspection = look(data, skip_bad=skip_bad_records, labelling=labelling)
     show(as_json, inspection.to_dict, lambda: inspection, markup=True)
 
@@ -79,29 +79,28 @@ def extract(
     Example:
         counterpoint extract videos/ --labels labels.csv --out shards
     """
-    from counterpoint.media import labels as labels_file
-    from counterpoint.media.encoders import build
-    from counterpoint.media.extract import find
-    from counterpoint.taxonomy.mapping import LABELS_FILE
+    from counterpoint.media.extract import extract as make
 
-    if taxonomy and not labels:
-        raise Error("--taxonomy is for the categories of a labels file: give --labels too")
-    decoding.uses_ray  # noqa: B018  # raises where the options contradict each other
-    made_by = build(encoders)
-    sources = find(data)
-    known = None
-    if labels:
-        own = out / "taxonomy"
-        begun = (own / LABELS_FILE).exists()  # which is written last, and before any clip
-        before = library.load_taxonomy(taxonomy or str(own)) if taxonomy or begun else None
-        known = labels_file.read(labels, before, fixed=taxonomy is not None)
-        named = [source for source in sources if source.path.resolve() in known.of]
-        if not named:
-            raise Error(f"{labels}: names none of the {len(sources)} video files")
-        if len(named) < len(sources):
-            note(f"{len(sources) - len(named):,} video files left out, which {labels} does not name")
-        sources = named
-    report = decoding.extract(sources, out, made_by, known)
+    engine = decoding.engine_of_extraction()
+    with speed("extracting") as advance:
+        report = make(
+            data,
+            out,
+            labels,
+            taxonomy,
+            encoders,
+            workers=decoding.workers,
+            limits=decoding.limits,
+            time_limit=decoding.time_limit,
+            progress=advance,
+            engine=engine,
+        )
+    if report.left_out:
+        note(f"{len(report.left_out):,} video files left out, which {labels} does not name")
+    for path, text in report.notes:
+        note(f"{path}: {text}")
+    for path, cause in report.failures:
+        note(f"failed: {path}: {cause}")
     show(
         as_json,
         lambda: {"out": str(out), **report.to_dict()},
@@ -136,6 +135,7 @@ def mosaic(
     Example:
         counterpoint data mosaic 'yt8m/train*.tfrecord' --validation 'yt8m/validate*.tfrecord' --out mosaic
     """
+    from counterpoint.data import taxonomies
     from counterpoint.data.dataset import split
     from counterpoint.data.features import FeatureSet
     from counterpoint.data.mosaic import Records, write
@@ -144,7 +144,7 @@ def mosaic(
     composer = Mosaic(**(controls or {}))
     check_clips(clips)
     check_output_folder(out, MOSAIC_FILE)
-    labelling = library.load_taxonomy(taxonomy or library.default_taxonomy(data))
+    labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data))
     datasets = split(data, validation, test, labelling, skip_bad=skip_bad_records, seed=composer.seed)
     note_skipped(*datasets.values())
     features = FeatureSet.of([path for dataset in datasets.values() for path in dataset.paths])

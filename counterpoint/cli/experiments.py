@@ -5,7 +5,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from counterpoint.cli import library
 from counterpoint.cli.console import (
     HELD_OUT_HELP,
     NOT_NEGATIVE,
@@ -66,6 +65,7 @@ def ensemble(
     Example:
         counterpoint ensemble runs/a runs/b --data shards --out runs/one
     """
+    from counterpoint.data.dataset import training_data
     from counterpoint.evaluation.breakdown import table4
     from counterpoint.files import check_output_folder
     from counterpoint.run import RECIPE_FILE
@@ -74,7 +74,7 @@ def ensemble(
     loaded = [load_run(folder) for folder in runs]
     check_alike(loaded)
     check_output_folder(out, RECIPE_FILE)
-    clips, others = library.training_data(data, validation, loaded[0].labelling, skip_bad_records)
+    clips, others = training_data(data, validation, loaded[0].labelling, skip_bad=skip_bad_records)
     note_skipped(clips, others)
     with progress("predicting with the ensemble", len(clips)) as advance:
         distilled = distil(

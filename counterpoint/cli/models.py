@@ -44,11 +44,13 @@ from counterpoint.distributed import leading
 from counterpoint.errors import Error
 
 if TYPE_CHECKING:
-    from counterpoint.media.extract import Report
-    from counterpoint.media.workers import Source
+    from counterpoint.data.clip import Clip
+    from counterpoint.media.decode import Limits
+    from counterpoint.media.workers import Engine
     from counterpoint.run import RunFolder
 
 EVALUATION_MARKS = ("metrics.json", "true-pairs.png")
+BATCH = 64  # clips that the model reads at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,30 +82,17 @@ class Decoding:
             raise Error("--address is a Ray cluster's: give --engine ray too")
         return self.engine == "ray"
 
-    def extract(self, sources: "Sequence[Source]", out: str | Path, encoders: Any, labels: Any = None) -> "Report":
-        """Make a clip of each video file, and print what is wrong with files."""
-        from counterpoint import cluster
+    @property
+    def limits(self) -> "Limits":
         from counterpoint.media.decode import Limits
-        from counterpoint.media.extract import extract_sources
 
-        engine = cluster.extraction(self.address) if self.uses_ray else None
-        with speed("extracting") as advance:
-            report = extract_sources(
-                sources,
-                out,
-                encoders,
-                labels,
-                workers=self.workers,
-                limits=Limits(self.max_seconds, self.max_pixels),
-                time_limit=self.time_limit,
-                progress=advance,
-                engine=engine,
-            )
-        for path, text in report.notes:
-            note(f"{path}: {text}")
-        for path, cause in report.failures:
-            note(f"failed: {path}: {cause}")
-        return report
+        return Limits(self.max_seconds, self.max_pixels)
+
+    def engine_of_extraction(self) -> "Engine | None":
+        """What encodes video files: a Ray cluster, or without one this machine's processes."""
+        from counterpoint import cluster
+
+        return cluster.extraction(self.address) if self.uses_ray else None
 
 
 DEFAULT_DECODING = Decoding()
@@ -163,8 +152,9 @@ def train(
         counterpoint train nv-cm-c --tower runs/tower --data shards --out runs/mine --training.batch-size 64
     """
     from counterpoint import distributed
-    from counterpoint.cli import library
     from counterpoint.cli.recipe_options import find_recipe, with_fields
+    from counterpoint.data import taxonomies
+    from counterpoint.data.dataset import training_data
     from counterpoint.data.features import FeatureSet
     from counterpoint.recipes import TowerRecipe
     from counterpoint.run import RunFolder
@@ -176,8 +166,8 @@ def train(
     check_settings(chosen, out, tower_run)
     distributed.join()
     with distributed.leader_first():  # which makes the shards' indexes
-        labelling = library.load_taxonomy(taxonomy or library.default_taxonomy(data))
-        clips, others = library.training_data(data, validation, labelling, skip_bad_records)
+        labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data))
+        clips, others = training_data(data, validation, labelling, skip_bad=skip_bad_records)
         note_skipped(clips, others)
         run = RunFolder(out, chosen, labelling, FeatureSet.of(clips.paths))
         run.features.check(FeatureSet.of(others.paths), "the model to train")
@@ -240,7 +230,6 @@ def evaluate(
     folder = out or loaded.findings / "evaluation"
     breakdown.save(folder)
     figures = breakdown.to_dict()
-    models = [(loaded.recipe.name, breakdown)]
     tables = [
         breakdown.table(),
         breakdown.categories_table(),
@@ -279,16 +268,17 @@ def categorize(
         counterpoint categorize youtube8m yt8m/test0000.tfrecord --top 3
         counterpoint categorize runs/mine holiday.mp4 --explain why
     """
-    from counterpoint.cli import library
+    from counterpoint import batch
+    from counterpoint.media.extract import are_videos
 
     loaded = load_run(run)
     if codes and not any(loaded.labelling.taxonomy.codes):
         raise Error(f"{run}: no category of its taxonomy has an IAB code")
     if out:
-        _check_table(out)
+        batch.check(out)
     decoding.uses_ray  # noqa: B018  # raises where the options contradict each other
     options: dict[str, Any] = {"top": top, "codes": bool(codes)}
-    if library.are_videos(data):
+    if are_videos(data):
         return _categorize_videos(loaded, run, data, out, explain, as_json, decoding, **options)
     if explain:
         raise Error("--explain is for video files; `counterpoint explain` draws why for a clip of a shard")
@@ -297,15 +287,6 @@ def categorize(
     if decoding.uses_ray:
         raise Error("--engine ray is for tables of many clips: name one with --out")
     return _categorize_clips(loaded, data, as_json, skip_bad=skip_bad_records, **options)
-
-
-def _check_table(out: Path) -> None:
-    """Raise Error where a table of answers cannot be written."""
-    from counterpoint import batch
-    from counterpoint.files import check_output_file
-
-    batch.check(out)
-    check_output_file(out, b"id,rank,path," if out.suffix == ".csv" else b'{"id": ')
 
 
 def _categorize_clips(
@@ -361,13 +342,11 @@ def _categorize_videos(
     top: int,
     codes: bool,
 ) -> int:
-    from tempfile import TemporaryDirectory
-
     from counterpoint import batch
-    from counterpoint.data.dataset import Dataset
     from counterpoint.explanation import explain
     from counterpoint.media import encoders
-    from counterpoint.media.extract import find
+    from counterpoint.media.extract import clips, find
+    from counterpoint.media.workers import Failure
     from counterpoint.predict import Predictor
 
     sources = find(data)
@@ -375,31 +354,36 @@ def _categorize_videos(
         for source in sources:
             check_picture(pictures / f"{source.id}.png", "--explain")
     predictor = Predictor(run)
-    iab = dict(zip(run.labelling.taxonomy.paths, run.labelling.taxonomy.codes, strict=True)) if codes else {}
-    answers: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"workers": decoding.workers, "limits": decoding.limits}
+    options |= {"time_limit": decoding.time_limit, "engine": decoding.engine_of_extraction()}
+    made: list[Clip] = []
     failed = 0
-    with TemporaryDirectory() as folder:
-        report = decoding.extract(sources, folder, encoders.of(run.features, name))
-        dataset = Dataset([folder], run.labelling, labelled=False) if report.new else None
-        for number in range(report.new):
-            assert dataset is not None
-            explanation = explain(predictor, dataset.clip(number), top=top)
-            categories = [
-                {"path": path, "probability": probability, **({"iab": iab[path] or None} if codes else {})}
-                for path, probability in explanation.categories
-            ]
-            answer = {"id": explanation.clip, "categories": categories, "correlation": explanation.correlation}
-            if pictures:
-                failed += not _draw(explanation, pictures / f"{explanation.clip}.png", answer)
-            answers.append(answer)
+    with speed("extracting") as advance:
+        for number, (source, result) in enumerate(clips(sources, encoders.of(run.features, name), **options), 1):
+            advance(number, len(sources))
+            if isinstance(result, Failure):
+                failed += 1
+                note(f"failed: {result.path}: {result.cause}")
+            else:
+                made.append(result.clip)
+                for text in result.notes:
+                    note(f"{source.path}: {text}")
+    answers: list[dict[str, Any]] = []
+    for start in range(0, len(made), BATCH):
+        some = made[start : start + BATCH]
+        predictions = predictor.predict_clips(some)
+        answers += batch.rows_of(run, [clip.id for clip in some], predictions, top, codes)
+    if pictures:
+        for clip, answer in zip(made, answers, strict=True):
+            failed += not _draw(explain(predictor, clip, top=top), pictures / f"{clip.id}.png", answer)
     if out:
-        clips = batch.write(out, answers)
-        show(as_json, lambda: {"out": str(out), "clips": clips}, lambda: f"{out}: {clips:,} clips")
+        count = batch.write(out, answers)
+        show(as_json, lambda: {"out": str(out), "clips": count}, lambda: f"{out}: {count:,} clips")
     elif as_json or answers:
         show(as_json, lambda: answers, lambda: _answers_table("video", answers, codes, correlation=True))
     if pictures and answers:
         note(f"drawn in {pictures}")
-    return int(bool(report.failures or failed))
+    return int(bool(failed))
 
 
 def _draw(explanation: Any, path: Path, answer: dict[str, Any]) -> bool:

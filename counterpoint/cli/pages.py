@@ -155,7 +155,6 @@ def browse(
     from counterpoint.data.dataset import Dataset
     from counterpoint.evaluation.survey import folder_name, survey
     from counterpoint.files import check_output_file, check_output_folder
-    from counterpoint.recipes import Recipe
 
     if export:
         from counterpoint.browse.export import check_path, save

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from counterpoint.cli import library
 from counterpoint.cli.console import (
     DATA,
     JSON,
@@ -80,20 +79,21 @@ def reproduce(
     import torch
 
     from counterpoint import experiments
+    from counterpoint.data import taxonomies
 
     check_choices("SUITE", [suite], SUITES)
     options = scale or {}
     _check_scale(SUITES[suite], options)
     if threads:
         torch.set_num_threads(threads)
-    path = taxonomy or (library.default_taxonomy(data) if data else None)
+    path = taxonomy or (taxonomies.default_taxonomy(data) if data else None)
     experiment = experiments.open_experiment(
         suite,
         out,
         data=data,
         validation=validation,
         test=test,
-        taxonomy=library.taxonomy_folder(path) if path else None,
+        taxonomy=taxonomies.taxonomy_folder(path) if path else None,
         skip_bad=skip_bad_records,
         **options,
     )

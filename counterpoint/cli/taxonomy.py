@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from counterpoint.cli import library
 from counterpoint.cli.console import (
     DATA,
     DEFAULT_TAXONOMY_HELP,
@@ -26,7 +25,7 @@ from counterpoint.cli.console import (
 from counterpoint.errors import Error
 
 if TYPE_CHECKING:
-    from counterpoint.taxonomy.diff import Diff
+    from counterpoint.taxonomy.compare import Diff
 
 PAGE_MARK = b"<title>The taxonomy "
 PICTURE_MARK = b' categories">'
@@ -52,10 +51,7 @@ def import_(
     """
     from counterpoint.files import check_output_folder
     from counterpoint.taxonomy.importers import OTHER_PARENTS_FILE, read
-    from counterpoint.taxonomy.mapping import CATEGORIES_FILE
 
-    if (out / CATEGORIES_FILE).exists():
-        raise Error(f"{out}: holds a taxonomy; choose another --out, or remove it")
     check_output_folder(out)
     imported = read(file, top=top, labels=labels)
     imported.save(out)
@@ -87,10 +83,10 @@ def show_(
         counterpoint taxonomy show --levels 2
         counterpoint taxonomy show taxonomy --svg Food --out food.svg
     """
+    from counterpoint.data import taxonomies
     from counterpoint.files import check_output_file
-    from counterpoint.taxonomy.figure import svg as draw
-    from counterpoint.taxonomy.page import page
-    from counterpoint.taxonomy.show import as_dict, tree
+    from counterpoint.taxonomy.render import as_dict, page, tree
+    from counterpoint.taxonomy.render import svg as draw
 
     if levels and (as_json or svg or html):
         raise Error("--levels is about the tree that is printed; leave it out")
@@ -100,7 +96,7 @@ def show_(
         check_output_file(out, PICTURE_MARK)
     if html:
         check_output_file(html, PAGE_MARK, "--html")
-    labelling = library.load_taxonomy(taxonomy)
+    labelling = taxonomies.load_taxonomy(taxonomy)
     if svg is not None and out:
         _write(out, draw(labelling, svg))
     if html:
@@ -125,17 +121,17 @@ def check(
     Example:
         counterpoint taxonomy check taxonomy --style
     """
-    from rich.table import Table
-
+    from counterpoint.data import taxonomies
     from counterpoint.taxonomy.check import check as find_faults
-    from counterpoint.taxonomy.check import exceptions, unexplained
+    from counterpoint.taxonomy.check import exceptions, findings_table, unexplained
 
-    found = find_faults(library.load_taxonomy(taxonomy), few=few, style=style)
-    findings = unexplained(found, exceptions(library.taxonomy_folder(taxonomy)))
-    table = Table("severity", "check", "where", "finding")
-    for finding in findings:
-        table.add_row(*finding)
-    show(as_json, lambda: [finding._asdict() for finding in findings], lambda: table if findings else "no findings")
+    found = find_faults(taxonomies.load_taxonomy(taxonomy), few=few, style=style)
+    findings = unexplained(found, exceptions(taxonomies.taxonomy_folder(taxonomy)))
+    show(
+        as_json,
+        lambda: [finding._asdict() for finding in findings],
+        lambda: findings_table(findings) if findings else "no findings",
+    )
     return int(any(finding.severity == "error" for finding in findings))
 
 
@@ -158,34 +154,26 @@ def measure(
         counterpoint taxonomy measure --data yt8m/video
     """
     from rich.console import Group
-    from rich.table import Table
 
+    from counterpoint.data import taxonomies
     from counterpoint.data.dataset import Dataset
-    from counterpoint.taxonomy.check import exceptions, unexplained
-    from counterpoint.taxonomy.cooccurrence import LIFT, SCARCE
-    from counterpoint.taxonomy.cooccurrence import measure as count
+    from counterpoint.taxonomy.check import LIFT, exceptions, unexplained
+    from counterpoint.taxonomy.check import measure as count
 
-    path = taxonomy or library.default_taxonomy(data, "before --data")
-    labelling = library.load_taxonomy(path)
+    path = taxonomy or taxonomies.default_taxonomy(data, "before --data")
+    labelling = taxonomies.load_taxonomy(path)
     dataset = Dataset(data, labelling, skip_bad=skip_bad_records)
     note_skipped(dataset)
     evidence = count(labelling, (dataset[i][0].labels.tolist() for i in range(len(dataset))))
-    reasons = exceptions(library.taxonomy_folder(path))
-    open_ = unexplained(evidence.findings(), reasons)
-    levels = Table("level", "categories", f"with fewer than {SCARCE} clips", title=f"{evidence.clips:,} labelled clips")
-    for row in evidence.scarce():
-        levels.add_row(*map(str, row))
-    lowest = Table("lift", "clips", "label", "measured at", "reason", title="The labels with the lowest lift")
-    for link in evidence.links[:worst]:
-        reason = reasons.get(("lift", link.subject), "")
-        lowest.add_row(f"{link.lift:.1f}", str(link.clips), link.subject, link.measured_at, reason)
-    summary = (
-        f"{len(evidence.findings())} of {len(evidence.links)} links below a lift of {LIFT:g}, {len(open_)} unexplained"
-    )
+    reasons = exceptions(taxonomies.taxonomy_folder(path))
+    findings = evidence.findings()
+    open_ = unexplained(findings, reasons)
+    summary = f"{len(findings)} of {len(evidence.links)} links below a lift of {LIFT:g}, {len(open_)} unexplained"
+    tables = evidence.tables(reasons, worst)
     show(
         as_json,
         lambda: {**evidence.to_dict(), "unexplained": [finding.subject for finding in open_]},
-        lambda: Group(levels, lowest, summary, *(f"unexplained: {finding.subject}" for finding in open_)),
+        lambda: Group(*tables, summary, *(f"unexplained: {finding.subject}" for finding in open_)),
     )
     return int(bool(open_))
 
@@ -201,9 +189,10 @@ def diff(
     Example:
         counterpoint taxonomy diff youtube8m taxonomy
     """
-    from counterpoint.taxonomy.diff import diff as compare
+    from counterpoint.data import taxonomies
+    from counterpoint.taxonomy.compare import diff as compare
 
-    changes = compare(library.load_taxonomy(old), library.load_taxonomy(new))
+    changes = compare(taxonomies.load_taxonomy(old), taxonomies.load_taxonomy(new))
     show(as_json, changes.to_dict, lambda: _changes(changes))
 
 
@@ -224,21 +213,11 @@ def merge(
     Example:
         counterpoint taxonomy merge ann.tsv bob.tsv --out merged
     """
-    from counterpoint.files import check_output_folder
-    from counterpoint.taxonomy import LabelMap
-    from counterpoint.taxonomy.mapping import LABELS_FILE
-    from counterpoint.taxonomy.merge import CONFLICTS_FILE, settlements
-    from counterpoint.taxonomy.merge import merge as vote
+    from counterpoint.data import taxonomies
+    from counterpoint.taxonomy.compare import CONFLICTS_FILE, merge_files
 
-    conflicts, written = out / CONFLICTS_FILE, out / LABELS_FILE
-    if written.exists() and not conflicts.exists():
-        raise Error(f"{out}: holds a mapping that is not of a merge; choose another --out")
-    if any(path.resolve() == written.resolve() for path in files):
-        raise Error(f"{written}: is what the merge writes, and no annotator's; choose another --out")
-    check_output_folder(out, CONFLICTS_FILE)
-    tree = library.load_taxonomy(taxonomy).taxonomy
-    merged = vote([LabelMap.read(path, tree) for path in files], settlements(conflicts, tree))
-    merged.save(out)
+    conflicts = out / CONFLICTS_FILE
+    merged = merge_files(files, taxonomies.load_taxonomy(taxonomy).taxonomy, out)
     figures = {"labels": len(merged.labelling.labels), "conflicts": len(merged.conflicts), "open": merged.open}
     alpha = None if merged.agreement != merged.agreement else merged.agreement
     show(
@@ -268,11 +247,12 @@ def remap(
     Example:
         counterpoint taxonomy remap runs/nv-l taxonomy --out runs/moved
     """
+    from counterpoint.data import taxonomies
     from counterpoint.files import check_output_folder
     from counterpoint.training.remap import remap as move
 
     check_output_folder(out)
-    labelling = library.load_taxonomy(taxonomy)
+    labelling = taxonomies.load_taxonomy(taxonomy)
     changes = move(load_run(run), labelling, out)
     kept = len(labelling.taxonomy) - len(changes.added)
     show(as_json, lambda: {"run": str(out), "kept": kept, **changes.to_dict()}, lambda: _changes(changes))
@@ -285,9 +265,4 @@ def _write(path: Path, text: str) -> None:
 
 
 def _changes(changes: "Diff") -> Any:
-    from rich.table import Table
-
-    table = Table("change", "what", "before", "after")
-    for row in changes.rows():
-        table.add_row(*row)
-    return table if table.row_count else "no differences"
+    return changes.table() if changes.rows() else "no differences"

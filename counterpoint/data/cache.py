@@ -11,9 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import Error
-from counterpoint.files import replacing
+from counterpoint.files import cache_folder, replacing
 
 LIMIT = 20.0  # gigabytes
 KEPT = 0.9  # of the limit, when room is made
@@ -109,11 +108,11 @@ def block_cache() -> BlockCache:
 
     Raises Error where the limit is no number.
     """
-    told = os.environ.get("COUNTERPOINT_CACHE_GB")
+    given = os.environ.get("COUNTERPOINT_CACHE_GB")
     try:
-        limit = int(float(told or LIMIT) * 1e9)
+        limit = int(float(given or LIMIT) * 1e9)
     except (ValueError, OverflowError):
         limit = -1
     if limit < 0:
-        raise Error(f"COUNTERPOINT_CACHE_GB={told}: give the limit of the cache in gigabytes, or 0 for none")
+        raise Error(f"COUNTERPOINT_CACHE_GB={given}: give the limit of the cache in gigabytes, or 0 for none")
     return BlockCache(cache_folder() / "remote", limit)

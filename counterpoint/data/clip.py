@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Track = NDArray[Any]  # (step, feature): uint8 codes, or float32 values
+TrackArray = NDArray[Any]
+"""One modality of a clip, (step, feature): uint8 codes, or float32 values."""
 
 _CODE = np.dtype(np.uint8)
 
@@ -27,7 +28,7 @@ class Clip:
 
     id: str
     labels: NDArray[np.int64]
-    tracks: dict[str, Track]
+    tracks: dict[str, TrackArray]
 
     @property
     def steps(self) -> int:
@@ -35,7 +36,7 @@ class Clip:
         return max((len(track) for track in self.tracks.values()), default=0)
 
 
-def present(track: Track) -> NDArray[np.bool_]:
+def present(track: TrackArray) -> NDArray[np.bool_]:
     """Which steps of a track (step, feature) carry features: (step,) bool, False where all of them are zero.
 
     >>> present(np.array([[0, 3], [0, 0]], np.uint8))
@@ -50,14 +51,14 @@ def present(track: Track) -> NDArray[np.bool_]:
     return seen
 
 
-def _leading(tracks: Track) -> NDArray[np.uint64] | None:
+def _leading(tracks: TrackArray) -> NDArray[np.uint64] | None:
     """The first eight codes of each step as one number, where almost every step shows; None for other features."""
     if tracks.dtype != _CODE or tracks.shape[-1] < 8:
         return None
     return tracks[..., :8].view(np.uint64)[..., 0]
 
 
-def pad(clips: Sequence[Clip], into: Mapping[str, Track]) -> dict[str, NDArray[np.bool_]]:
+def pad(clips: Sequence[Clip], into: Mapping[str, TrackArray]) -> dict[str, NDArray[np.bool_]]:
     """Copy the clips' tracks into arrays (clip, step, feature), by modality; returns their masks (clip, step) bool.
 
     Longer tracks are cut, the rest of each array is zeroed. A step is True in the mask where the clip's track has it
@@ -92,7 +93,7 @@ def pad(clips: Sequence[Clip], into: Mapping[str, Track]) -> dict[str, NDArray[n
     return masks
 
 
-def _rows(tracks: Track) -> NDArray[np.void]:
+def _rows(tracks: TrackArray) -> NDArray[np.void]:
     """(..., step, feature) as (..., step): numpy copies whole steps faster than their features."""
     if tracks.strides[-1] != tracks.itemsize:
         tracks = np.ascontiguousarray(tracks)

@@ -1,9 +1,11 @@
 """Shards as a PyTorch data set, and its splits."""
 
+import copy
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from jaxtyping import Int
 from torch.utils import data as torch_data
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.inspect import find_shards
+from counterpoint.data.inspect import Source, find_shards
 from counterpoint.data.records import clip_of
 from counterpoint.data.remote import fetch, open_shards
 from counterpoint.data.store import RemotePath, is_remote
+from counterpoint.data.taxonomies import find_taxonomy, load_taxonomy
 from counterpoint.errors import Error, NoClipsError, RecordError
 from counterpoint.taxonomy import Labelling, load
 from counterpoint.taxonomy.mapping import LABELS_FILE
@@ -26,46 +29,109 @@ AT_A_TIME = 256  # clips that are fetched together where all are read
 class Dataset(torch_data.Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
     """The clips of shards with their targets, by number, read in place.
 
+    ``dataset[i]`` is a `Clip` and its targets, (category,) bool in the order of the taxonomy.
+
     Args:
-        paths: files, folders and globs, here or by URL (`counterpoint.data.remote`).
-        labelling: the taxonomy and the data set's label mapping.
+        paths: one or several files, folders (all ``*.tfrecord`` below them) and globs, by path or URL.
+        taxonomy: what the labels mean: a `Labelling`, or the path or URL of a taxonomy's folder or of a
+            ``categories.tsv``, or "youtube8m", the taxonomy that the package ships. Without, it is found when it is
+            first needed: the one beside the shards, or else the shipped one if the features are YouTube-8M's.
         skip_bad: leave damaged records out (`bad` lists them) instead of raising the first.
         keep: which clips, by id; see `share`.
         labelled: read the targets; without, they are all False, and labels that the mapping lacks do not matter.
+
+    Attributes:
+        paths: the shards.
+        bad: an error for each damaged record that was left out.
+        where: (clip, 2) the numbers of each clip's shard and of its record.
+
+    Raises:
+        Error: there are no such shards or no clips in them, a record is damaged, or a number stands for another label
+            beside the shards than in the taxonomy.
+
+    Example::
+
+        cp.Dataset("yt8m/train*.tfrecord")
+        cp.Dataset(["a.tfrecord", "more"], taxonomy="my-taxonomy", skip_bad=True)
     """
 
     def __init__(
         self,
-        paths: Sequence[str | Path | RemotePath],
-        labelling: Labelling,
+        paths: Source | Sequence[Source],
+        taxonomy: Labelling | str | PathLike[str] | RemotePath | None = None,
         *,
         skip_bad: bool = False,
         keep: Callable[[str], bool] | None = None,
         labelled: bool = True,
     ) -> None:
         self.paths = find_shards(paths)
-        if labelled:
-            _check_labels(self.paths, labelling)
-        self.labelling = labelling
+        self._named = [paths] if isinstance(paths, str | PathLike | RemotePath) else list(paths)
         self.labelled = labelled
+        self._labelling: Labelling | None = None
+        if taxonomy is not None:
+            self._labelling = self._checked(taxonomy if isinstance(taxonomy, Labelling) else load_taxonomy(taxonomy))
         self.shards = open_shards(self.paths, skip_bad=skip_bad)
         self._remote = any(map(is_remote, self.paths))
         self.bad: list[RecordError] = [error for shard in self.shards for error in shard.bad]
         sizes = [len(shard) for shard in self.shards]
-        #: (clip, 2): shard and record of each clip.
         self.where = np.stack(
             [np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(n) for n in (*sizes, 0)])], axis=1
         )
         if keep is not None or skip_bad:
-            kept = []
-            for start in range(0, len(self.where), AT_A_TIME):
-                clips = range(start, min(start + AT_A_TIME, len(self.where)))
-                self._fetch(clips)
-                kept += [self._keeps(i, keep, skip_bad) for i in clips]
-            self.where = self.where[kept]
+            self._filter(keep, skip_bad)
         if not len(self.where):
-            split = " for this split; give it shards of its own" if keep is not None else ""
-            raise NoClipsError(f"no clips in {', '.join(map(str, paths))}{split}", self.bad)
+            raise self._no_clips(split=keep is not None)
+
+    @property
+    def labelling(self) -> Labelling:
+        """The taxonomy, and the labels that lead into it.
+
+        Raises:
+            Error: none was given, and none is found.
+        """
+        if self._labelling is None:
+            self._labelling = self._checked(find_taxonomy(self.paths))
+        return self._labelling
+
+    def with_taxonomy(self, labelling: Labelling) -> "Dataset":
+        """The same clips with their targets in another taxonomy.
+
+        Raises:
+            Error: a number stands for another label beside the shards than in ``labelling``.
+        """
+        other = copy.copy(self)
+        other._labelling = other._checked(labelling)
+        return other
+
+    def only(self, keep: Callable[[str], bool]) -> "Dataset":
+        """The clips whose ids ``keep`` accepts; see `share`.
+
+        Raises:
+            NoClipsError: it accepts none.
+        """
+        other = copy.copy(self)
+        other.bad = list(self.bad)
+        other._filter(keep, skip_bad=False)
+        if not len(other.where):
+            raise other._no_clips(split=True)
+        return other
+
+    def _checked(self, labelling: Labelling) -> Labelling:
+        if self.labelled:
+            _check_labels(self.paths, labelling)
+        return labelling
+
+    def _no_clips(self, split: bool) -> NoClipsError:
+        hint = " for this split; give it shards of its own" if split else ""
+        return NoClipsError(f"no clips in {', '.join(map(str, self._named))}{hint}", self.bad)
+
+    def _filter(self, keep: Callable[[str], bool] | None, skip_bad: bool) -> None:
+        kept = []
+        for start in range(0, len(self.where), AT_A_TIME):
+            clips = range(start, min(start + AT_A_TIME, len(self.where)))
+            self._fetch(clips)
+            kept += [self._keeps(i, keep, skip_bad) for i in clips]
+        self.where = self.where[np.array(kept, bool)]
 
     def _keeps(self, index: int, keep: Callable[[str], bool] | None, skip_bad: bool) -> bool:
         try:
@@ -82,19 +148,19 @@ class Dataset(torch_data.Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
 
     @property
     def lengths(self) -> Int[np.ndarray, "clip"]:
-        """Bytes of each clip's record: as good as its steps for telling long from short, and nothing need be read."""
+        """Bytes of each clip's record, which stand for its steps: no record is read to know them."""
         first = np.cumsum([0, *(len(shard) for shard in self.shards)])
         lengths = np.concatenate([shard.lengths for shard in self.shards])
         return np.asarray(lengths[first[self.where[:, 0]] + self.where[:, 1]])
 
     @property
     def contents(self) -> dict[str, Any]:
-        """What tells these clips from others, wherever they lie: how many, and names and sizes of their shards."""
+        """How many clips, and the names and sizes of their shards: the same wherever the shards are stored."""
         return {"clips": len(self), "shards": [f"{shard.path.name} ({shard.size} bytes)" for shard in self.shards]}
 
     @property
     def fingerprint(self) -> str:
-        """What tells these clips from others, wherever they lie, by the stored checksums of all of their records."""
+        """Hexadecimal digits that differ for other clips, from the checksums of their records, wherever shards are."""
         checksums = [shard.checksums for shard in self.shards]
         first = np.cumsum([0, *map(len, checksums)])
         ordered = np.concatenate(checksums)[first[self.where[:, 0]] + self.where[:, 1]]
@@ -143,9 +209,9 @@ HELD_OUT = 0.1  # of the training clips, for each split without shards of its ow
 
 
 def split(
-    train: Sequence[str | Path],
-    validation: Sequence[str | Path],
-    test: Sequence[str | Path],
+    train: Sequence[Source],
+    validation: Sequence[Source],
+    test: Sequence[Source],
     labelling: Labelling,
     *,
     skip_bad: bool = False,
@@ -163,11 +229,70 @@ def split(
         if paths:
             datasets[name] = Dataset(paths, labelling, skip_bad=skip_bad)
         else:
-            its_own = share(used, used + HELD_OUT, seed)
-            datasets[name] = Dataset(train, labelling, skip_bad=skip_bad, keep=its_own)
+            tenth = share(used, used + HELD_OUT, seed)
+            datasets[name] = Dataset(train, labelling, skip_bad=skip_bad, keep=tenth)
             used += HELD_OUT
     keep = share(used, 1.0, seed) if used else None
     return {"train": Dataset(train, labelling, skip_bad=skip_bad, keep=keep), **datasets}
+
+
+def hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """A data set without a tenth of its clips, and that tenth.
+
+    The tenth is the same for every seed: a tower's or an ensemble's members may have other seeds than the model.
+
+    Raises:
+        NoClipsError: one of them has no clips.
+    """
+    return dataset.only(share(HELD_OUT, 1.0)), dataset.only(share(0.0, HELD_OUT))
+
+
+def training_data(
+    data: Dataset | Source | Sequence[Source],
+    validation: Dataset | Source | Sequence[Source] | None = None,
+    taxonomy: Labelling | str | PathLike[str] | RemotePath | None = None,
+    *,
+    skip_bad: bool = False,
+) -> tuple[Dataset, Dataset]:
+    """The clips to train on, and those to tune and stop on.
+
+    Args:
+        data: a data set, or what names its shards.
+        validation: likewise; without, `hold_out` takes a tenth of ``data``.
+        taxonomy: as `Dataset` takes it; a data set that is given keeps its own without.
+        skip_bad: as `Dataset` takes it, for shards.
+
+    Raises:
+        Error: a clip is in both, or one of them has no clips; and as `Dataset` raises it.
+    """
+    labelling = None if taxonomy is None else taxonomy if isinstance(taxonomy, Labelling) else load_taxonomy(taxonomy)
+
+    def opened(clips: Dataset | Source | Sequence[Source], labelling: Labelling | None) -> Dataset:
+        if isinstance(clips, Dataset):
+            return clips if labelling is None else clips.with_taxonomy(labelling)
+        return Dataset(clips, labelling, skip_bad=skip_bad)
+
+    training = opened(data, labelling)
+    if validation is None or (isinstance(validation, Sequence) and not validation):
+        return hold_out(training)
+    held_out = opened(validation, training.labelling)
+    if not (isinstance(data, Dataset) and isinstance(validation, Dataset)):
+        check_apart(training.paths, held_out.paths)
+    elif common := _common(training, held_out):
+        raise Error(f"{common}: clips of it are in the training and in the validation data; they share no clips")
+    return training, held_out
+
+
+def _common(one: Dataset, other: Dataset) -> Path | RemotePath | None:
+    """A shard of which both have a clip."""
+    numbers = {path.resolve(): number for number, path in enumerate(one.paths)}
+    for number, path in enumerate(other.paths):
+        same = numbers.get(path.resolve())
+        if same is not None:
+            records = [data.where[data.where[:, 0] == n, 1] for data, n in ((one, same), (other, number))]
+            if len(np.intersect1d(*records)):
+                return path
+    return None
 
 
 def check_apart(*splits: Sequence[Path | RemotePath]) -> None:
@@ -184,10 +309,10 @@ def _check_labels(shards: Sequence[Path | RemotePath], labelling: Labelling) -> 
         if not (folder / LABELS_FILE).exists():
             continue
         for label in load(folder).labels.labels:
-            mine = known.get(label.index, label)
+            used = known.get(label.index, label)
             # What was renamed is still in the same categories, and what was moved has the same name.
-            if mine.name != label.name and mine.categories != label.categories:
+            if used.name != label.name and used.categories != label.categories:
                 raise Error(
-                    f"{folder}: label {label.index} is {label.name!r} there and {mine.name!r} in the taxonomy that is "
+                    f"{folder}: label {label.index} is {label.name!r} there and {used.name!r} in the taxonomy that is "
                     "used; extract both with one --taxonomy, or remove that folder if it is not about these shards"
                 )

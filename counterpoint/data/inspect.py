@@ -5,8 +5,9 @@ import glob
 import re
 from collections import Counter
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -102,18 +103,22 @@ class Inspection:
         return Group(*parts)
 
 
+Source: TypeAlias = str | PathLike[str] | RemotePath
+"""A file, folder or glob, by path or URL."""
 _NONE = "no shards there (a file, a folder with *.tfrecord files, or a glob)"
 
 
-def find_shards(paths: Sequence[str | Path | RemotePath]) -> list[Path | RemotePath]:
+def find_shards(paths: Source | Sequence[Source]) -> list[Path | RemotePath]:
     """The shards that files, folders (all `*.tfrecord` below them) and globs name, each once, in natural order.
 
-    URLs name them as paths do (`counterpoint.data.remote`); globs and folders where the store lists.
+    Args:
+        paths: one or several. URLs name shards as paths do; globs and folders where the store lists its objects.
 
-    Raises Error for a path that names none.
+    Raises:
+        Error: a path names no shards.
     """
     found: set[Path | RemotePath] = set()
-    for path in paths:
+    for path in [paths] if isinstance(paths, str | PathLike | RemotePath) else paths:
         if is_remote(path):
             found |= (elsewhere := remote_shards(str(path)))
             if not elsewhere:
@@ -137,9 +142,7 @@ def _natural(path: Path | RemotePath) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
-def inspect(
-    paths: Sequence[str | Path | RemotePath], skip_bad: bool = False, labelling: Labelling | None = None
-) -> Inspection:
+def inspect(paths: Source | Sequence[Source], skip_bad: bool = False, labelling: Labelling | None = None) -> Inspection:
     """Read every record of the shards that `paths` name (see `find_shards`).
 
     ``labelling`` says what the labels mean; without, YouTube-8M's features are taken to come with YouTube-8M's labels.

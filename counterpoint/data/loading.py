@@ -67,7 +67,7 @@ class Share(NamedTuple):
 
 
 class ClipLoader(DataLoader[Any]):
-    """The batches of a data set, as `Slices` or `Turns` share them out.
+    """The batches of a data set, as `ShardedSampler` or `RoundRobinSampler` share them out.
 
     What a worker finds wrong with a clip is raised as it would be without workers.
 
@@ -94,10 +94,10 @@ class ClipLoader(DataLoader[Any]):
             yield from super().__iter__()
         except (Error, RuntimeError) as error:
             # PyTorch makes one text of the worker's traceback, whose last line is the error.
-            kind, _, told = str(error).rstrip().rpartition("\n")[2].partition(": ")
+            kind, _, message = str(error).rstrip().rpartition("\n")[2].partition(": ")
             if not kind.startswith(Error.__module__):
                 raise
-            raise Error(told) from error
+            raise Error(message) from error
 
 
 class _Shared(torch_data.Dataset[Any]):

@@ -17,15 +17,15 @@ half a step high. `quantize` takes the code whose value is nearest, so that noth
 for the outermost 0.2 % of a step.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from counterpoint.data.clip import Clip, Track
+from counterpoint.data.clip import Clip, TrackArray
 from counterpoint.data.tfrecord import Shard
-from counterpoint.data.wire import FIXED32, LENGTH, VARINT, encoded, fields, message, varint
 from counterpoint.errors import RecordError
 
 CODE_SCALE = 4 / 255  # value = code * CODE_SCALE + CODE_OFFSET
@@ -35,6 +35,8 @@ CODE_OFFSET = 4 / 512 - 2
 MODALITIES = {"rgb": "video", "audio": "audio", "audio_embedding": "audio"}
 KEYS = {"video": "rgb", "audio": "audio"}  # as written
 
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
+_UINT64 = 0xFFFF_FFFF_FFFF_FFFF
 Span = tuple[int, int]
 _CODE = np.dtype(np.uint8)
 _BYTES, _FLOATS, _INTS = 1, 2, 3  # the kinds of Feature, by field number
@@ -180,8 +182,8 @@ def _labels(view: memoryview, features: dict[str, Span]) -> NDArray[np.int64]:
     return np.array(labels, np.int64)
 
 
-def _means(view: memoryview, features: dict[str, Span]) -> dict[str, Track]:
-    tracks: dict[str, Track] = {}
+def _means(view: memoryview, features: dict[str, Span]) -> dict[str, TrackArray]:
+    tracks: dict[str, TrackArray] = {}
     for key, span in features.items():
         if key.startswith("mean_"):
             kind, values = _values(view, *span)
@@ -191,8 +193,8 @@ def _means(view: memoryview, features: dict[str, Span]) -> dict[str, Track]:
     return tracks
 
 
-def _tracks(view: memoryview, lists: dict[str, Span]) -> dict[str, Track]:
-    tracks: dict[str, Track] = {}
+def _tracks(view: memoryview, lists: dict[str, Span]) -> dict[str, TrackArray]:
+    tracks: dict[str, TrackArray] = {}
     for key, span in lists.items():
         try:
             track = _strided(view, *span)
@@ -205,13 +207,13 @@ def _tracks(view: memoryview, lists: dict[str, Span]) -> dict[str, Track]:
     return tracks
 
 
-def _add(tracks: dict[str, Track], key: str, modality: str, track: Track) -> None:
+def _add(tracks: dict[str, TrackArray], key: str, modality: str, track: TrackArray) -> None:
     if modality in tracks:
         raise ValueError(f"{key}: a second track of {modality}")
     tracks[modality] = track
 
 
-def _strided(view: memoryview, start: int, stop: int) -> Track | None:
+def _strided(view: memoryview, start: int, stop: int) -> TrackArray | None:
     """All frames as one view, or None unless they are equally long and each begins as we would write it."""
     if stop - start < 6:
         return None
@@ -240,7 +242,7 @@ def _head_of(kind: int, stride: int) -> tuple[bytes, np.dtype[np.void]]:
     return b"", np.dtype(np.void)
 
 
-def _stacked(view: memoryview, start: int, stop: int) -> Track | None:
+def _stacked(view: memoryview, start: int, stop: int) -> TrackArray | None:
     """All frames, read one by one and copied; None for no frames, or frames of integers."""
     frames = [_values(view, a, b) for field, wire, a, b in fields(view, start, stop) if (field, wire) == (1, LENGTH)]
     kinds = {kind for kind, _ in frames}
@@ -249,7 +251,7 @@ def _stacked(view: memoryview, start: int, stop: int) -> Track | None:
     if kinds == {_BYTES}:
         if any(len(values) != 1 for _, values in frames):
             raise ValueError("a frame has not exactly one value")
-        rows: list[Track] = [np.frombuffer(values[0], np.uint8) for _, values in frames]
+        rows: list[TrackArray] = [np.frombuffer(values[0], np.uint8) for _, values in frames]
     elif kinds == {_FLOATS}:
         rows = [_floats(values) for _, values in frames]
     else:
@@ -298,7 +300,7 @@ def _entries(view: memoryview, start: int, stop: int) -> dict[str, Span]:
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
-def _frames(track: Track) -> bytes:
+def _frames(track: TrackArray) -> bytes:
     """A FeatureList: the frames differ in their values only, so all are laid out at once."""
     kind, values = (_BYTES, track) if track.dtype == np.uint8 else (_FLOATS, track.astype("<f4").view(np.uint8))
     size = values.shape[1]
@@ -319,3 +321,72 @@ def _head(kind: int, size: int) -> bytes:
 
 def _entry(key: str, value: bytes) -> bytes:
     return message(1, message(1, key.encode()) + message(2, value))
+
+
+# --- The wire format --------------------------------------------------------------------------------------------------
+# Positions are in a record as a whole, so that nothing is copied. What does not parse raises ValueError, or IndexError
+# where the bytes end too early.
+
+
+def fields(view: memoryview, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+    """Each field of a message: number, wire type, and where its value begins and ends."""
+    while position < stop:
+        tag = view[position]
+        if tag < 0x80:  # nearly always, and a call would double the time
+            position += 1
+        else:
+            tag, position = varint(view, position)
+            if tag >> 32:
+                raise ValueError("a field's number is too large")
+        wire = tag & 7
+        if wire == LENGTH:
+            end = view[position]
+            if end < 0x80:
+                position += 1
+            else:
+                end, position = varint(view, position)
+            end += position
+        elif wire == VARINT:
+            _, end = varint(view, position)
+        elif wire == FIXED32:
+            end = position + 4
+        elif wire == FIXED64:
+            end = position + 8
+        else:
+            raise ValueError(f"wire type {wire} is not known")
+        if end > stop or tag < 8:
+            raise ValueError("a field does not fit its message")
+        yield tag >> 3, wire, position, end
+        position = end
+
+
+def varint(view: memoryview | bytes, position: int) -> tuple[int, int]:
+    """The number at `position`, and where it ends."""
+    value = view[position]
+    if value < 0x80:
+        return value, position + 1
+    value &= 0x7F
+    shift = 7
+    while shift < 70:
+        position += 1
+        byte = view[position]
+        if byte < 0x80:
+            return (value | byte << shift) & _UINT64, position + 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+    raise ValueError("a number of more than ten bytes")
+
+
+def message(field: int, content: bytes) -> bytes:
+    return encoded(field << 3 | LENGTH) + encoded(len(content)) + content
+
+
+def encoded(value: int) -> bytes:
+    """A varint."""
+    value &= _UINT64
+    varint = bytearray()
+    while value >= 0x80:
+        varint.append(value & 0x7F | 0x80)
+        value >>= 7
+    varint.append(value)
+    return bytes(varint)

@@ -19,12 +19,25 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from counterpoint.data import tfrecord
 from counterpoint.data.cache import block_cache
 from counterpoint.data.store import RemotePath, ask, file_system, is_remote
-from counterpoint.data.tfrecord import _FOOT, _HEAD, INDEX_SUFFIX, Bytes, Shard, _Index, cache_folder
+from counterpoint.data.tfrecord import (
+    FOOT_BYTES,
+    GZIP,
+    HEAD_BYTES,
+    HEADER,
+    INDEX_SUFFIX,
+    Bytes,
+    Index,
+    Shard,
+    head_of,
+    packed,
+    payload_agrees,
+    scan,
+    unpacked,
+)
 from counterpoint.errors import Error, NotFoundError
-from counterpoint.files import replacing
+from counterpoint.files import cache_folder, replacing
 
 BLOCK = 1 << 20  # bytes kept as one file
 PIECE = 8 * BLOCK  # asked for in one request at most
@@ -160,7 +173,7 @@ class RemoteShard(Shard):
     def extent(self, record: int) -> tuple[int, int]:
         """Where a record begins and ends."""
         start = self.offsets.item(record)
-        return start, start + _HEAD + self.lengths.item(record) + _FOOT
+        return start, start + HEAD_BYTES + self.lengths.item(record) + FOOT_BYTES
 
     def _payload(self, record: int, check: bool) -> Bytes:
         extent, length = self.extent(record), self.lengths.item(record)
@@ -171,14 +184,14 @@ class RemoteShard(Shard):
         if fault := _fault(data, length):
             self.file.confirm()
             raise self._error(record, fault)
-        return data[_HEAD : _HEAD + length]
+        return data[HEAD_BYTES : HEAD_BYTES + length]
 
 
 def _fault(data: Bytes, length: int) -> str:
     """What is wrong with a record that should have a payload of this length, or nothing."""
-    if data[:_HEAD].tobytes() != tfrecord._head(length):
+    if data[:HEAD_BYTES].tobytes() != head_of(length):
         return "length checksum does not match"
-    return "" if tfrecord._payload_agrees(data, 0, length) else "payload checksum does not match"
+    return "" if payload_agrees(data, 0, length) else "payload checksum does not match"
 
 
 def open_shard(path: Path | RemotePath, *, skip_bad: bool = False) -> Shard:
@@ -225,41 +238,41 @@ def fetch(shards: Sequence[Shard], where: Iterable[tuple[int, int]]) -> None:
 # --- The index --------------------------------------------------------------------------------------------------------
 
 
-def _cached_index(file: RemoteFile) -> _Index:
+def _cached_index(file: RemoteFile) -> Index:
     """The index from this machine's cache, where one process makes it and the others wait."""
     place = cache_folder() / (file.key + INDEX_SUFFIX)
     with contextlib.suppress(OSError, ValueError):
-        return tfrecord.unpacked(place.read_bytes(), file.size)[1]
+        return unpacked(place.read_bytes(), file.size)[1]
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / file.key[:2]):
         with contextlib.suppress(OSError, ValueError):
-            return tfrecord.unpacked(place.read_bytes(), file.size)[1]
+            return unpacked(place.read_bytes(), file.size)[1]
         index = _index_beside(file)
         if index is None:
             index = _lengths(file)
             file.confirm()
         with replacing(place) as out:
-            out.write(tfrecord._dump(index, (file.path.url, file.size, 0)))
+            out.write(packed(index, (file.path.url, file.size, 0)))
     return index
 
 
-def _index_beside(file: RemoteFile) -> _Index | None:
+def _index_beside(file: RemoteFile) -> Index | None:
     """The index that was uploaded with the shard, if it fits. Its times are another machine's, but what it says of a
     record holds where the record's own checksums agree.
     """
     try:
-        index = tfrecord.unpacked(file.path.with_suffix_added(INDEX_SUFFIX).read_bytes(), file.size)[1]
+        index = unpacked(file.path.with_suffix_added(INDEX_SUFFIX).read_bytes(), file.size)[1]
     except (NotFoundError, ValueError, TypeError):
         return None
     if len(index.offsets):
         last, length = int(index.offsets[-1]), int(index.lengths[-1])
-        if file.ask(last, last + _HEAD) != tfrecord._head(length):
+        if file.ask(last, last + HEAD_BYTES) != head_of(length):
             return None
     return index
 
 
-def _lengths(file: RemoteFile) -> _Index:
+def _lengths(file: RemoteFile) -> Index:
     """The index by one pass over the object that checks lengths alone."""
     offsets: list[int] = []
     lengths: list[int] = []
@@ -269,25 +282,25 @@ def _lengths(file: RemoteFile) -> _Index:
         data = rest + piece.tobytes()
         stop += len(piece)
         start = stop - len(data)
-        while position + _HEAD <= stop:
-            head = data[position - start : position - start + _HEAD]
-            length, _ = tfrecord._HEADER.unpack(head)
-            if head != tfrecord._head(length):
+        while position + HEAD_BYTES <= stop:
+            head = data[position - start : position - start + HEAD_BYTES]
+            length, _ = HEADER.unpack(head)
+            if head != head_of(length):
                 return _searched(file)
             offsets.append(position)
             lengths.append(length)
-            position += _HEAD + length + _FOOT
+            position += HEAD_BYTES + length + FOOT_BYTES
         rest = data[position - start :]
     if position != file.size:
         return _searched(file)
-    return _Index(np.array(offsets, np.int64), np.array(lengths, np.int64), [])
+    return Index(np.array(offsets, np.int64), np.array(lengths, np.int64), [])
 
 
-def _searched(file: RemoteFile) -> _Index:
+def _searched(file: RemoteFile) -> Index:
     """The index of a damaged shard, from all of its bytes, payloads checked too."""
     pieces = file.pieces()
     first = next(pieces)
-    foreign = tfrecord._scan(first[:2])  # gzip
-    if foreign.bad[0][2] == tfrecord._GZIP:
+    foreign = scan(first[:2])  # gzip
+    if foreign.bad[0][2] == GZIP:
         return foreign
-    return tfrecord._scan(np.concatenate([first, *pieces]))
+    return scan(np.concatenate([first, *pieces]))

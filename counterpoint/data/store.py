@@ -16,9 +16,8 @@ from os import getpid
 from pathlib import Path
 from typing import Any
 
-from counterpoint.data.tfrecord import cache_folder
 from counterpoint.errors import Error, NotFoundError
-from counterpoint.files import replacing
+from counterpoint.files import cache_folder, replacing
 
 ATTEMPTS = 7
 PAUSE = 0.5  # seconds before the second attempt, doubled before each that follows
@@ -148,11 +147,11 @@ def ask(url: str, verb: str, size: int = 0, **options: Any) -> Any:
         except Exception as error:
             cause = _cause(error)
             if isinstance(cause, FileNotFoundError | PermissionError) or _status(cause) in _ABSENT:
-                raise NotFoundError(f"{url}: {_told(cause)}") from error
+                raise NotFoundError(f"{url}: {_reason(cause)}") from error
             if _final(cause):
-                raise Error(f"{url}: {_told(cause)}") from error
+                raise Error(f"{url}: {_reason(cause)}") from error
             if attempt == ATTEMPTS:
-                raise Error(f"{url}: {_told(cause)} (tried {ATTEMPTS} times)") from error
+                raise Error(f"{url}: {_reason(cause)} (tried {ATTEMPTS} times)") from error
             time.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
     raise AssertionError
 
@@ -169,7 +168,7 @@ def file_system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise Error(f"{url}: {error}; pip install 'counterpoint[remote]' has it for s3, gs and hf") from error
     except Exception as error:
-        raise Error(f"{url}: {_told(error)}") from error
+        raise Error(f"{url}: {_reason(error)}") from error
 
 
 @lru_cache
@@ -202,7 +201,7 @@ def _status(error: BaseException) -> int:
     return int(found) if isinstance(found, int) or (isinstance(found, str) and found.isdigit()) else 0
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, FileNotFoundError):

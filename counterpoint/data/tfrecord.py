@@ -15,7 +15,6 @@ import json
 import mmap
 import os
 import struct
-import sys
 from bisect import bisect_right
 from functools import cache, lru_cache
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterpoint.errors import Error, RecordError
-from counterpoint.files import replacing
+from counterpoint.files import cache_folder, replacing
 
 if TYPE_CHECKING:
     from counterpoint.data.store import RemotePath
@@ -36,12 +35,12 @@ Bytes = NDArray[np.uint8]
 
 INDEX_SUFFIX = ".counterpoint-index"
 ADVICE = "the file is damaged; download it again, or pass --skip-bad-records"
-_GZIP = "the file is gzip-compressed; decompress it first"
+GZIP = "the file is gzip-compressed; decompress it first"
 _FOREIGN = "not a TFRecord file"
 _CHANGED = "the file has changed since it was opened"
 
-_HEAD, _FOOT = 12, 4  # bytes before and after a payload
-_HEADER = struct.Struct("<QI")
+HEAD_BYTES, FOOT_BYTES = 12, 4  # bytes before and after a payload
+HEADER = struct.Struct("<QI")
 _INDEX = struct.Struct(
     "<8sQqQQ"
 )  # magic with the format's version, shard size, shard mtime, records, bytes of the bad list
@@ -82,11 +81,11 @@ class Shard:
         self._check = check
         self._take(index, skip_bad)
 
-    def _take(self, index: "_Index", skip_bad: bool) -> None:
+    def _take(self, index: "Index", skip_bad: bool) -> None:
         self.offsets, self.lengths = index.offsets, index.lengths
         self.bad = [RecordError(self.path, *entry) for entry in index.bad]
         if self.bad and not skip_bad:
-            raise self.bad[0] if self.bad[0].cause in (_GZIP, _FOREIGN) else _advise(self.bad[0])
+            raise self.bad[0] if self.bad[0].cause in (GZIP, _FOREIGN) else _advise(self.bad[0])
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -101,11 +100,11 @@ class Shard:
     def _payload(self, record: int, check: bool) -> Bytes:
         start, length = self.offsets.item(record), self.lengths.item(record)
         data = self._data()
-        if data[start : start + _HEAD].tobytes() != _head(length):
+        if data[start : start + HEAD_BYTES].tobytes() != head_of(length):
             raise self._error(record, "length checksum does not match")
-        if check and not _payload_agrees(data, start, length):
+        if check and not payload_agrees(data, start, length):
             raise self._error(record, "payload checksum does not match")
-        return data[start + _HEAD : start + _HEAD + length]
+        return data[start + HEAD_BYTES : start + HEAD_BYTES + length]
 
     def _data(self) -> Bytes:
         data = _mapped(*self._file)
@@ -117,8 +116,8 @@ class Shard:
     def checksums(self) -> NDArray[np.uint32]:
         """(record,) the CRC that the file stores of each payload: two records with the same are the same."""
         data = self._data()
-        ends = self.offsets + self.lengths + _HEAD
-        return np.asarray(data[ends[:, None] + np.arange(_FOOT)].view("<u4")[:, 0], np.uint32)
+        ends = self.offsets + self.lengths + HEAD_BYTES
+        return np.asarray(data[ends[:, None] + np.arange(FOOT_BYTES)].view("<u4")[:, 0], np.uint32)
 
     def number(self, record: int) -> int:
         """The record's number in the file, where damaged ones count too."""
@@ -144,7 +143,7 @@ class Writer:
         return self
 
     def write(self, payload: bytes) -> None:
-        self._file.write(_head(len(payload)))
+        self._file.write(head_of(len(payload)))
         self._file.write(payload)
         self._file.write(struct.pack("<I", _masked(google_crc32c.value(payload))))
 
@@ -188,15 +187,15 @@ def _masked(crc: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _head(length: int) -> bytes:
+def head_of(length: int) -> bytes:
     """What stands before a payload: its length and the CRC of that."""
-    return _HEADER.pack(length, _masked(google_crc32c.value(length.to_bytes(8, "little"))))
+    return HEADER.pack(length, _masked(google_crc32c.value(length.to_bytes(8, "little"))))
 
 
-def _payload_agrees(data: Bytes, offset: int, length: int) -> bool:
-    end = offset + _HEAD + length
-    crc = int.from_bytes(data[end : end + _FOOT].tobytes(), "little")
-    return _masked(google_crc32c.value(data[offset + _HEAD : end])) == crc
+def payload_agrees(data: Bytes, offset: int, length: int) -> bool:
+    end = offset + HEAD_BYTES + length
+    crc = int.from_bytes(data[end : end + FOOT_BYTES].tobytes(), "little")
+    return _masked(google_crc32c.value(data[offset + HEAD_BYTES : end])) == crc
 
 
 @cache
@@ -216,18 +215,18 @@ def _window_tables() -> NDArray[np.uint32]:
 def _next_record(data: Bytes, start: int) -> int:
     """The first position at or after `start` where a whole record agrees with its checksums, or the end."""
     tables = _window_tables()
-    last = len(data) - _HEAD - _FOOT  # where the last record could begin
+    last = len(data) - HEAD_BYTES - FOOT_BYTES  # where the last record could begin
     for begin in range(start, last + 1, _WINDOW):
         count = min(_WINDOW, last + 1 - begin)
         lengths = np.ndarray((count,), "<u8", data, begin, (1,))  # one at every byte
         candidates = begin + np.flatnonzero(lengths <= last - begin)
-        heads = data[candidates[:, None] + np.arange(_HEAD)]
+        heads = data[candidates[:, None] + np.arange(HEAD_BYTES)]
         crcs = np.bitwise_xor.reduce(tables[np.arange(8), heads[:, :8]], axis=1)
         masked = (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(0xA282EAD8)
         agree = masked == np.ascontiguousarray(heads[:, 8:]).view("<u4")[:, 0]
         for position in candidates[agree].tolist():
             length = int(lengths[position - begin])
-            if position + length <= last and _payload_agrees(data, position, length):
+            if position + length <= last and payload_agrees(data, position, length):
                 return int(position)
     return len(data)
 
@@ -235,24 +234,24 @@ def _next_record(data: Bytes, start: int) -> int:
 # --- The index --------------------------------------------------------------------------------------------------------
 
 
-class _Index(NamedTuple):
+class Index(NamedTuple):
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
     bad: list[tuple[int, int, str]]  # record number, offset, cause
 
 
-def _scan(data: Bytes) -> _Index:
+def scan(data: Bytes) -> Index:
     """Find and check every record."""
     offsets: list[int] = []
     lengths: list[int] = []
     bad: list[tuple[int, int, str]] = []
     if data[:2].tobytes() == b"\x1f\x8b" and not _header(data, 0)[1]:
-        return _as_index([], [], [(0, 0, _GZIP)])
+        return _as_index([], [], [(0, 0, GZIP)])
     position, size = 0, len(data)
     while position < size:
         length, valid = _header(data, position)
-        end = position + _HEAD + length + _FOOT
-        if valid and end <= size and _payload_agrees(data, position, length):
+        end = position + HEAD_BYTES + length + FOOT_BYTES
+        if valid and end <= size and payload_agrees(data, position, length):
             offsets.append(position)
             lengths.append(length)
             position = end
@@ -275,29 +274,29 @@ def _scan(data: Bytes) -> _Index:
 
 def _header(data: Bytes, position: int) -> tuple[int, bool]:
     """The length of the record at `position`, and whether it agrees with its checksum."""
-    head = data[position : position + _HEAD].tobytes()
-    if len(head) < _HEAD:
+    head = data[position : position + HEAD_BYTES].tobytes()
+    if len(head) < HEAD_BYTES:
         return 0, False
-    length, _ = _HEADER.unpack(head)
-    return length, head == _head(length)
+    length, _ = HEADER.unpack(head)
+    return length, head == head_of(length)
 
 
-def _as_index(offsets: list[int], lengths: list[int], bad: list[tuple[int, int, str]]) -> _Index:
-    return _Index(np.array(offsets, np.int64), np.array(lengths, np.int64), bad)
+def _as_index(offsets: list[int], lengths: list[int], bad: list[tuple[int, int, str]]) -> Index:
+    return Index(np.array(offsets, np.int64), np.array(lengths, np.int64), bad)
 
 
-def _cached_index(file: tuple[str, int, int]) -> _Index:
+def _cached_index(file: tuple[str, int, int]) -> Index:
     places = _index_places(Path(file[0]))
     for place in places:
         with contextlib.suppress(OSError, ValueError):
             return _load(place.read_bytes(), file)
-    index = _scan(_mapped(*file))
+    index = scan(_mapped(*file))
     for place in places:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.parent.stat().st_mode & 0o222:  # even root leaves a folder alone that nobody may write
                 with replacing(place) as out:
-                    out.write(_dump(index, file))
+                    out.write(packed(index, file))
                 break
     return index
 
@@ -308,24 +307,14 @@ def _index_places(shard: Path) -> list[Path]:
     return [shard.with_name(shard.name + INDEX_SUFFIX), cache_folder() / (name + INDEX_SUFFIX)]
 
 
-def cache_folder() -> Path:
-    """`COUNTERPOINT_CACHE`, or the platform's folder for caches."""
-    if folder := os.environ.get("COUNTERPOINT_CACHE"):
-        return Path(folder)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "counterpoint"
-    root = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "counterpoint"
-
-
-def _dump(index: _Index, file: tuple[str, int, int]) -> bytes:
+def packed(index: Index, file: tuple[str, int, int]) -> bytes:
     bad = json.dumps(index.bad).encode()
     head = _INDEX.pack(_MAGIC, file[1], file[2], len(index.offsets), len(bad))
     body = head + index.offsets.astype("<i8").tobytes() + index.lengths.astype("<i8").tobytes() + bad
     return body + struct.pack("<I", google_crc32c.value(body))
 
 
-def _load(stored: bytes, file: tuple[str, int, int]) -> _Index:
+def _load(stored: bytes, file: tuple[str, int, int]) -> Index:
     """The index, or ValueError unless it is whole, belongs to the file as it is now, and fits it."""
     modified, index = unpacked(stored, file[1])
     if modified != file[2]:
@@ -337,12 +326,12 @@ def _load(stored: bytes, file: tuple[str, int, int]) -> _Index:
             raise ValueError("the index does not fit the file")
     for _, offset, _ in index.bad:
         length, valid = _header(data, offset)
-        if valid and offset + _HEAD + length + _FOOT <= file[1] and _payload_agrees(data, offset, length):
+        if valid and offset + HEAD_BYTES + length + FOOT_BYTES <= file[1] and payload_agrees(data, offset, length):
             raise ValueError("what was damaged no longer is")
     return index
 
 
-def unpacked(stored: bytes, size: int) -> tuple[int, _Index]:
+def unpacked(stored: bytes, size: int) -> tuple[int, Index]:
     """When the file of an index was changed last, and the index; ValueError unless it is whole and fits the size."""
     body, crc = stored[:-4], stored[-4:]
     if len(body) < _INDEX.size or struct.pack("<I", google_crc32c.value(body)) != crc:
@@ -351,7 +340,7 @@ def unpacked(stored: bytes, size: int) -> tuple[int, _Index]:
     if (magic, of_size) != (_MAGIC, size) or len(body) != _INDEX.size + 16 * count + bad_size:
         raise ValueError("the index is another file's")
     offsets, lengths = np.frombuffer(body, "<i8", 2 * count, _INDEX.size).astype(np.int64).reshape(2, count)
-    ends = offsets + lengths + _HEAD + _FOOT
+    ends = offsets + lengths + HEAD_BYTES + FOOT_BYTES
     if count and (offsets[0] < 0 or lengths.min() < 0 or ends[-1] > size or (offsets[1:] < ends[:-1]).any()):
         raise ValueError("the index does not fit the file")
     try:
@@ -359,7 +348,7 @@ def unpacked(stored: bytes, size: int) -> tuple[int, _Index]:
         bad = [(int(record), int(offset), str(cause)) for record, offset, cause in entries]
     except (TypeError, OverflowError, RecursionError) as error:
         raise ValueError("the index's list of damage is none") from error
-    return modified, _Index(offsets, lengths, bad)
+    return modified, Index(offsets, lengths, bad)
 
 
 def _advise(error: RecordError) -> RecordError:

@@ -65,7 +65,6 @@ class Experiment:
         for setting, names in known:
             if unknown := set(getattr(self.scale, setting)) - set(names):
                 raise Error(f"--{setting}: no {unknown.pop()!r}; there are {', '.join(names)}")
-        _ = self.shape  # names what is wrong with the data
         for name in self.scale.models:
             if missing := set(ENTRIES[name].of) - set(self.scale.models):
                 raise Error(f"{name} is made of {', '.join(sorted(missing))} too: add that to --models")
@@ -73,6 +72,7 @@ class Experiment:
             raise Error(f"--clips: no split {unknown.pop()!r}; there are train, validation and test")
         if unknown := self.scale.grid.keys() - set(FAMILIES):
             raise Error(f"--grid: no family {unknown.pop()!r}; there are {', '.join(FAMILIES)}")
+        _ = self.shape  # names what is wrong with the data
         for family in self.scale.families:
             for name, values in self.scale.grid.get(family, {}).items():
                 for value in values:

@@ -34,7 +34,7 @@ from counterpoint.files import replacing, write_text
 from counterpoint.run import environment, write_json
 from counterpoint.tables import Cell, Table
 from counterpoint.taxonomy import Labelling
-from counterpoint.taxonomy.figure import svg
+from counterpoint.taxonomy.render import svg
 
 PICTURES = "figures"
 Made = Block | Sequence[Block] | None

@@ -47,6 +47,10 @@ Frame = UInt8[np.ndarray, "height width 3"]
 Size = Callable[[float, float], tuple[int, int]]
 
 
+class OutOfMemoryError(Error):
+    """Decoding or encoding a file takes more memory than the process may have."""
+
+
 class Limits(NamedTuple):
     """What a file may be: ``seconds`` are decoded at most, and pictures of more ``pixels`` refused (8192 x 4320)."""
 
@@ -181,7 +185,7 @@ class Video:
                 frames = packet.decode()
             except av.FFmpegError as error:
                 if any(NO_MEMORY in message for _, _, message in self._log[-8:]):  # FFmpeg calls the packet damaged
-                    raise Error(f"{self.path}: its pictures take more memory than is allowed") from error
+                    raise OutOfMemoryError(f"{self.path}: its pictures take more memory than is allowed") from error
                 self._damaged += 1
                 continue
             for frame in frames:

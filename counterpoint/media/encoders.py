@@ -11,7 +11,6 @@
 Features are 8-bit codes over [-2, 2] (`counterpoint.data.records`); encoders scale their output to that range.
 """
 
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -28,10 +27,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from counterpoint.data.clip import Clip, Track
+from counterpoint.data.clip import Clip, TrackArray
 from counterpoint.data.features import YOUTUBE8M, FeatureSet
 from counterpoint.data.records import quantize
-from counterpoint.errors import Error
+from counterpoint.errors import Error, suggestion
 from counterpoint.media import efficientnet, pretrained
 from counterpoint.media.decode import DEFAULT, Frame, Limits, Video
 from counterpoint.media.sound import BANDS, log_mel
@@ -115,7 +114,7 @@ class Encoders:
                 for batch in _batches(video.frames(self.picture.size))
             ]
             sound = video.sound()
-            tracks: dict[str, Track] = {}
+            tracks: dict[str, TrackArray] = {}
             if pictures:
                 tracks["video"] = np.concatenate(pictures)
             if sound.present.any():
@@ -131,7 +130,7 @@ class Encoders:
             return Encoded(Clip(clip_id, np.zeros(0, np.int64), tracks), video.notes)
 
 
-def _encoded_text(encoder: TextEncoder, words: list[str]) -> Track:
+def _encoded_text(encoder: TextEncoder, words: list[str]) -> TrackArray:
     """Each second's features, zeros where there are no words; the same words are encoded once."""
     different = [text for text in dict.fromkeys(words) if text]
     codes = np.concatenate([np.zeros((1, encoder.features), np.uint8), quantize(encoder(different))])
@@ -189,8 +188,7 @@ def factory_of(name: str) -> Factory:
         return _pretrained
     if OWN.fullmatch(base):
         return _own
-    close = difflib.get_close_matches(base, _REGISTRY, 1)
-    guess = f"; did you mean {close[0]!r}?" if close else "."
+    guess = suggestion(base, _REGISTRY) or "."
     known = ", ".join(sorted(_REGISTRY))
     raise Error(
         f"no encoders are called {name!r}{guess} There are {known}, any:IMAGE,AUDIO and package.module:NAME of your own"

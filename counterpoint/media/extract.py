@@ -45,7 +45,7 @@ TAXONOMY_FOLDER = "taxonomy"
 CLIPS_PER_SHARD = 200
 NO_UNICODE = "its name is not UTF-8, and no clip could have it; rename it"
 
-Paths = str | Path | Sequence[str | Path]
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass
@@ -83,7 +83,7 @@ def find(paths: Paths) -> list[Source]:
     """
     sources: dict[str, Source] = {}
     taken: set[Path] = set()
-    paths = [paths] if isinstance(paths, str | Path) else paths
+    paths = _listed(paths)
     if not all(map(str, paths)):
         raise Error("an empty name is no folder of video files (a variable of the shell that is not set?)")
     for path in map(Path, paths):
@@ -98,6 +98,10 @@ def find(paths: Paths) -> list[Source]:
                     f"{same.path} and {source.path} would both be clip {source.id!r}; name the folder above both"
                 )
     return list(sources.values())
+
+
+def _listed(paths: Paths) -> Sequence[str | os.PathLike[str]]:
+    return [paths] if isinstance(paths, str | os.PathLike) else paths
 
 
 def _found(path: Path) -> list[Source]:
@@ -129,7 +133,7 @@ def are_videos(paths: Paths) -> bool:
             return videos
         return path.suffix.lower() in SUFFIXES | SOUNDS
 
-    kinds = {is_video(Path(path)) for path in ([paths] if isinstance(paths, str | Path) else paths)}
+    kinds = {is_video(Path(path)) for path in _listed(paths)}
     if len(kinds) > 1:
         raise Error("video files and shards cannot be categorized in one call")
     return kinds == {True}
@@ -168,9 +172,9 @@ def cores() -> int:
 
 def extract(
     videos: Paths,
-    out: str | Path,
-    labels: str | Path | None = None,
-    taxonomy: str | Path | None = None,
+    out: str | os.PathLike[str],
+    labels: str | os.PathLike[str] | None = None,
+    taxonomy: str | os.PathLike[str] | None = None,
     encoders: str | Encoders = LITE,
     *,
     workers: int | None = None,
@@ -204,8 +208,8 @@ def extract(
     named, table = sources, None
     if labels:
         begun = (out / TAXONOMY_FOLDER / LABELS_FILE).exists()  # which is written last, and before any clip
-        known = load(taxonomy or out / TAXONOMY_FOLDER) if taxonomy or begun else None
-        table = read(labels, known, fixed=taxonomy is not None)
+        known = load(os.fspath(taxonomy or out / TAXONOMY_FOLDER)) if taxonomy or begun else None
+        table = read(Path(labels), known, fixed=taxonomy is not None)
         named = [source for source in sources if source.path.resolve() in table.of]
         if not named:
             raise Error(f"{labels}: names none of the {len(sources)} video files")

@@ -19,7 +19,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from counterpoint.errors import Error
 from counterpoint.media import encoders
-from counterpoint.media.decode import DEFAULT, Limits
+from counterpoint.media.decode import DEFAULT, Limits, OutOfMemoryError
 from counterpoint.media.encoders import Encoded, Encoders
 
 TIME_LIMIT = 600.0  # seconds
@@ -58,8 +58,8 @@ class StartError(WorkerError):
 class WorkerPool:
     """Child processes with the encoders of one name loaded; a file that hangs or crashes a process costs itself only.
 
-    A process that crashed, took too long or was cancelled is restarted, and loads its encoders before it takes a file.
-    Used as a context.
+    A process that crashed, took too long, ran out of memory or was cancelled is restarted, and loads its encoders
+    before it takes another file. Used as a context.
 
     Args:
         name: of the encoders, for `counterpoint.media.encoders.build`.
@@ -137,7 +137,7 @@ class WorkerPool:
         except Exception as error:
             with contextlib.suppress(InvalidStateError):
                 future.set_exception(error)
-            if isinstance(error, WorkerError | CancelledError):
+            if isinstance(error, WorkerError | CancelledError | OutOfMemoryError):
                 with contextlib.suppress(WorkerError, CancelledError):  # the next call will raise it
                     worker.restart()
                     worker.call(ready)
@@ -257,7 +257,7 @@ def encode_one(pool: WorkerPool, source: Source, limits: Limits, time_limit: flo
 def _result(future: "Future[Encoded | str]", source: Source) -> Encoded | Failure:
     try:
         result = future.result()
-    except WorkerError as error:
+    except (WorkerError, OutOfMemoryError) as error:
         return Failure(source.path, str(error))
     return Failure(source.path, result) if isinstance(result, str) else result
 
@@ -292,11 +292,16 @@ def loaded() -> Encoders:
 
 
 def cause_of(error: Exception, path: Path) -> str:
-    """Why a file gave no clip, in one line that does not name the file."""
+    """Why a file gave no clip, in one line that does not name the file.
+
+    Raises:
+        OutOfMemoryError: the process ran out of memory; raised on to the pool, it restarts the process.
+    """
+    memory = isinstance(error, MemoryError | OutOfMemoryError)
+    if memory or any(message in str(error) for message in NO_MEMORY):
+        raise OutOfMemoryError("decoding it takes more memory than is allowed") from None
     if isinstance(error, Error):
         return str(error).removeprefix(f"{path}: ")
-    if isinstance(error, MemoryError) or any(message in str(error) for message in NO_MEMORY):
-        return "decoding it takes more memory than is allowed"
     return f"{type(error).__name__}: {error}"
 
 

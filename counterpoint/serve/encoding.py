@@ -25,7 +25,7 @@ from counterpoint.data.features import FEATURES_FILE, FeatureSet, encoder_of
 from counterpoint.data.records import encode, parse
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.errors import Error
-from counterpoint.media.decode import Limits, Video
+from counterpoint.media.decode import Limits, OutOfMemoryError, Video
 from counterpoint.media.encoders import PictureEncoder
 from counterpoint.media.workers import StartError, WorkerError, WorkerPool, cause_of, loaded
 from counterpoint.run import RunFolder
@@ -64,7 +64,7 @@ async def encode_film(pool: WorkerPool, task: Task, settings: Settings, begun: C
         result = await asyncio.wrap_future(
             pool.submit(_encode, task, *limits, time_limit=settings.time_limit, begun=begun)
         )
-    except WorkerError as error:
+    except (WorkerError, OutOfMemoryError) as error:
         raise RefusedError(500 if isinstance(error, StartError) else 422, str(error)) from error
     if isinstance(result, _Refusal):
         raise RefusedError(result.status, result.detail)

@@ -1,19 +1,32 @@
-"""What is legal in a taxonomy but likely a mistake, or a category that no model can learn.
+"""Faults of a taxonomy: what its files show (`check`), and what real clips show (`measure`).
 
-A finding that is as it should be goes into ``exceptions.tsv`` beside the taxonomy, with the reason: the table
-``check subject reason``, its first two columns as in the finding.
+`check` finds what is legal but likely a mistake, or a category that no model can learn. A finding that is as it should
+be goes into ``exceptions.tsv`` beside the taxonomy, with the reason: the table ``check subject reason``, its first two
+columns as in the finding.
+
+`measure` finds labels that do not occur together with the others of their category, and categories with few clips. A
+label belongs where it is mapped if clips with it carry other labels of that category more often than clips do at large.
+The ratio is the lift,
+
+    lift(l, c) = P(another label of c | l) / P(another label of c).
+
+A category of one or two labels shows little, so the lift is taken at the nearest ancestor that has three. A low lift is
+a question, not a verdict: few videos show two video games. Its answer belongs into the taxonomy's exceptions.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from counterpoint.errors import Error
-from counterpoint.taxonomy import tsv
+from counterpoint.tables import Table
 from counterpoint.taxonomy.mapping import Labelling
+from counterpoint.taxonomy.tree import Taxonomy, read_table
 
 LEVELS = 4
 """The number of levels (0 to 3) that the paper's taxonomy has, and its breakdowns show."""
@@ -22,7 +35,12 @@ EXCEPTIONS_FILE = "exceptions.tsv"
 EXCEPTIONS_COLUMNS = ("check", "subject", "reason")
 LINKING = {"a", "and", "for", "in", "of", "on", "or", "the", "to", "with"}
 """Words that a title leaves in lower case."""
-WORDS, LETTERS = 4, 28  # that are said in one breath
+WORDS, LETTERS = 4, 28  # of a short name, at most
+LIFT = 3.0
+"""A lift from which on a label is taken to belong."""
+ENOUGH = 8  # clips of a label, to measure it
+COMPANY = 3  # labels of a category, to measure there
+SCARCE = 10  # clips of a category, to learn and measure it
 
 Exceptions = Mapping[tuple[str, str], str]
 """The reason for each (check, subject)."""
@@ -41,7 +59,7 @@ def check(labelling: Labelling, few: int = 500, style: bool = False) -> list[Fin
     """Everything questionable, the categories in index order, then the labels.
 
     ``few``: a leaf with fewer training videos is reported; not where no label has a count, as with bare
-    category files. ``style``: also names that are not singular, in title case and easy to say.
+    category files. ``style``: also names that are not singular, not in title case, or long.
     """
     names = _names(labelling) if style else ()
     return [*_categories(labelling, few), *_siblings(labelling), *names, *_labels(labelling)]
@@ -56,7 +74,7 @@ def exceptions(folder: str | Path) -> Exceptions:
     if not path.is_file():
         return {}
     found = {}
-    for line, (name, subject, reason) in zip(*tsv.read(path, EXCEPTIONS_COLUMNS), strict=True):
+    for line, (name, subject, reason) in zip(*read_table(path, EXCEPTIONS_COLUMNS), strict=True):
         if not reason.strip():
             raise Error(f"{path}, line {line}: no reason")
         found[name, subject] = reason
@@ -66,6 +84,11 @@ def exceptions(folder: str | Path) -> Exceptions:
 def unexplained(findings: Iterable[Finding], excused: Exceptions) -> list[Finding]:
     """The findings that no exception covers."""
     return [finding for finding in findings if (finding.check, finding.subject) not in excused]
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """The findings, one a row."""
+    return Table("", ("severity", "check", "where", "finding"), findings, labels=4)
 
 
 def _categories(labelling: Labelling, few: int) -> Iterator[Finding]:
@@ -115,7 +138,7 @@ def _siblings(labelling: Labelling) -> Iterator[Finding]:
 
 
 def _names(labelling: Labelling) -> Iterator[Finding]:
-    """Names that are not singular, in title case and easy to say."""
+    """Names that are not singular, not in title case, or long."""
     taxonomy = labelling.taxonomy
     for name, path in zip(taxonomy.names, taxonomy.paths, strict=True):
         words = name.split()
@@ -162,3 +185,120 @@ def _plurals(key: str) -> list[str]:
     if not key.isalpha():
         return []
     return [key + "s", key + "es", *([key[:-1] + "ies"] if key.endswith("y") else [])]
+
+
+# --- Measuring on clips -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Link:
+    """A label (its name and index) under one of its categories, and its lift there."""
+
+    label: str
+    index: int
+    category: str
+    """Its path."""
+    measured_at: str
+    """The path of the category where the lift was taken: the same, or an ancestor."""
+    clips: int
+    lift: float
+
+    @property
+    def subject(self) -> str:
+        """As findings and exceptions name it.
+
+        >>> Link("Ice cream", 7, "Food:Dessert", "Food", 12, 5.0).subject
+        'label 7 (Ice cream) in Food:Dessert'
+        """
+        return f"label {self.index} ({self.label}) in {self.category}"
+
+
+class Evidence(NamedTuple):
+    """From so many ``clips`` that have labels; ``links`` begin with the worst."""
+
+    taxonomy: Taxonomy
+    clips: int
+    counts: Int[np.ndarray, "category"]
+    """Clips of each category."""
+    links: list[Link]
+
+    def scarce(self, few: int = SCARCE) -> list[tuple[int, int, int]]:
+        """(level, its categories, those of them with fewer than ``few`` clips), from the top."""
+        levels = self.taxonomy.levels
+        return [
+            (level, int((levels == level).sum()), int(((levels == level) & (self.counts < few)).sum()))
+            for level in range(int(levels.max()) + 1)
+        ]
+
+    def findings(self) -> list[Finding]:
+        """The links below `LIFT`."""
+        return [
+            Finding("warning", "lift", link.subject, f"a lift of {link.lift:.1f} at {link.measured_at}")
+            for link in self.links
+            if link.lift < LIFT
+        ]
+
+    def tables(self, reasons: Exceptions, worst: int) -> tuple[Table, Table]:
+        """The levels with their scarce categories; and so many links of the lowest lifts, with their reasons."""
+        levels = Table(
+            f"{self.clips:,} labelled clips",
+            ("level", "categories", f"with fewer than {SCARCE} clips"),
+            [[str(number) for number in row] for row in self.scarce()],
+        )
+        rows = [
+            (
+                link.subject,
+                link.measured_at,
+                reasons.get(("lift", link.subject), ""),
+                f"{link.lift:.1f}",
+                str(link.clips),
+            )
+            for link in self.links[:worst]
+        ]
+        header = ("label", "measured at", "reason", "lift", "clips")
+        return levels, Table("The labels of the lowest lifts", header, rows, labels=3)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "clips": self.clips,
+            "levels": [{"level": level, "categories": size, "scarce": scarce} for level, size, scarce in self.scarce()],
+            "links": [asdict(link) for link in self.links],
+        }
+
+
+def measure(labelling: Labelling, clips: Iterable[Sequence[int]]) -> Evidence:
+    """Measure a taxonomy on clips, each given by its label indices; in one pass, so there may be any number.
+
+    Raises Error naming the first label that the mapping does not have.
+    """
+    taxonomy, labels = labelling
+    rows = {label.index: row for row, label in enumerate(labels.labels)}
+    matrix = labels.matrix
+    counts = np.zeros(len(taxonomy), np.int64)
+    total = 0
+    seen = np.zeros(len(labels), np.int64)  # clips of each label
+    met = np.zeros(matrix.shape, np.int32)  # those of them where another label of the category is there too
+    for clip in clips:
+        indices = list(dict.fromkeys(clip))
+        counts += labels.targets(indices)
+        total += bool(indices)
+        found = [rows[index] for index in indices]
+        seen[found] += 1
+        met[found] += matrix[found].sum(axis=0) > 1
+    size = matrix.sum(axis=0)  # labels of each category
+
+    links = []
+    for row, label in enumerate(labels.labels):
+        if seen[row] < ENOUGH:
+            continue
+        for category in label.categories:
+            i = taxonomy.index(category)
+            chain = (i, *taxonomy.ancestors(i))
+            j = next((j for j in chain if size[j] >= COMPANY), chain[-1])
+            # Clips where this label is the category's only one do not have another.
+            others = counts[j] - (seen[row] - met[row, j])
+            lift = float(met[row, j] / seen[row] / (others / total)) if others else 0.0
+            path, at = taxonomy.paths[i], taxonomy.paths[j]
+            links.append(Link(label.name, label.index, path, at, int(seen[row]), lift))
+    return Evidence(taxonomy, total, counts, sorted(links, key=lambda link: (link.lift, link.index)))

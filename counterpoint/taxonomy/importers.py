@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from counterpoint.errors import Error
-from counterpoint.files import write_text
-from counterpoint.taxonomy import tsv
+from counterpoint.files import check_output_folder, write_text
 from counterpoint.taxonomy.mapping import Label, Labelling, LabelMap
-from counterpoint.taxonomy.tree import SEPARATOR, Category, Taxonomy
+from counterpoint.taxonomy.tree import SEPARATOR, Category, Taxonomy, is_number, table_text
 
 UNKNOWN = "(Unknown)"
 VERTICALS = ("Vertical1", "Vertical2", "Vertical3")
@@ -28,10 +27,15 @@ class Imported(NamedTuple):
     other_parents: tuple[tuple[str, str], ...] = ()
 
     def save(self, folder: str | Path) -> None:
-        """Write the taxonomy's folder, with ``other-parents.tsv`` where there are such."""
+        """Write the taxonomy's folder, with ``other-parents.tsv`` where there are such.
+
+        Raises:
+            Error: the folder holds something.
+        """
+        check_output_folder(Path(folder))
         self.labelling.save(folder)
         if self.other_parents:
-            write_text(Path(folder) / OTHER_PARENTS_FILE, tsv.text(("id", "parent"), self.other_parents))
+            write_text(Path(folder) / OTHER_PARENTS_FILE, table_text(("id", "parent"), self.other_parents))
 
 
 def read(path: str | Path, *, top: int = 1000, labels: str | Path | None = None) -> Imported:
@@ -55,10 +59,9 @@ def from_youtube8m_vocabulary(path: str | Path, top: int = 1000) -> Labelling:
     """Two levels from YouTube-8M's ``vocabulary.csv``: its verticals, and below them the ``top`` most frequent labels.
 
     A label stands under its first vertical, and leads to its other verticals as well. Less frequent labels, and those
-    without a name, lead to their verticals only. The vertical ``(Unknown)`` says nothing that could be seen or heard,
-    so it makes no category, and its labels lead nowhere, with a note (in 2018: 3.6 % of the labels, 0.4 % of the
-    counts). A colon in a name becomes a dash, as colons separate the names of a path. Labels of equal frequency are
-    taken in the order of their indices.
+    without a name, lead to their verticals only. The vertical ``(Unknown)`` makes no category, and its labels lead
+    nowhere, with a note (in 2018: 3.6 % of the labels, 0.4 % of the counts). A colon in a name becomes a dash, as
+    colons separate the names of a path. Labels of equal frequency are taken in the order of their indices.
 
     The id of a label's category is its knowledge graph id, which stays when the vocabulary is sorted anew.
 
@@ -127,7 +130,7 @@ def from_iab(path: str | Path) -> Labelling:
 def from_audioset(path: str | Path, labels: str | Path | None = None) -> Imported:
     """The tree of AudioSet's ``ontology.json``: of several parents, the first in the file's order is kept.
 
-    ``labels`` is ``class_labels_indices.csv``, which says which index the data has for a category; without it the
+    ``labels`` is ``class_labels_indices.csv``, which holds the index that the data has for a category; without it the
     labels are the row numbers.
 
     Raises Error, naming the file, for files of another form, and for labels that the ontology lacks.
@@ -144,7 +147,7 @@ def from_audioset(path: str | Path, labels: str | Path | None = None) -> Importe
         for node in stored:
             for child in node["child_ids"]:
                 if child not in nodes:
-                    raise ValueError(f"the child {child!r} of {node['id']!r} is not there")
+                    raise ValueError(f"the child {child!r} of {node['id']!r} is missing")
                 parents.setdefault(child, []).append(node["id"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Error(f"{path}: not an AudioSet ontology ({error!r})") from error
@@ -164,7 +167,7 @@ def _audioset_labels(path: Path, taxonomy: Taxonomy) -> LabelMap:
     if not rows or tuple(rows[0]) != AUDIOSET_COLUMNS:
         raise Error(f"{path}, line 1: the header must be {','.join(AUDIOSET_COLUMNS)}")
     for line, row in enumerate(rows, start=1):
-        if len(row) != 3 or (line > 1 and not tsv.is_number(row[0])):
+        if len(row) != 3 or (line > 1 and not is_number(row[0])):
             raise Error(f"{path}, line {line}: not an index, an id and a name")
     try:
         return LabelMap(tuple(Label(int(index), name, 0, (node,)) for index, node, name in rows[1:]), taxonomy)
@@ -191,10 +194,9 @@ def _read(path: Path) -> Iterable[dict[str, str]]:
             seen: set[int] = set()
             for row in reader:
                 if None in row or None in row.values():
-                    told = f"{len(reader.fieldnames or ())} columns expected"
-                    raise Error(f"{path}, line {reader.line_num}: {told}")
+                    raise Error(f"{path}, line {reader.line_num}: {len(reader.fieldnames or ())} columns expected")
                 for column in ("Index", "TrainVideoCount"):
-                    if not tsv.is_number(row[column]):
+                    if not is_number(row[column]):
                         raise Error(
                             f"{path}, line {reader.line_num}: the {column} {row[column]!r} is not a whole number from 0"
                         )

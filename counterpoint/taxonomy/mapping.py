@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -15,14 +16,20 @@ from jaxtyping import Bool, Int
 
 from counterpoint.errors import Error
 from counterpoint.files import write_text
-from counterpoint.taxonomy import tsv
-from counterpoint.taxonomy.tree import Taxonomy
+from counterpoint.taxonomy.tree import (
+    CATEGORIES_FILE,
+    FORBIDDEN,
+    SHIPPED,
+    Taxonomy,
+    is_number,
+    read_table,
+    table_header,
+    table_text,
+    taxonomy_path,
+)
 
 COLUMNS = ("index", "label", "count", "categories", "note")
-CATEGORIES_FILE = "categories.tsv"
 LABELS_FILE = "labels.tsv"
-SHIPPED = Path(__file__).with_name("shipped")
-"""The folder of the shipped taxonomy."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class LabelMap:
 
     @property
     def fingerprint(self) -> str:
-        """What tells this mapping from others."""
+        """Sixteen hexadecimal digits that differ between different mappings."""
         return hashlib.sha256(repr(self.labels).encode()).hexdigest()[:16]
 
     @classmethod
@@ -81,10 +88,10 @@ class LabelMap:
         An empty count is an unknown one. Raises Error naming the file and the line.
         """
         path = Path(path)
-        lines, rows = tsv.read(path, COLUMNS)
+        lines, rows = read_table(path, COLUMNS)
 
         def number(line: int, column: str, text: str) -> int:
-            if not tsv.is_number(text):
+            if not is_number(text):
                 raise Error(f"{path}, line {line}: the {column} {text!r} is not a whole number from 0")
             return int(text)
 
@@ -107,7 +114,7 @@ class LabelMap:
             (str(label.index), label.name, str(label.count), ",".join(label.categories), label.note)
             for label in self.labels
         )
-        write_text(Path(path), tsv.text(COLUMNS, rows))
+        write_text(Path(path), table_text(COLUMNS, rows))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -152,28 +159,34 @@ class LabelMap:
 
 
 class Labelling(NamedTuple):
-    """A taxonomy and the labels that lead into it: what the training, evaluation and taxonomy commands are given."""
+    """A taxonomy and the labels of a data set that lead into it. ``counterpoint.taxonomy.load`` reads one."""
 
     taxonomy: Taxonomy
     labels: LabelMap
 
     def save(self, folder: str | Path) -> None:
-        """Write ``categories.tsv`` and ``labels.tsv``, which `load` reads, making the folder where needed."""
+        """Write ``categories.tsv`` and ``labels.tsv``, which `load` reads, making the folder where needed.
+
+        Files of these two names are replaced.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.taxonomy.write(folder / CATEGORIES_FILE)
         self.labels.write(folder / LABELS_FILE)
 
 
-def load(path: str | Path) -> Labelling:
+def load(path: str | PathLike[str]) -> Labelling:
     """Read a taxonomy with its labels.
 
-    A folder holds ``categories.tsv`` and the mapping: ``labels.tsv``, or else the only other ``.tsv`` file with a
-    mapping's header. A file is a ``categories.tsv`` alone, and the data's labels are then its row numbers (from 0).
+    Args:
+        path: a folder, a file, or "youtube8m", the taxonomy that the package ships. A folder holds ``categories.tsv``
+            and the mapping: ``labels.tsv``, or else the only other ``.tsv`` file with a mapping's header. A file is a
+            ``categories.tsv`` alone, and the data's labels are then its row numbers (from 0).
 
-    Raises Error, naming the file and the line, for a missing, ambiguous or faulty file.
+    Raises:
+        Error: a file is missing, ambiguous or faulty; the message names the file and the line.
     """
-    path = Path(path)
+    path = taxonomy_path(path)
     if not path.is_dir():
         taxonomy = Taxonomy.read(path)
         return Labelling(taxonomy, LabelMap.identity(taxonomy))
@@ -197,7 +210,7 @@ def youtube8m() -> Labelling:
 def _mapping_file(folder: Path) -> Path:
     if (folder / LABELS_FILE).exists():
         return folder / LABELS_FILE
-    found = sorted(path for path in folder.glob("*.tsv") if tsv.header(path) == COLUMNS)
+    found = sorted(path for path in folder.glob("*.tsv") if table_header(path) == COLUMNS)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise Error(f"{folder}: several label mappings ({names}); keep one, or name one of them {LABELS_FILE}")
@@ -225,7 +238,7 @@ def _check(labels: Iterable[Label], taxonomy: Taxonomy, source: str, rows: Seque
             fail(row, f"the label index {label.index} is taken (first used at {first[label.index]})")
         if unknown := [category for category in label.categories if category not in known]:
             fail(row, f"the category {unknown[0]!r} of label {label.index} is not in the taxonomy")
-        if any(character in label.name + label.note for character in tsv.FORBIDDEN):
+        if any(character in label.name + label.note for character in FORBIDDEN):
             fail(row, f"label {label.index} holds a tab or a line break")
         first[label.index] = row
         total += label.count

@@ -6,9 +6,10 @@ scores. Level 0 is the top. A path joins the names from the top with colons, as 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -17,13 +18,19 @@ from jaxtyping import Bool, Float, Int
 
 from counterpoint.errors import Error
 from counterpoint.files import write_text
-from counterpoint.taxonomy import tsv
 
 if TYPE_CHECKING:  # the taxonomy's tools start without loading PyTorch
     from torch import Tensor
 
 SEPARATOR = ":"
 COLUMNS = ("id", "parent", "name")
+CATEGORIES_FILE = "categories.tsv"
+SHIPPED = Path(__file__).with_name("shipped")
+"""The folder of the shipped taxonomy."""
+SHIPPED_NAME = "youtube8m"
+"""What the shipped taxonomy is called where a path is expected."""
+FORBIDDEN = "\t\n\r"
+"""Characters that no field of a table may hold, as the format has no quoting."""
 
 Array = TypeVar("Array", np.ndarray, "Tensor")
 
@@ -42,8 +49,15 @@ class Category:
 class Taxonomy:
     """Categories in index order; immutable, equal and hashed by content.
 
-    Raises Error, naming the row, for duplicate or malformed ids, empty names, a colon in a name, two
-    categories of one name under one parent, unknown parents and cycles.
+    ``Taxonomy.load`` reads one from a file or a folder. It holds the categories alone; a `Labelling` adds which labels
+    of a data set lead to which category.
+
+    Args:
+        categories: in index order, parents before or after their children.
+
+    Raises:
+        Error: an id is malformed or used twice, a name is empty or holds a colon, two categories under one parent have
+            the same name, or parents are unknown or form a cycle. The message names the row.
 
     >>> food = Taxonomy((Category("f", "", "Food"), Category("i", "f", "FoodItems"), Category("d", "i", "Dessert")))
     >>> food.paths[2], food.levels.tolist(), food.ancestors(2), food.descendants(0)
@@ -63,13 +77,29 @@ class Taxonomy:
         return Taxonomy, (self.categories,)
 
     @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Taxonomy":
+        """Read the categories of a taxonomy.
+
+        Args:
+            path: a ``categories.tsv``, a folder that holds one, or "youtube8m", the taxonomy that the package ships.
+
+        Raises:
+            Error: there is no such file, or a line of it is faulty.
+
+        >>> Taxonomy.load("youtube8m").paths[0]
+        'Games'
+        """
+        place = taxonomy_path(path)
+        return cls.read(place / CATEGORIES_FILE if place.is_dir() else place)
+
+    @classmethod
     def read(cls, path: str | Path) -> "Taxonomy":
         """Read a table ``id parent name [iab]``; parents may stand below their children.
 
         Raises Error naming the file and the line.
         """
         path = Path(path)
-        lines, rows = tsv.read(path, COLUMNS, (*COLUMNS, "iab"))
+        lines, rows = read_table(path, COLUMNS, (*COLUMNS, "iab"))
         if not rows:
             raise Error(f"{path}: no categories below the header")
         categories = tuple(Category(*fields) for fields in rows)
@@ -83,7 +113,7 @@ class Taxonomy:
     @cached_property
     def _text(self) -> str:
         columns = (*COLUMNS, "iab") if any(category.iab for category in self) else COLUMNS
-        return tsv.text(columns, (astuple(category)[: len(columns)] for category in self))
+        return table_text(columns, (astuple(category)[: len(columns)] for category in self))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -192,6 +222,12 @@ class Taxonomy:
         return result
 
 
+def taxonomy_path(path: str | PathLike[str]) -> Path:
+    """The path; of "youtube8m" the folder of the shipped taxonomy, unless there is a taxonomy of that name here."""
+    here = Path(path)
+    return SHIPPED if str(path) == SHIPPED_NAME and not (here / CATEGORIES_FILE).exists() else here
+
+
 def _constant(values: Sequence[int]) -> Int[np.ndarray, "category"]:
     array = np.array(values, dtype=np.int64)
     array.setflags(write=False)
@@ -214,7 +250,7 @@ def _check(categories: Sequence[Category], source: str, rows: Sequence[int]) -> 
             fail(i, f"the category {category.id!r} has no name")
         if SEPARATOR in category.name:
             fail(i, f"the name {category.name!r} holds {SEPARATOR!r}, which separates the names of a path")
-        if any(character in category.name + category.iab for character in tsv.FORBIDDEN):
+        if any(character in category.name + category.iab for character in FORBIDDEN):
             fail(i, f"the category {category.id!r} holds a tab or a line break")
         index[category.id] = i
 
@@ -237,3 +273,67 @@ def _check(categories: Sequence[Category], source: str, rows: Sequence[int]) -> 
             cycle = list(walk)[list(walk).index(here) :]
             fail(index[here], f"a cycle of parents: {' -> '.join((*cycle, here))}")
         checked.update(walk)
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+# Tab separated, as people edit them: UTF-8, comment lines (#) above the header, no quoting. Every row keeps its line
+# number, so that an error can name the line.
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """(line number from 1, fields) of the header and the rows; blank lines and the comments at the top are left out."""
+    try:
+        # utf-8-sig: spreadsheets like to put a byte order mark before the header.
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise Error(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise Error(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    # Not splitlines(), which also splits at characters that a name may well hold, such as U+2028.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line]
+    while lines and lines[0][1].startswith("#"):
+        del lines[0]
+    return [(number, line.split("\t")) for number, line in lines]
+
+
+def table_header(path: Path) -> tuple[str, ...]:
+    """The column names of a table; empty for a file without any. Raises Error if it cannot be read."""
+    lines = _lines(path)
+    return tuple(lines[0][1]) if lines else ()
+
+
+def read_table(path: Path, *headers: tuple[str, ...]) -> tuple[list[int], list[list[str]]]:
+    """The line number and the fields of every row, in the file's order.
+
+    Raises Error, naming the file and the line, where the first line is none of the ``headers`` or a row has
+    another number of fields than the header.
+    """
+    lines = _lines(path)
+    expected = " or ".join(repr(" ".join(names)) for names in headers)
+    if not lines:
+        raise Error(f"{path}: is empty; the header {expected} (tab separated) is missing")
+    (number, names), *rows = lines
+    if tuple(names) not in headers:
+        raise Error(f"{path}, line {number}: the header must be {expected}, tab separated; got {names}")
+    for number, fields in rows:
+        if len(fields) != len(names):
+            raise Error(f"{path}, line {number}: {len(names)} columns expected, got {len(fields)}")
+    return [number for number, _ in rows], [fields for _, fields in rows]
+
+
+def is_number(field: str) -> bool:
+    """Whether a field is a whole number from 0, of no more digits than any index or count has.
+
+    >>> is_number("42"), is_number("-1"), is_number("\u00b2")
+    (True, False, False)
+    """
+    return field.isascii() and field.isdecimal() and len(field) < 40
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""The table as a file holds it.
+
+    >>> table_text(("id", "name"), [("1", "Food")])
+    'id\tname\n1\tFood\n'
+    """
+    return "".join("\t".join(fields) + "\n" for fields in (columns, *rows))

@@ -19,7 +19,7 @@ from counterpoint.files import check_output_folder
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.run import DATA_FILE, RECIPE_FILE, TOWER_FOLDER, WEIGHTS_FILE, RunFolder
 from counterpoint.taxonomy import Labelling, Taxonomy
-from counterpoint.taxonomy.diff import Diff, diff
+from counterpoint.taxonomy.compare import Diff, diff
 
 CERTAIN = 20.0
 """A logit whose probability is one in 32 bits, nearly."""

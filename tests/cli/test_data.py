@@ -54,13 +54,13 @@ def test_one_command_makes_all_splits(shards: Path, tmp_path: Path, capsys: pyte
     out = tmp_path / "mosaic"
     others = ["--validation", shards / "validate0000.tfrecord", "--test", shards / "test*.tfrecord"]
     code, printed, _ = mosaic(capsys, "--data", shards / "train0000.tfrecord", *others, "--out", out, "--json")
-    told: dict[str, Any] = json.loads(printed)
+    result: dict[str, Any] = json.loads(printed)
     assert code == 0
-    assert {split: part["clips"] for split, part in told.items()} == {"train": 6, "validation": 4, "test": 3}
-    assert all(part["records"] + part["left_out"] == 150 for part in told.values())
+    assert {split: part["clips"] for split, part in result.items()} == {"train": 6, "validation": 4, "test": 3}
+    assert all(part["records"] + part["left_out"] == 150 for part in result.values())
     for split, name in (("train", "train"), ("validation", "validate"), ("test", "test")):
         assert {record.rstrip("0123456789") for record in shown(out, split)} == {name}
-        assert len(Dataset([out / f"{split}-0000.tfrecord"], youtube8m())) == told[split]["clips"]
+        assert len(Dataset([out / f"{split}-0000.tfrecord"], youtube8m())) == result[split]["clips"]
     small = ["--family.width", "8", "--family.heads", "2", "--head.hidden", "8", "--training.max_epochs", "1"]
     data = ["--data", str(out / "train*.tfrecord"), "--validation", str(out / "validation*.tfrecord")]
     assert main(["train", "tm-mbt", *data, "--out", str(tmp_path / "run"), *small]) == 0
@@ -83,14 +83,14 @@ def test_without_shards_of_their_own_splits_share_by_a_hash(
 def test_what_cannot_be(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = ["--data", shards / "train0000.tfrecord"]
     others = ["--validation", shards / "validate0000.tfrecord", "--test", shards / "train0000.tfrecord"]
-    for arguments, said in (
+    for arguments, message in (
         ([*source, *others], "in more than one split; splits share no shards"),
         ([*source, "--stretch", "0"], "stretch must be a factor above 0"),
         (["--data", tmp_path / "none"], "no shards there"),
     ):
         code, printed, error = mosaic(capsys, *arguments, "--out", tmp_path / "m")
         assert (code, printed) == (1, "")
-        assert said in error.splitlines()[-1]
+        assert message in error.splitlines()[-1]
         assert error.startswith("counterpoint: ")
     assert not (tmp_path / "m").exists()
 

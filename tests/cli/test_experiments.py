@@ -1,4 +1,4 @@
-"""`counterpoint reproduce` on a world so small that a suite takes seconds."""
+"""`counterpoint reproduce` on a data set so small that a suite takes seconds."""
 
 import json
 import os
@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from counterpoint import __version__
+from counterpoint import __version__, experiments
 from counterpoint.cli.main import main
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
+from counterpoint.errors import Error
 from counterpoint.evaluation.metrics import global_average_precision
-from counterpoint.experiments import jobs, pages, report
+from counterpoint.experiments import jobs, report
 from counterpoint.experiments.engine import Log
 from counterpoint.experiments.predictions import Truth, draw_runs, probabilities
 from counterpoint.experiments.suites import KNOWN_TRUTH, SUITES
@@ -32,7 +33,7 @@ from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy
 from counterpoint.training import train as training
 
 TINY = [
-    *("--families", "nv", "--worlds", "unrelated-0.25-shift-0", "--epochs", "1", "--tower-epochs", "1"),
+    *("--families", "nv", "--datasets", "unrelated-0.25-shift-0", "--epochs", "1", "--tower-epochs", "1"),
     *("--clips", '{"train": 24, "validation": 12, "test": 16}', "--resamples", "20", "--test-runs", "2"),
 ]
 ALL = ["--models", "l", "cm", "cm-g", "cm-c", "ensemble", "distilled", "--seeds", "2", "--control-seeds", "1"]
@@ -49,11 +50,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     fit, trained = jobs.Jobs._fit, []
 
-    def interrupted(self: jobs.Jobs, *told: object) -> object:
-        trained.append(told)
+    def interrupted(self: jobs.Jobs, *arguments: object) -> object:
+        trained.append(arguments)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return fit(self, *told)  # type: ignore[arg-type]
+        return fit(self, *arguments)  # type: ignore[arg-type]
 
     patch.setattr(jobs.Jobs, "_fit", interrupted)
     assert reproduce(out, *ALL, "--negative-weights", "2") == 130
@@ -65,17 +66,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_job_is_done_once(finished: Path) -> None:
     names = [line["job"] for line in Log(finished).lines()]
     assert len(names) == len(set(names))
-    world = "unrelated-0.25-shift-0"
-    assert {f"train {world} nv-{name} seed {seed}" for name in ("l", "cm", "cm-c") for seed in (0, 1)} <= set(names)
-    assert f"train {world} nv-distilled seed 0" in names
-    assert f"evaluate {world} nv-ensemble seed 0" in names
-    assert f"train {world} nv-distilled seed 1" not in names
+    dataset = "unrelated-0.25-shift-0"
+    assert {f"train {dataset} nv-{name} seed {seed}" for name in ("l", "cm", "cm-c") for seed in (0, 1)} <= set(names)
+    assert f"train {dataset} nv-distilled seed 0" in names
+    assert f"evaluate {dataset} nv-ensemble seed 0" in names
+    assert f"train {dataset} nv-distilled seed 1" not in names
 
 
-def test_the_report_says_what_was_measured(finished: Path) -> None:
-    told = json.loads((finished / "report.json").read_text())
+def test_the_report_shows_what_was_measured(finished: Path) -> None:
+    numbers = json.loads((finished / "report.json").read_text())
     gaps = {
-        name: [1 - run["overall"]["gap"] for one in told["test_runs"] if one["model"] == name for run in one["runs"]]
+        name: [1 - run["overall"]["gap"] for one in numbers["test_runs"] if one["model"] == name for run in one["runs"]]
         for name in ("l", "cm-c")
     }
     assert len(gaps["l"]) == 4  # two seeds, two test runs
@@ -84,8 +85,8 @@ def test_the_report_says_what_was_measured(finished: Path) -> None:
         assert f"{100 * np.mean(errors):.2f}" in text
     gain = next(
         gain
-        for gain in told["gains"]
-        if (gain["model"], gain["over"], gain["metric"], gain["group"][0]) == ("cm-c", "l", "gap", "all")
+        for gain in numbers["gains"]
+        if (gain["model"], gain["over"], gain["metric"], gain["group"]) == ("cm-c", "l", "gap", "all")
     )
     assert gain["percent"] == pytest.approx(100 * (1 - np.mean(gaps["cm-c"]) / np.mean(gaps["l"])))
     assert gain["low"] <= gain["high"]
@@ -97,32 +98,32 @@ def test_the_report_says_what_was_measured(finished: Path) -> None:
     assert Path(sys.argv[0]).name in page  # the command
 
 
-def test_the_report_tells_related_sound_from_unrelated(finished: Path) -> None:
-    """As the world itself and the scores that were kept have it, over seeds and test runs."""
-    world, errors = "unrelated-0.25-shift-0", []
+def test_the_report_separates_related_from_unrelated_sound(finished: Path) -> None:
+    """As the data set itself and the scores that were kept have it, over seeds and test runs."""
+    dataset, errors = "unrelated-0.25-shift-0", []
     drawn, _ = draw_runs(16, 2, 128_000)
     for seed in (0, 1):
-        related = np.array([KNOWN_TRUTH[0].world(seed).clip(i, "test")[1].related for i in range(16)])
-        labels = Truth.load(finished / "worlds" / f"{world}-seed-{seed}" / "test.npz").labels
-        said = probabilities(finished / "runs" / world / f"nv-l-seed-{seed}" / "evaluation" / "scores.npy")
+        related = np.array([KNOWN_TRUTH[0].generator(seed).clip(i, "test")[1].related for i in range(16)])
+        labels = Truth.load(finished / "worlds" / f"{dataset}-seed-{seed}" / "test.npz").labels
+        scores = probabilities(finished / "runs" / dataset / f"nv-l-seed-{seed}" / "evaluation" / "scores.npy")
         for clips in (clips[related[clips]] for clips in drawn):
             assert 0 < len(clips) < 16
-            errors.append(100 * (1 - global_average_precision(said[clips], labels[clips], top=20)))
+            errors.append(100 * (1 - global_average_precision(scores[clips], labels[clips], top=20)))
     text = (finished / "report.md").read_text()
     part = text[text.index("where sound and picture belong together") :]
     row = next(line for line in part.splitlines() if "| related" in line)
     assert f"{np.mean(errors):.2f}" in row
     opened = []
     for seed in (0, 1):
-        related = np.array([KNOWN_TRUTH[0].world(seed).clip(i, "test")[1].related for i in range(16)])
-        told = finished / "towers" / world / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
-        opened.append(100 * (np.array(json.loads(told.read_text())["true"])[related] >= 0.5).mean())
+        related = np.array([KNOWN_TRUTH[0].generator(seed).clip(i, "test")[1].related for i in range(16)])
+        figures = finished / "towers" / dataset / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
+        opened.append(100 * (np.array(json.loads(figures.read_text())["true"])[related] >= 0.5).mean())
     assert f"| {np.mean(opened):.0f} " in row
     aucs = []
     for seed in (0, 1):
-        related = np.array([KNOWN_TRUTH[0].world(seed).clip(i, "test")[1].related for i in range(16)])
-        told = finished / "towers" / world / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
-        aucs.append(roc_auc_score(related, json.loads(told.read_text())["true"]))
+        related = np.array([KNOWN_TRUTH[0].generator(seed).clip(i, "test")[1].related for i in range(16)])
+        figures = finished / "towers" / dataset / f"nv-trained-seed-{seed}" / "evaluation" / "tower.json"
+        aucs.append(roc_auc_score(related, json.loads(figures.read_text())["true"]))
     row = next(line for line in text.splitlines() if line.startswith("| NetVLAD | contrastive | 1 | 2 "))
     assert row.split("|")[-2].strip().startswith(f"{np.mean(aucs):.3f} ± {np.std(aucs, ddof=1):.3f}")
 
@@ -144,24 +145,24 @@ def test_the_commit_is_the_packages_own(tmp_path: Path, monkeypatch: pytest.Monk
     installed = tmp_path / "lib" / "report.py"
     installed.parent.mkdir()
     installed.touch()
-    for told in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
-        subprocess.run([*git, *told], check=True)
+    for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "other"]):
+        subprocess.run([*git, *arguments], check=True)
     monkeypatch.setattr(report, "__file__", str(installed))
     assert report.commit() == f"counterpoint {__version__}"
     subprocess.run([*git, "add", "lib"], check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "own"], check=True)
     assert re.fullmatch("[0-9a-f]{7,}", report.commit())
 
 
 def test_trees_of_categories_whose_ids_are_no_file_names() -> None:
     taxonomy = Taxonomy((Category("/m/04rlf", "", "Music"), Category("/m/0l14jd", "/m/04rlf", "Choir")))
-    (tree,) = pages.trees(Labelling(taxonomy, LabelMap.identity(taxonomy)))
+    (tree,) = report.trees(Labelling(taxonomy, LabelMap.identity(taxonomy)))
     assert Path(tree.name).name == tree.name
     assert b"Choir" in tree.content
 
 
 def test_a_report_of_seeds_that_are_not_begun(finished: Path) -> None:
-    """A seed draws its world: those of later seeds are not there."""
+    """A seed draws its clips: those of later seeds are not there."""
     assert reproduce(finished, *ALL, "--negative-weights", "2", "--seeds", "4", "--report") == 0
     assert "Not finished yet" in (finished / "report.md").read_text()
     assert reproduce(finished, *ALL, "--negative-weights", "2", "--report") == 0
@@ -170,9 +171,9 @@ def test_a_report_of_seeds_that_are_not_begun(finished: Path) -> None:
 def test_the_best_trial_is_the_first_seeds_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 
-    def train(run: RunFolder, *told: Any, **options: Any) -> Any:
+    def train(run: RunFolder, *data: Any, **options: Any) -> Any:
         trained.append(run.folder.name)
-        return training.train(run, *told, **options)
+        return training.train(run, *data, **options)
 
     monkeypatch.setattr(jobs, "train", train)
     monkeypatch.setitem(SUITES, "synthetic", replace(SUITES["synthetic"], equal=False))
@@ -188,11 +189,11 @@ def test_the_best_trial_is_the_first_seeds_run(tmp_path: Path, monkeypatch: pyte
     assert {"head.hidden": run.recipe.head.hidden} == (best["settings"] or {"head.hidden": 256})
 
 
-def test_another_world_is_not_where_the_search_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its runs are its own, with the architecture that the first world chose."""
+def test_another_data_set_is_not_where_the_search_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs are its own, with the architecture that was chosen on the first data set."""
     monkeypatch.setitem(SUITES, "synthetic", replace(SUITES["synthetic"], equal=False))
-    told = ["--models", "l", "--seeds", "1", "--grid", '{"nv": {"head.hidden": [16, 32]}}', "--trials", "2"]
-    assert reproduce(tmp_path, *told, "--worlds", "unrelated-0-shift-0") == 0
+    options = ["--models", "l", "--seeds", "1", "--grid", '{"nv": {"head.hidden": [16, 32]}}', "--trials", "2"]
+    assert reproduce(tmp_path, *options, "--datasets", "unrelated-0-shift-0") == 0
     trials = [path.read_bytes() for path in (tmp_path / "search" / "nv-l").glob("*/weights.safetensors")]
     run = tmp_path / "runs" / "unrelated-0-shift-0" / "nv-l-seed-0" / "weights.safetensors"
     assert len(trials) == 2
@@ -211,8 +212,8 @@ def test_a_finished_run_of_another_recipe_is_named(
 ) -> None:
     out = shutil.copytree(finished, tmp_path / "out")
     recipe = next(out.glob("runs/*/nv-cm-c-seed-1")) / "recipe.json"
-    told = json.loads(recipe.read_text())
-    recipe.write_text(json.dumps(told | {"training": told["training"] | {"learning_rate": 0.5}}))
+    stored = json.loads(recipe.read_text())
+    recipe.write_text(json.dumps(stored | {"training": stored["training"] | {"learning_rate": 0.5}}))
     assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
     assert f"{recipe.parent}: was trained with training.learning_rate 0.5, " in capsys.readouterr().err
     assert reproduce(out, "--models", "l", "cm-c", "--seeds", "1", "--report") == 0  # which leaves it out
@@ -221,23 +222,23 @@ def test_a_finished_run_of_another_recipe_is_named(
 def test_an_ensemble_of_runs_that_are_others_now_is_named(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world = "unrelated-0.25-shift-0"
+    dataset = "unrelated-0.25-shift-0"
     for missing in (True, False):
         out = shutil.copytree(finished, tmp_path / str(missing))
-        member = out / "runs" / world / "nv-cm-seed-0"
+        member = out / "runs" / dataset / "nv-cm-seed-0"
         if missing:
             member.rename(tmp_path / "moved away")
         else:
-            shutil.copy(out / "runs" / world / "nv-cm-seed-1" / "weights.safetensors", member)
+            shutil.copy(out / "runs" / dataset / "nv-cm-seed-1" / "weights.safetensors", member)
         assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
-        told = "is of another nv-cm-seed-0 than there is now; move it away to make it again"
-        assert f"{out / 'runs' / world / 'nv-ensemble-seed-0'}: {told}" in capsys.readouterr().err
-        shutil.rmtree(out / "runs" / world / "nv-ensemble-seed-0")
+        message = "was made from another nv-cm-seed-0 than there is now; move it away to make it again"
+        assert f"{out / 'runs' / dataset / 'nv-ensemble-seed-0'}: {message}" in capsys.readouterr().err
+        shutil.rmtree(out / "runs" / dataset / "nv-ensemble-seed-0")
         assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
-        assert f"{out / 'runs' / world / 'nv-distilled-seed-0'}: {told}" in capsys.readouterr().err
+        assert f"{out / 'runs' / dataset / 'nv-distilled-seed-0'}: {message}" in capsys.readouterr().err
 
 
-def test_a_run_that_listens_to_another_tower_is_named(
+def test_a_run_that_uses_another_tower_is_named(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(finished, tmp_path / "out")
@@ -245,11 +246,11 @@ def test_a_run_that_listens_to_another_tower_is_named(
     shutil.copy(towers / "nv-trained-seed-1" / "weights.safetensors", towers / "nv-trained-seed-0")
     assert reproduce(out, *ALL, "--negative-weights", "2", "--report") == 1
     run = out / "runs" / "unrelated-0.25-shift-0" / "nv-cm-g-seed-0"
-    assert f"{run}: listens to another tower than {towers / 'nv-trained-seed-0'}" in capsys.readouterr().err
+    assert f"{run}: uses another tower than {towers / 'nv-trained-seed-0'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--grid", '{"vn": {"head.hidden": [8]}}'), "--grid: no family 'vn'; there are nv, tm, rnn"),
         (("--grid", '{"nv": {"head.colour": [8]}}'), "--grid: head.colour of nv may not be 8: HeadConfig has no "),
@@ -257,38 +258,38 @@ def test_a_run_that_listens_to_another_tower_is_named(
         (("--grid", '{"nv": {"head.dropout": [2]}}'), "--grid: head.dropout of nv may not be 2: nv-l: head.dropout"),
         (("--clips", '{"tests": 8}'), "--clips: no split 'tests'"),
         (("--negative-weights", "-1"), "negatives.weight must be at least 0"),
-        (("--taxonomy", "youtube8m"), "this suite makes its clips up: leave --data and --taxonomy out"),
+        (("--taxonomy", "youtube8m"), "this suite generates its clips; leave --data and --taxonomy out"),
     ],
 )
-def test_what_cannot_be_done_is_told_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     assert reproduce(tmp_path / "out", "--models", "l", *arguments) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_models_that_the_records_are_too_little_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Pictures alone: nothing is trained before it is said."""
+def test_models_that_need_more_than_the_records_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures alone: nothing is trained before the error."""
     random = np.random.default_rng(0)
     with Writer(tmp_path / "train.tfrecord") as writer:
         for i in range(100):
             codes = random.integers(0, 256, (1, 6), dtype=np.uint8)
             writer.write(encode(Clip(f"{i}", np.array([0]), {"video": codes})))
-    FeatureSet({"video": 6}, "mine").save(tmp_path)
+    FeatureSet({"video": 6}, "own").save(tmp_path)
     (tmp_path / "categories.tsv").write_text("id\tparent\tname\nf\t\tFood\n")
-    told = ["reproduce", "video-level", "--data", str(tmp_path / "train.tfrecord"), "--out", str(tmp_path / "out")]
+    command = ["reproduce", "video-level", "--data", str(tmp_path / "train.tfrecord"), "--out", str(tmp_path / "out")]
     for models, cause in (
         (("l", "sound"), "nv-sound reads 'audio', and the features are video"),
         (("l", "cm-g"), "a correlation tower compares two modalities, and the clips have video alone"),
     ):
-        assert main([*told, "--taxonomy", str(tmp_path / "categories.tsv"), "--models", *models]) == 1
+        assert main([*command, "--taxonomy", str(tmp_path / "categories.tsv"), "--models", *models]) == 1
         assert cause in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_leaves_nothing(tmp_path: Path) -> None:
-    """Plans are there to be weighed against each other."""
+    """Plans are there to be compared with each other."""
     for epochs in ("3", "2"):
         assert reproduce(tmp_path / "out", "--models", "l", "--seeds", "1", "--epochs", epochs, "--plan") == 0
     assert not (tmp_path / "out").exists()
@@ -343,5 +344,79 @@ def test_goes_on_after_being_killed(tmp_path: Path) -> None:
         assert not (out / "report.html").exists()
     assert main(arguments) == 0
     names = [line["job"] for line in Log(out).lines()]
-    assert len(names) == len(set(names)) == 2 + 4 + 4  # worlds, trainings, evaluations
+    assert len(names) == len(set(names)) == 2 + 4 + 4  # data sets, trainings, evaluations
     assert (out / "report.html").exists()
+
+
+def test_a_table_from_another_module(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One function in one file, for each family or once."""
+    (tmp_path / "own_tables.py").write_text(
+        """
+from counterpoint.experiments.report import report_table
+from counterpoint.tables import Table
+
+
+@report_table("{family}")
+def gaps(frame):
+    rows = [[entry.title, f"{frame.main.value(entry.name).mean:.3f}"] for entry in frame.main.entries()]
+    return Table("GAP error in short", ["model", "GAP"], rows)
+
+
+@report_table("Of all families")
+def count(frame):
+    return f"{len(frame.select(metric='gap', group='all'))} test runs."
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    chapters = [chapter._replace(tables=list(chapter.tables)) for chapter in report.CHAPTERS]
+    monkeypatch.setattr(report, "CHAPTERS", chapters)
+    out = shutil.copytree(finished, tmp_path / "out")
+    assert reproduce(out, *ALL, "--negative-weights", "2", "--report", "--tables", "own_tables") == 0
+    text = (out / "report.md").read_text()
+    own = text[text.index("**GAP error in short**") :]
+    assert own.index("| L |") < own.index("the paper's tables")
+    assert "## Of all families\n\n20 test runs." in text  # of five models with two seeds, one of them with one
+
+
+def test_an_experiment_of_version_0_1_goes_on(finished: Path, tmp_path: Path) -> None:
+    """Its data sets were called worlds."""
+    out = shutil.copytree(finished, tmp_path / "out")
+    stored = json.loads((out / "suite.json").read_text())
+    stored["scale"]["worlds"] = stored["scale"].pop("datasets")
+    (out / "suite.json").write_text(json.dumps(stored))
+    jobs_done = Log(out).lines()
+    assert reproduce(out, *ALL, "--negative-weights", "2") == 0
+    assert Log(out).lines() == jobs_done
+    assert "datasets" in json.loads((out / "suite.json").read_text())["scale"]
+
+
+def test_from_python(finished: Path, tmp_path: Path) -> None:
+    tiny = {"families": ("nv",), "datasets": ["unrelated-0.25-shift-0"], "epochs": 1, "tower_epochs": 1, "seeds": 1}
+    tiny |= {"clips": {"train": 24, "validation": 12, "test": 16}, "resamples": 20, "test_runs": 2, "models": ["l"]}
+    experiment = experiments.open_experiment("synthetic", finished, **tiny)
+    planned = experiments.plan(experiment)
+    assert ["train nv-l", "1", "0", ""] in [list(row) for row in planned.rows]
+    out = shutil.copytree(finished, tmp_path / "out")
+    written = experiments.reproduce(experiments.open_experiment("synthetic", out, **tiny), report_only=True)
+    assert written == out / "report.html"
+
+
+@pytest.mark.parametrize(
+    ("suite", "settings", "message"),
+    [
+        ("synthetics", {}, "no suite 'synthetics'; there are video-level, mosaic, synthetic"),
+        ("synthetic", {"worlds": ()}, "a suite has no setting 'worlds'; there are families, models, datasets"),
+        ("synthetic", {"datasets": ("a",)}, "--datasets: no 'a'; there are unrelated-0.25-shift-0, "),
+        ("synthetic", {"models": ("xattn",)}, "--models: no 'xattn'; there are e, l, cm, "),
+    ],
+)
+def test_names_that_there_are_not(tmp_path: Path, suite: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(Error, match=re.escape(message)):
+        experiments.open_experiment(suite, tmp_path / "out", **settings)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("own")
+    assert reproduce(tmp_path, "--models", "l") == 1
+    assert f"{tmp_path}: holds something else; choose another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -59,7 +59,7 @@ class Command:
         return Printed(code, *self.capsys.readouterr())
 
     def fails(self, *arguments: object) -> str:
-        """The one line that is said of an error."""
+        """The one line that is message of an error."""
         printed = self(*arguments)
         assert printed.code not in (0, None)
         assert printed.out == ""
@@ -149,13 +149,13 @@ def test_help_of_every_verb(command: Command, monkeypatch: pytest.MonkeyPatch, v
     assert command(*verb.split(), "-h").out == printed.out
 
 
-def test_train_help_says_where_recipes_and_fields_are_listed(command: Command) -> None:
+def test_train_help_names_where_recipes_and_fields_are_listed(command: Command) -> None:
     text = " ".join(command("train", "--help").out.replace("│", " ").split())
     assert "Every field of the recipe is an option too" in text
     assert "`counterpoint train RECIPE --help` and `counterpoint recipes RECIPE` list" in text
     words = set(re.findall(r"[\w-]+", command("recipes").out))
     assert set(RECIPES) | set(TOWER_RECIPES) <= words
-    assert [one["name"] for one in command("recipes", "--json").json] == [*RECIPES, *TOWER_RECIPES]
+    assert [one["recipe"] for one in command("recipes", "--json").json] == [*RECIPES, *TOWER_RECIPES]
 
 
 def test_train_help_lists_the_fields_of_a_recipe(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_train_help_lists_the_fields_of_a_recipe(command: Command, monkeypatch: 
         "--family.hidden": f"{NetVLADFamily().hidden}",
         "--max-steps": "300",
     }.items():
-        row = rf"{re.escape(option)} +│ +{re.escape(default)} "
+        row = rf"{re.escape(option)} +│[^│]+│ {re.escape(default)} "
         assert re.search(row, text), option
         assert re.search(row, command("recipes", "nv-l").out), option
     assert '{"video": 128, "audio": 64, "joined": 128}' in " ".join(text.split())
@@ -230,12 +230,13 @@ def test_wrong_arguments(command: Command, arguments: str, expected: str) -> Non
     assert command(*arguments.split()).code == 2
 
 
-def test_a_mistyped_key_is_refused(command: Command) -> None:
-    """Before any data is read."""
-    train = ["train", "nv-l", "--data", "nowhere", "--out", "x"]
-    line = command.fails(*train, "--family.clusters", '{"pictures": 8}')
-    assert "pictures" in line
-    assert "video" in line
+def test_a_mistyped_key_is_refused(command: Command, world: Path, tmp_path: Path) -> None:
+    """A split's before any data is read, a modality's before anything is written: the data has the modalities."""
+    arguments = training(world, tmp_path / "run", "--validation", str(world / "validation"))
+    line = refused(command, [*arguments, "--family.clusters", '{"pictures": 8}'])
+    assert "'pictures'" in line
+    assert line.endswith("there are audio, video")
+    assert not (tmp_path / "run").exists()
     line = command.fails("data", "mosaic", "--data", "nowhere", "--out", "x", "--clips", '{"tests": 8}')
     assert "--clips: no 'tests'; did you mean test? (there are train, validation, test)" in line
     line = command.fails("data", "mosaic", "--data", "nowhere", "--out", "x", "--clips", '{"test": -8}')
@@ -265,7 +266,7 @@ def test_data_is_named_one_way(command: Command, world: Path) -> None:
 
 
 def test_checks_come_before_data_is_read(command: Command, world: Path, tmp_path: Path) -> None:
-    """What is wrong with options is said where the data is not there either."""
+    """What is wrong with options is message where the data is not there either."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "mine.png").write_text("mine")
@@ -421,8 +422,8 @@ def test_taxonomy_errors_name_file_and_line(command: Command, tmp_path: Path) ->
     path = tmp_path / "categories.tsv"
     path.write_text("id\tparent\tname\nx\t\tX\na\tb\tA\nb\ta\tB\n")
     for verb in ("show", "check"):
-        said = command.fails("taxonomy", verb, path)
-        assert said == f"counterpoint: {path}, line 3: a cycle of parents: a -> b -> a"
+        message = command.fails("taxonomy", verb, path)
+        assert message == f"counterpoint: {path}, line 3: a cycle of parents: a -> b -> a"
     assert f"{path}, line 3" in command.fails("train", "nv-l", "--data", path, "--taxonomy", path, "--out", "x")
     assert f"{tmp_path / 'none.tsv'}: cannot be read" in command.fails("taxonomy", "show", tmp_path / "none.tsv")
     assert "vocabulary.csv" in command.fails(
@@ -477,8 +478,8 @@ def test_train_with_another_fusion(command: Command, world: Path, tmp_path: Path
 
 def test_train_refusals(command: Command, world: Path, tmp_path: Path) -> None:
     assert "holds a finished run" in refused(command, training(world, world / "run"))
-    said = refused(command, training(world, tmp_path / "run", "--validation", str(world / "train")))
-    assert "in more than one split; splits share no shards" in said
+    message = refused(command, training(world, tmp_path / "run", "--validation", str(world / "train")))
+    assert "in more than one split; splits share no shards" in message
     (tmp_path / "few").mkdir()
     write(tmp_path / "few" / "a.tfrecord", *clips(1))
     arguments = ["train", "nv-l", "--data", tmp_path / "few", "--taxonomy", world / "taxonomy", "--out", "x"]
@@ -491,8 +492,8 @@ def test_train_on_one_modality(command: Command, world: Path, tmp_path: Path) ->
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["modalities"] == ["audio"]
     assert RunFolder.load(tmp_path / "run").recipe.modalities == ("audio",)
     assert command(*training(world, tmp_path / "sound", *validation, recipe="nv-sound")).code == 0
-    said = refused(command, training(world, tmp_path / "smell", *validation, "--modalities", "smell"))
-    assert said == "counterpoint: nv-l reads 'smell', and the features are audio, video"
+    message = refused(command, training(world, tmp_path / "smell", *validation, "--modalities", "smell"))
+    assert message == "counterpoint: nv-l reads 'smell', and the features are audio, video"
 
 
 def test_train_a_tower(command: Command, world: Path, tmp_path: Path) -> None:
@@ -527,13 +528,13 @@ def test_train_with_a_tower(command: Command, world: Path, tower: Path, gated: P
 
 def test_train_with_the_wrong_tower(command: Command, world: Path, tower: Path, tmp_path: Path) -> None:
     out, validation = tmp_path / "run", ["--validation", str(world / "validation")]
-    for recipe, more, said in (
+    for recipe, more, message in (
         ("nv-cm-c", [], "nv-cm-c needs a trained correlation tower (--tower RUN)"),
-        ("nv-l", ["--tower", str(tower)], "nv-l listens to no correlation tower"),
+        ("nv-l", ["--tower", str(tower)], "nv-l needs no correlation tower; leave --tower out"),
         ("nv-cm-c", ["--tower", str(world / "run")], f"{world / 'run'}: a nv-l run, not a correlation tower"),
         ("nv-cm-c", ["--tower", str(world / "train")], f"{world / 'train'}: not a run folder"),
     ):
-        assert said in refused(command, training(world, out, *validation, *more, recipe=recipe))
+        assert message in refused(command, training(world, out, *validation, *more, recipe=recipe))
         assert not out.exists()
 
 
@@ -541,32 +542,32 @@ def test_train_with_a_tower_for_other_features(command: Command, world: Path, to
     write(tmp_path / "ours" / "a.tfrecord", *clips(40))
     FeatureSet(SIZES, "ours").save(tmp_path / "ours")
     arguments = training(world, tmp_path / "run", "--tower", str(tower), recipe="nv-cm-g")
-    said = refused(command, [str(tmp_path / "ours") if word == str(world / "train") else word for word in arguments])
-    assert f"{tower}: a tower for youtube8m features (audio 8, video 16), not ours features" in said
+    message = refused(command, [str(tmp_path / "ours") if word == str(world / "train") else word for word in arguments])
+    assert f"{tower}: a tower for youtube8m features (audio 8, video 16), not ours features" in message
 
 
 def refused(command: Command, arguments: Sequence[object]) -> str:
-    """What is said last, where the command has said something before."""
+    """What is message last, where the command has message something before."""
     printed = command(*arguments)
     assert printed.code == 1
     assert printed.out == ""
     assert "Traceback" not in printed.err
-    said = printed.err.splitlines()[-1]
-    assert said.startswith("counterpoint: ")
-    return said
+    message = printed.err.splitlines()[-1]
+    assert message.startswith("counterpoint: ")
+    return message
 
 
 def test_train_on_an_unknown_label(command: Command, world: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "x.tfrecord", *clips(20), clip("strange", [99], video=codes(1, 16)))
     arguments = training(world, tmp_path / "run", "--validation", str(world / "validation"))
-    said = refused(command, [path if word == str(world / "train") else word for word in arguments])
-    assert f"{path}: record 20 (clip strange): the label mapping has no label with the index 99" in said
+    message = refused(command, [path if word == str(world / "train") else word for word in arguments])
+    assert f"{path}: record 20 (clip strange): the label mapping has no label with the index 99" in message
 
 
 def test_an_unforeseen_error_is_one_line(
     command: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*told: object, **settings: object) -> None:
+    def fails(*result: object, **settings: object) -> None:
         raise ValueError("too\nmany")
 
     monkeypatch.setattr("counterpoint.training.train.train", fails)
@@ -657,8 +658,8 @@ def test_towers_side_by_side(command: Command, world: Path, tower: Path, gated: 
 
 
 def test_tower_errors(command: Command, world: Path, tower: Path, tmp_path: Path) -> None:
-    said = command.fails("tower", world / "run", "--data", world / "validation")
-    assert said == f"counterpoint: {world / 'run'}: a nv-l run, not a correlation tower"
+    message = command.fails("tower", world / "run", "--data", world / "validation")
+    assert message == f"counterpoint: {world / 'run'}: a nv-l run, not a correlation tower"
     silent = write(tmp_path / "silent.tfrecord", *clips(4, sound=False))
     assert f"{tower}: no clips to measure a tower on" in command.fails("tower", tower, "--data", silent)
     FeatureSet(SIZES, "ours").save(tmp_path)
@@ -686,9 +687,9 @@ def test_explain(command: Command, world: Path, gated: Path, tmp_path: Path) -> 
     assert stored["clip"] == "val003"
     assert list(stored["changes"]) == changes
     categorized = command("categorize", gated, shard, "--top", 2, "--json").json[3]["categories"]
-    for row, told, known in zip(rows, stored["categories"], categorized, strict=True):
-        assert row[0] == told["path"] == known["path"]
-        assert told["probability"] == pytest.approx(known["probability"], abs=1e-6)
+    for row, result, known in zip(rows, stored["categories"], categorized, strict=True):
+        assert row[0] == result["path"] == known["path"]
+        assert result["probability"] == pytest.approx(known["probability"], abs=1e-6)
     steps = len(stored["timelines"]["audio"]["present"])
     assert len(stored["per_second"]["audio and video"]) == steps
 
@@ -727,8 +728,8 @@ def test_a_picture_is_drawn_where_one_is(
 def test_explain_errors(command: Command, world: Path) -> None:
     shard = world / "validation" / "b.tfrecord"
     assert "name the clip as SHARD#ID" in command.fails("explain", world / "run", shard)
-    said = command.fails("explain", world / "run", f"{shard}#0", "--out", "x.gif")
-    assert "x.gif: a picture is called *.png, *.svg" in said
+    message = command.fails("explain", world / "run", f"{shard}#0", "--out", "x.gif")
+    assert "x.gif: a picture is called *.png, *.svg" in message
     assert f"{shard}: no clip 'nobody'" in command.fails("explain", world / "run", f"{shard}#nobody")
     assert f"{shard}: no clip 'nobody'" in command.fails("explain", world / "run", f"{shard}#0", "--swap", "nobody")
     assert "c.tfrecord: record 3 at byte " in command.fails("explain", world / "run", f"{world / 'bad'}#0")
@@ -749,8 +750,8 @@ def test_categorize(command: Command, world: Path) -> None:
 
 
 def test_categorize_explains_video_files_alone(command: Command, world: Path, tmp_path: Path) -> None:
-    said = command.fails("categorize", world / "run", world / "validation", "--explain", tmp_path / "why")
-    assert "--explain is for video files" in said
+    message = command.fails("categorize", world / "run", world / "validation", "--explain", tmp_path / "why")
+    assert "--explain is for video files" in message
 
 
 def test_categorize_json(command: Command, world: Path) -> None:
@@ -859,16 +860,16 @@ def test_bad_records_are_reported_once(command: Command, world: Path, tmp_path: 
 
 def test_not_a_run(command: Command, world: Path) -> None:
     for arguments in (["evaluate", world / "train", "--data", world / "train"], ["categorize", world / "train", "x"]):
-        said = command.fails(*arguments)
+        message = command.fails(*arguments)
         expected = f"counterpoint: {world / 'train'}: not a run folder (no recipe.json); `counterpoint train` makes one"
-        assert said == expected
+        assert message == expected
 
 
 def test_other_features(command: Command, world: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "a.tfrecord", *clips(2))
     FeatureSet(SIZES, "ours").save(tmp_path)
-    said = command.fails("categorize", world / "run", path)
-    assert f"{world / 'run'} reads youtube8m features (audio 8, video 16), not ours features" in said
+    message = command.fails("categorize", world / "run", path)
+    assert f"{world / 'run'} reads youtube8m features (audio 8, video 16), not ours features" in message
 
 
 def test_debug_shows_the_traceback(world: Path) -> None:

@@ -68,8 +68,8 @@ def test_shards_of_several_folders(command: Any, own: Path, tmp_path: Path) -> N
     shards = [write(tmp_path / name / "a.tfrecord", *clips(4, prefix=name)) for name in ("a", "b")]
     for shard in shards:
         LABELLING.save(shard.parent / "taxonomy")
-    told = json.loads(command("inspect", *shards, "--json")[1])["categories"]
-    assert set(told) == set(TAXONOMY.paths)
+    result = json.loads(command("inspect", *shards, "--json")[1])["categories"]
+    assert set(result) == set(TAXONOMY.paths)
     renamed = LabelMap((replace(LABELLING.labels.labels[0], name="Sleet", categories=("ball",)),), TAXONOMY)
     Labelling(TAXONOMY, renamed).save(tmp_path / "b" / "taxonomy")
     code, _, err = command("inspect", *shards)
@@ -114,9 +114,9 @@ def test_measure(command: Any, own: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "30 labelled clips" in out
     assert "unexplained: label 10 (Ice cream) in Food:Dessert" in out
-    told = json.loads(command("taxonomy", "measure", own, "--data", shard, "--json")[1])
-    assert told["clips"] == 30
-    subjects = told["unexplained"]
+    result = json.loads(command("taxonomy", "measure", own, "--data", shard, "--json")[1])
+    assert result["clips"] == 30
+    subjects = result["unexplained"]
     rows = "".join(f"lift\t{subject}\tno wonder\n" for subject in subjects)
     (own / "exceptions.tsv").write_text(f"check\tsubject\treason\n{rows}")
     code, out, _ = command("taxonomy", "measure", own, "--data", shard)
@@ -141,7 +141,7 @@ def test_import_by_kind(command: Any, tmp_path: Path) -> None:
     assert load(tmp_path / "made").taxonomy.paths == ("A", "C", "A:B")
     (tmp_path / "made" / "labels.tsv").write_text("by hand")
     code, _, err = command("taxonomy", "import", tmp_path / "ontology.json", "--out", tmp_path / "made")
-    assert (code, err) == (1, f"counterpoint: {tmp_path}/made: holds a taxonomy; choose another --out, or remove it\n")
+    assert (code, err) == (1, f"counterpoint: {tmp_path}/made: holds something else; choose another --out\n")
     assert (tmp_path / "made" / "labels.tsv").read_text() == "by hand"
 
 
@@ -169,7 +169,7 @@ def test_merge(command: Any, own: Path, tmp_path: Path) -> None:
     assert figures["open"] == 0
     assert load(tmp_path / "out").labels.labels[0].categories == ("soup",)
     before = (own / "labels.tsv").read_bytes()
-    assert "not of a merge; choose another --out" in command(*words[:-1], own)[2]
+    assert "holds something else; choose another --out" in command(*words[:-1], own)[2]
     assert "no annotator's" in command(*words[:3], tmp_path / "out" / "labels.tsv", *words[4:])[2]
     assert (own / "labels.tsv").read_bytes() == before
 
@@ -245,14 +245,14 @@ def test_measure_asks_for_a_taxonomy_elsewhere(command: Any, tmp_path: Path) -> 
     assert command("taxonomy", "measure", "youtube8m", "--data", shard)[1] != ""
 
 
-def test_inspect_tells_categories(command: Any, own: Path, tmp_path: Path) -> None:
+def test_inspect_counts_categories(command: Any, own: Path, tmp_path: Path) -> None:
     shard = write(tmp_path / "a.tfrecord", *clips(3))
     assert json.loads(command("inspect", shard, "--json")[1])["categories"] == {}
-    told = json.loads(command("inspect", shard, "--taxonomy", own, "--json")[1])["categories"]
-    assert set(told) == set(TAXONOMY.paths)
-    assert told["Food"] + told["Sport"] == 3
+    result = json.loads(command("inspect", shard, "--taxonomy", own, "--json")[1])["categories"]
+    assert set(result) == set(TAXONOMY.paths)
+    assert result["Food"] + result["Sport"] == 3
     own.rename(tmp_path / "taxonomy")  # beside the shard
-    assert json.loads(command("inspect", shard, "--json")[1])["categories"] == told
+    assert json.loads(command("inspect", shard, "--json")[1])["categories"] == result
 
 
 def test_a_group_alone_lists_its_verbs(command: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from training.world import clip, clips, codes, cut, damage, dataset, write
+from training.world import LABELLING, clip, clips, codes, cut, damage, dataset, write
 
-from counterpoint.data.dataset import Dataset, share
+from counterpoint.data.dataset import Dataset, hold_out, share, training_data
 from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
 from counterpoint.errors import Error, RecordError
+from counterpoint.taxonomy import Label, Labelling, LabelMap, youtube8m
 
 # --- clips by number --------------------------------------------------------------------------------------------------
 
@@ -133,3 +134,56 @@ def test_splits_of_another_seed_are_others() -> None:
     names = [f"clip{i}" for i in range(100)]
     chosen = [{name for name in names if share(0.0, 0.5, seed)(name)} for seed in (0, 1)]
     assert chosen[0] != chosen[1]
+
+
+def test_hold_out_is_a_tenth_that_stays(tmp_path: Path) -> None:
+    data = dataset(write(tmp_path / "a.tfrecord", *clips(100)))
+    rest, tenth = hold_out(data)
+    assert ids(tenth) == ids(dataset(tmp_path, keep=share(0.0, 0.1)))
+    assert sorted(ids(rest) + ids(tenth)) == ids(data)
+    assert rest[3][1].tolist() == data[ids(data).index(ids(rest)[3])][1].tolist()
+
+
+def test_training_data(tmp_path: Path) -> None:
+    one, other = (write(tmp_path / f"{name}.tfrecord", *clips(40, prefix=name)) for name in "ab")
+    assert [len(part) for part in training_data(one, other, LABELLING)] == [40, 40]
+    assert [ids(part) for part in training_data(str(tmp_path / "a*"), [], LABELLING)] == [
+        ids(part) for part in hold_out(dataset(one))
+    ]
+    with pytest.raises(Error, match=r"a\.tfrecord: in more than one split"):
+        training_data([one, other], [one], LABELLING)
+    halves = [dataset(one, keep=share(*half)) for half in ((0.0, 0.5), (0.5, 1.0))]
+    assert [ids(part) for part in training_data(*halves)] == [ids(half) for half in halves]
+    with pytest.raises(Error, match=r"a\.tfrecord: clips of it are in the training and in the validation data"):
+        training_data(dataset(one), halves[0])
+
+
+# --- taxonomies -------------------------------------------------------------------------------------------------------
+
+
+def test_the_taxonomy_beside_the_shards_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "a.tfrecord", *clips(3))
+    data = Dataset(tmp_path)
+    with pytest.raises(Error, match="name the taxonomy of this data as the data set's taxonomy"):
+        data.labelling  # noqa: B018
+    LABELLING.save(tmp_path / "taxonomy")
+    assert data.labelling == LABELLING
+    assert Dataset(f"{tmp_path}/*.tfrecord")[1][1].tolist() == dataset(tmp_path)[1][1].tolist()
+    assert Dataset([tmp_path], tmp_path / "taxonomy").labelling == LABELLING
+
+
+def test_the_shipped_taxonomy_is_that_of_youtube8m(tmp_path: Path) -> None:
+    write(tmp_path / "a.tfrecord", clip("a", [3], video=codes(2, 1024), audio=codes(2, 128)))
+    assert Dataset(tmp_path).labelling == youtube8m() == Dataset(tmp_path, "youtube8m").labelling
+
+
+def test_another_taxonomy_for_the_same_clips(tmp_path: Path) -> None:
+    data = dataset(write(tmp_path / "a.tfrecord", *clips(5)))
+    taxonomy, labels = LABELLING
+    other = Labelling(taxonomy, LabelMap(tuple(Label(x.index, x.name, 0, ("food",)) for x in labels.labels), taxonomy))
+    assert {tuple(data.with_taxonomy(other)[i][1].tolist()) for i in range(5)} == {(True, False, False, False, False)}
+    assert data.labelling == LABELLING
+    renamed = LabelMap(tuple(Label(x.index, f"no {x.name}", 0, ("food",)) for x in labels.labels), taxonomy)
+    LABELLING.save(tmp_path / "taxonomy")
+    with pytest.raises(Error, match=r"taxonomy: label \d+ is .* in the taxonomy that is used"):
+        data.with_taxonomy(Labelling(taxonomy, renamed))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from counterpoint.data.clip import Clip, Track
+from counterpoint.data.clip import Clip, TrackArray
 from counterpoint.data.inspect import Spread, find_shards, inspect
 from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
@@ -22,11 +22,11 @@ def write(path: Path, *clips: Clip) -> Path:
     return path
 
 
-def clip(name: str, labels: list[int], **tracks: Track) -> Clip:
+def clip(name: str, labels: list[int], **tracks: TrackArray) -> Clip:
     return Clip(name, np.array(labels, np.int64), tracks)
 
 
-def codes(steps: int, size: int, value: int = 1) -> Track:
+def codes(steps: int, size: int, value: int = 1) -> TrackArray:
     return np.full((steps, size), value, np.uint8)
 
 

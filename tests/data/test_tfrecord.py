@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from counterpoint.data import tfrecord
 from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard, Writer
 from counterpoint.errors import Error, RecordError
+from counterpoint.files import cache_folder
 
 PAYLOADS = [b"", b"one", b"\x00" * 20, bytes(range(90)), b"last"]
 FRAMING = 16  # bytes a record takes beyond its payload
@@ -219,13 +220,13 @@ def index_of(path: Path) -> Path:
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that a whole shard is read."""
     counted: list[int] = []
-    scan = tfrecord._scan
+    scan = tfrecord.scan
 
-    def counting(data: tfrecord.Bytes) -> tfrecord._Index:
+    def counting(data: tfrecord.Bytes) -> tfrecord.Index:
         counted.append(len(data))
         return scan(data)
 
-    monkeypatch.setattr(tfrecord, "_scan", counting)
+    monkeypatch.setattr(tfrecord, "scan", counting)
     return counted
 
 
@@ -325,7 +326,7 @@ def test_damaged_index_is_made_again(path: Path, scans: list[int]) -> None:
 
 def test_index_that_does_not_fit_is_made_again(path: Path, scans: list[int]) -> None:
     shard = Shard(path)
-    good = tfrecord._Index(shard.offsets, shard.lengths, [])
+    good = tfrecord.Index(shard.offsets, shard.lengths, [])
     for offsets, lengths in [
         (good.offsets + 1, good.lengths),
         (good.offsets, good.lengths + 1),
@@ -334,7 +335,7 @@ def test_index_that_does_not_fit_is_made_again(path: Path, scans: list[int]) -> 
         (good.offsets, good.lengths * -1),
     ]:
         forged = good._replace(offsets=np.ascontiguousarray(offsets), lengths=np.ascontiguousarray(lengths))
-        index_of(path).write_bytes(tfrecord._dump(forged, shard._file))
+        index_of(path).write_bytes(tfrecord.packed(forged, shard._file))
         assert read(Shard(path)) == PAYLOADS
     assert len(scans) == 6
 
@@ -373,11 +374,11 @@ def test_index_written_by_many_at_once(path: Path) -> None:
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("COUNTERPOINT_CACHE", str(tmp_path))
-    assert tfrecord.cache_folder() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("COUNTERPOINT_CACHE")
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert tfrecord.cache_folder() == tmp_path / "counterpoint"
+    assert cache_folder() == tmp_path / "counterpoint"
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------

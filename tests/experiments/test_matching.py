@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-from counterpoint.recipes import BottleneckFamily, Family, NetVLADFamily
 
 from counterpoint.experiments.search import matched, parameters
 from counterpoint.recipes import (
@@ -9,6 +8,7 @@ from counterpoint.recipes import (
     RECIPES,
     TOWER_RECIPES,
     AttentionClusterFamily,
+    BottleneckFamily,
     Family,
     HeadConfig,
     NetVLADFamily,

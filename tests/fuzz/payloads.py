@@ -11,7 +11,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 
 from counterpoint.data import records as youtube8m
-from counterpoint.data import wire
 from fuzz.target import INTEGERS, Target, mutated
 
 SCHEMA = """
@@ -230,7 +229,7 @@ def _message(number: int) -> bytes:
 
 
 def _varint(value: int, long: bool = False) -> bytes:
-    made = wire.encoded(value)
+    made = youtube8m.encoded(value)
     return made[:-1] + bytes([made[-1] | 0x80, 0x80, 0]) if long else made
 
 

@@ -95,7 +95,7 @@ def draw_file(random: Random) -> bytes:
 
 def check_file(data: bytes) -> bool:
     truth = read(data)
-    index = tfrecord._scan(np.frombuffer(data, np.uint8))
+    index = tfrecord.scan(np.frombuffer(data, np.uint8))
     found = Found(index.offsets.tolist(), index.lengths.tolist(), [offset for _, offset, _ in index.bad])
     assert found == truth, (found, truth)
     if sum(data) % 16 == 0:

@@ -15,13 +15,11 @@ from rich.console import Console
 
 from counterpoint.errors import Error
 from counterpoint.media import labels as own_labels
-from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, importers, load, mapping, merge
+from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, compare, importers, load, mapping
 from counterpoint.taxonomy.check import EXCEPTIONS_COLUMNS, EXCEPTIONS_FILE, check, exceptions
-from counterpoint.taxonomy.diff import diff
-from counterpoint.taxonomy.figure import svg
-from counterpoint.taxonomy.page import page
-from counterpoint.taxonomy.show import as_dict
-from counterpoint.taxonomy.show import tree as shown
+from counterpoint.taxonomy.compare import diff
+from counterpoint.taxonomy.render import as_dict, page, svg
+from counterpoint.taxonomy.render import tree as shown
 from fuzz.target import Target, mutated, scratch
 
 TOKENS = [
@@ -194,7 +192,7 @@ def check_exceptions(content: bytes) -> None:
 
 
 def draw_conflicts(random: Random) -> bytes:
-    rows = [merge.COLUMNS]
+    rows = [compare.COLUMNS]
     for number in range(random.choice((0, 1, 2, 4))):
         index = random.choice((str(number), "-1", "\u0663", "\u00b2", "x"))
         settled = random.choice(("", "f", "s,t", "none", "x", " s , t "))
@@ -204,15 +202,15 @@ def draw_conflicts(random: Random) -> bytes:
 
 def check_conflicts(content: bytes) -> None:
     """Settlements, and what `counterpoint taxonomy merge` makes of them: they stand, and are there the next time."""
-    path = _file(merge.CONFLICTS_FILE, content)
-    settled = merge.settlements(path, _food())
+    path = _file(compare.CONFLICTS_FILE, content)
+    settled = compare.settlements(path, _food())
     rows = {int(row[0]): row[-1].strip() for row in _rows(content)[1:] if row[-1].strip()}
     assert settled == rows
     answers = [("f",), ("s",), ("s",)]
     annotators = [LabelMap(tuple(Label(i, "l", 1, places) for i in range(3)), _food()) for places in answers]
-    merged = merge.merge(annotators, settled)
+    merged = compare.merge(annotators, settled)
     merged.save(path.parent / "merged")
-    again = merge.settlements(path.parent / "merged" / merge.CONFLICTS_FILE, _food())
+    again = compare.settlements(path.parent / "merged" / merge.CONFLICTS_FILE, _food())
     assert again == settled, (again, settled)
     for label in load(path.parent / "merged").labels.labels:
         told = rows.get(label.index, "s")  # two of three say Soup, and all say Food

@@ -250,7 +250,7 @@ def test_registered_encoders(monkeypatch: pytest.MonkeyPatch, lite: Encoders) ->
     encoders.register("small", lambda name: replace(lite, name=name))
     try:
         assert encoders.of(encoders.build("small").features, "the model").name == "small"
-        with pytest.raises(Error, match=r"no encoders are called 'smal'; did you mean 'small'\? There are lite, small"):
+        with pytest.raises(Error, match=r"no encoders are called 'smal'; did you mean small\? There are lite, small"):
             encoders.build("smal")
     finally:
         del encoders._REGISTRY["small"]

@@ -265,7 +265,7 @@ def test_extract_reads_the_labels_file(videos: Path, lite: Encoders, tmp_path: P
     assert (again.new, again.before) == (0, 2)
     with pytest.raises(Error, match="--taxonomy is for the categories of a labels file"):
         extract.extract(videos, tmp_path / "other", taxonomy="youtube8m")
-    with pytest.raises(Error, match="no encoders are called 'light'; did you mean 'lite'"):
+    with pytest.raises(Error, match="no encoders are called 'light'; did you mean lite"):
         extract.extract(videos, tmp_path / "other", encoders="light")
     with pytest.raises(Error, match=r"two\.csv: names none of the 1 video files"):
         extract.extract(videos / "sub", tmp_path / "other", sheet)

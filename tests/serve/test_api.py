@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from counterpoint.explanation import explain
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FEATURES_FILE
+from counterpoint.explanation import explain
 from counterpoint.media import encoders
 from counterpoint.media import films as render
 from counterpoint.predict import Predictor

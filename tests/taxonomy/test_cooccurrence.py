@@ -2,7 +2,7 @@ import pytest
 
 from counterpoint.errors import Error
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
-from counterpoint.taxonomy.cooccurrence import measure
+from counterpoint.taxonomy.check import measure
 
 TREE = Taxonomy(
     (

@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
-from counterpoint.taxonomy.diff import diff
+from counterpoint.taxonomy.compare import diff
 
 from .trees import LABELS, labellings
 

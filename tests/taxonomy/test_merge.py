@@ -6,7 +6,7 @@ import pytest
 from counterpoint.errors import Error
 from counterpoint.taxonomy import Category, Label, LabelMap, Taxonomy, load
 from counterpoint.taxonomy.check import check
-from counterpoint.taxonomy.merge import Conflict, agreement, merge, settlements
+from counterpoint.taxonomy.compare import Conflict, agreement, merge, settlements
 
 from .trees import BY_HAND
 

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 
 from counterpoint.errors import Error
 from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy, youtube8m
-from counterpoint.taxonomy.figure import svg
-from counterpoint.taxonomy.page import page
+from counterpoint.taxonomy.render import page, svg
 
 from .trees import LABELS, labellings
 

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from counterpoint.taxonomy import load, tsv, youtube8m
-from counterpoint.taxonomy.check import check, exceptions, unexplained
-from counterpoint.taxonomy.cooccurrence import measure
-from counterpoint.taxonomy.figure import svg
+from counterpoint.taxonomy import load, youtube8m
+from counterpoint.taxonomy.check import check, exceptions, measure, unexplained
 from counterpoint.taxonomy.importers import read
-from counterpoint.taxonomy.mapping import SHIPPED
-from counterpoint.taxonomy.show import tree
+from counterpoint.taxonomy.render import svg, tree
+from counterpoint.taxonomy.tree import SHIPPED, read_table
 
 TAXONOMY, LABELS = youtube8m()
 REASONS = exceptions(SHIPPED)
@@ -97,7 +95,7 @@ def test_the_documents_show_it():
 def test_the_last_draw_is_clean():
     """Labels of the draw that lead elsewhere since then are to be judged anew."""
     path = Path(__file__).parents[2] / "docs" / "taxonomy-draws" / "last.tsv"
-    lines, rows = tsv.read(path, ("index", "label", "path", "verdict", "remark"))
+    lines, rows = read_table(path, ("index", "label", "path", "verdict", "remark"))
     assert [int(index) for index, *_ in rows] == random.Random(302).sample(range(3862), 100)
     assert {verdict for *_, verdict, _ in rows} == {"ok"}
     for line, (index, name, judged, *_) in zip(lines, rows, strict=True):

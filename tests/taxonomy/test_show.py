@@ -4,7 +4,7 @@ from hypothesis import given
 from rich.console import Console
 
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
-from counterpoint.taxonomy.show import as_dict, tree
+from counterpoint.taxonomy.render import as_dict, tree
 
 from .trees import BY_HAND, LABELS, labellings
 

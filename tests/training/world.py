@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from counterpoint.data.clip import Clip, Track
+from counterpoint.data.clip import Clip, TrackArray
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.records import encode
@@ -51,11 +51,11 @@ LABELLING = Labelling(
 LABELS = (10, 11, 20)
 
 
-def clip(name: str, labels: Sequence[int], **tracks: Track) -> Clip:
+def clip(name: str, labels: Sequence[int], **tracks: TrackArray) -> Clip:
     return Clip(name, np.array(labels, np.int64), tracks)
 
 
-def codes(steps: int, size: int, value: int = 1) -> Track:
+def codes(steps: int, size: int, value: int = 1) -> TrackArray:
     return np.full((steps, size), value, np.uint8)
 
 

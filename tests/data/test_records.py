@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from counterpoint.data import records as youtube8m
-from counterpoint.data import wire
-from counterpoint.data.clip import Clip, Track, pad, present
+from counterpoint.data.clip import Clip, TrackArray, pad, present
 from counterpoint.data.records import clip_of, dequantize, encode, parse, quantize
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.errors import RecordError
@@ -272,7 +271,7 @@ def test_garbage_raises_nothing_but_value_error(data: st.DataObject, clip: Clip)
 
 
 def test_written_as_the_data_set_writes() -> None:
-    means: dict[str, Track] = {"video": np.ones((1, 2), np.float32), "audio": np.zeros((1, 1), np.float32)}
+    means: dict[str, TrackArray] = {"video": np.ones((1, 2), np.float32), "audio": np.zeros((1, 1), np.float32)}
     context = ID + LABELS + entry("mean_rgb", float_values(1, 1)) + entry("mean_audio", float_values(0))
     assert encode(Clip("ab12", np.array([3, 300]), means)) == message(1, context)
     codes = {"video": np.full((2, 300), 7, np.uint8)}
@@ -309,7 +308,7 @@ def test_codes() -> None:
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 128])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_present(size: int, dtype: type) -> None:
-    track: Track = np.zeros((4, size), dtype)
+    track: TrackArray = np.zeros((4, size), dtype)
     track[1, -1] = track[2, 0] = 1
     np.testing.assert_array_equal(present(track), [False, True, True, False])
     np.testing.assert_array_equal(present(np.asfortranarray(track)), [False, True, True, False])
@@ -326,7 +325,7 @@ def example_clips() -> list[Clip]:
     return [silent, Clip("short", np.array([2]), {"video": video[:1], "audio": np.array([[9]], np.uint8)})]
 
 
-def padded(clips: list[Clip], steps: int, size: int = 2, modality: str = "video") -> tuple[Track, Track]:
+def padded(clips: list[Clip], steps: int, size: int = 2, modality: str = "video") -> tuple[TrackArray, TrackArray]:
     array = np.full((len(clips), steps, size), 255, np.uint8)  # memory that was used before
     return array, pad(clips, {modality: array})[modality]
 
@@ -345,7 +344,7 @@ def test_pad() -> None:
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("steps", [0, 3, 9])
 def test_pad_tells_which_steps_are_present(size: int, dtype: type, order: Literal["C", "F"], steps: int) -> None:
-    track: Track = np.zeros((6, size), dtype, order)
+    track: TrackArray = np.zeros((6, size), dtype, order)
     track[[1, 4], -1] = track[2, 0] = 1  # some show late in the step, some at once, some not at all
     clips = [Clip(str(length), np.array([1]), {"video": track[:length]}) for length in (0, 2, 6, 5)]
     clips.append(Clip("silent", np.array([1]), {}))
@@ -406,7 +405,7 @@ def test_real_codes_are_rounded(real_data: Path) -> None:
     """The extractor's records hold both codes and the true mean: their codes are rounded, as the module says."""
     record = Shard(real_data / "yt8m/frame/test_data_0_ou.tfrecord")[0]
     view = record.data
-    ((_, _, start, stop), *_) = wire.fields(view, 0, len(view))
+    ((_, _, start, stop), *_) = youtube8m.fields(view, 0, len(view))
     _, values = youtube8m._values(view, *youtube8m._entries(view, start, stop)["mean_rgb"])
     codes = parse(record).tracks["video"]
     inside = (codes > 0).all(axis=0) & (codes < 255).all(axis=0)
