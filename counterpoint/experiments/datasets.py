@@ -162,8 +162,8 @@ class KnownTruth(Source):
     min_steps: int = 30
     max_steps: int = 120
 
-    def world(self, seed: int) -> synthetic.World:
-        return synthetic.World(seed=seed, **_controls(self))
+    def world(self, seed: int) -> synthetic.SyntheticData:
+        return synthetic.SyntheticData(seed=seed, **_controls(self))
 
     def shape(self, inputs: Inputs) -> Shape:
         if any(inputs.shards.values()) or inputs.taxonomy:

@@ -74,7 +74,7 @@ def _changed(random: Random, stored: Any) -> bytes:
     return text if random.random() < 0.6 else mutated(random, text, TOKENS)
 
 
-def _told(content: bytes) -> Any:
+def _parsed(content: bytes) -> Any:
     return json.loads(content.decode())
 
 
@@ -116,9 +116,9 @@ def check_recipe(content: bytes) -> bool:
         run = RunFolder.load(folder)
     except Error:
         return False
-    told, read = _told(content), json.loads(json.dumps(dataclasses.asdict(run.recipe)))
-    assert _within(told, read), (told, read)
-    assert _alike(told, json.loads(json.dumps(dataclasses.asdict((RECIPES | TOWER_RECIPES)[told["name"]])))), told
+    stored, read = _parsed(content), json.loads(json.dumps(dataclasses.asdict(run.recipe)))
+    assert _within(stored, read), (stored, read)
+    assert _alike(stored, json.loads(json.dumps(dataclasses.asdict((RECIPES | TOWER_RECIPES)[stored["name"]])))), stored
     if run.recipe.family == _run().recipe.family or run.recipe.name == "nv-l":
         try:
             model = run.model()  # whose weights are another recipe's
@@ -129,22 +129,22 @@ def check_recipe(content: bytes) -> bool:
     return True
 
 
-def _within(told: Any, read: Any) -> bool:
+def _within(stored: Any, read: Any) -> bool:
     """Whether all that a file tells has been read as it stands; numbers without a point may have got one."""
-    if isinstance(told, dict):
+    if isinstance(stored, dict):
         return isinstance(read, dict) and all(
-            name in read and _within(value, read[name]) for name, value in told.items()
+            name in read and _within(value, read[name]) for name, value in stored.items()
         )
-    return bool(told == read) and isinstance(told, bool) == isinstance(read, bool)
+    return bool(stored == read) and isinstance(stored, bool) == isinstance(read, bool)
 
 
-def _alike(told: Any, usual: Any) -> bool:
+def _alike(stored: Any, usual: Any) -> bool:
     """Whether values are of the kinds that a recipe has: numbers, texts, names; a number may be left open."""
-    if isinstance(usual, dict) and isinstance(told, dict):
-        return all(_alike(value, usual[name]) for name, value in told.items() if name in usual)
-    if usual is None or told is None:
-        return isinstance(told if usual is None else usual, int | None)
-    kinds = [(int, float) if type(value) is int or type(value) is float else type(value) for value in (told, usual)]
+    if isinstance(usual, dict) and isinstance(stored, dict):
+        return all(_alike(value, usual[name]) for name, value in stored.items() if name in usual)
+    if usual is None or stored is None:
+        return isinstance(stored if usual is None else usual, int | None)
+    kinds = [(int, float) if type(value) is int or type(value) is float else type(value) for value in (stored, usual)]
     return kinds[0] == kinds[1]
 
 
@@ -164,11 +164,11 @@ def check_features(content: bytes) -> bool:
         features = FeatureSet.load(folder)
     except Error:
         return False
-    told = _told(content)
-    assert features.sizes == told["sizes"]
-    assert features.encoder == told["encoder"]
+    stored = _parsed(content)
+    assert features.sizes == stored["sizes"]
+    assert features.encoder == stored["encoder"]
     assert all(type(size) is int and size > 0 for size in features.sizes.values())
-    assert told.get("fingerprint", features.fingerprint) == features.fingerprint
+    assert stored.get("fingerprint", features.fingerprint) == features.fingerprint
     features.save(folder)
     assert FeatureSet.load(folder) == features
     return True
@@ -227,10 +227,10 @@ def check_suite(content: bytes) -> bool:
         _experiment(folder).save()
     except Error:
         return False
-    told = _told(content)
-    assert isinstance(told, dict)
+    stored = _parsed(content)
+    assert isinstance(stored, dict)
     for part in ("epochs", "clips", "trials"):
-        assert told["scale"][part] == _suite()["scale"][part]
+        assert stored["scale"][part] == _suite()["scale"][part]
     return True
 
 
