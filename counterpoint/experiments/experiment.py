@@ -23,7 +23,7 @@ from counterpoint.experiments.datasets import Data, Inputs, Shape, Source
 from counterpoint.experiments.paper import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.predictions import SCORES_FILE
 from counterpoint.experiments.search import Search, matched, parameters
-from counterpoint.experiments.suites import Scale, Suite, settings_of, with_settings
+from counterpoint.experiments.suites import Scale, Suite, settings_of
 from counterpoint.files import check_output_folder
 from counterpoint.recipes import CONSTANT, FAMILIES, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check
 from counterpoint.run import read_json, write_json
@@ -77,9 +77,7 @@ class Experiment:
             for name, values in self.scale.grid.get(family, {}).items():
                 for value in values:
                     try:
-                        recipe = with_settings(self.recipe(family, ENTRIES[BASELINE], 0, {}), {name: value})
-                        check(recipe)
-                        self.count(recipe, family)
+                        self.count(self.recipe(family, ENTRIES[BASELINE], 0, {}).with_({name: value}), family)
                     except (Error, ValueError, TypeError, LookupError, RuntimeError) as error:
                         raise Error(f"--grid: {name} of {family} may not be {value!r}: {error}") from error
             for entry in self.entries(self.main):
@@ -225,7 +223,7 @@ class Experiment:
         grids = self.suite.grid if name == BASELINE else self.suite.influence
         grid = self.scale.grid.get(family, grids.get(family, {})) if name == BASELINE else grids.get(family, {})
         trials = self.scale.trials if name == BASELINE else self.scale.influence_trials
-        recipe = with_settings(RECIPES[f"{family}-{name}"], self.suite.settings.get(family, {}))
+        recipe = RECIPES[f"{family}-{name}"].with_(self.suite.settings.get(family, {}))
         return Search(self.folder / "search" / f"{family}-{name}", grid, trials, settings_of(recipe, grid))
 
     def recipe(self, family: str, entry: Entry, seed: int, trial: dict[str, Any] | None = None) -> Recipe:
@@ -244,7 +242,7 @@ class Experiment:
             settings |= self.search(family, SEARCHED).best() if trial is None else trial
         settings |= {"training.max_epochs": self.scale.epochs, "training.seed": seed}
         settings |= {"training.precision": self.scale.precision}
-        recipe = with_settings(recipe, settings)
+        recipe = recipe.with_(settings)
         if not entry.like or trial is not None:
             return recipe
         goal = self.count(self.recipe(family, self.suite.entry(entry.like), seed), family)
@@ -261,7 +259,7 @@ class Experiment:
     def tower_recipe(self, family: str, kind: str, seed: int) -> TowerRecipe:
         """A tower's recipe: ``trained``, ``random``, ``constant``, ``joined``, or a weight of false pairs."""
         if kind == "constant":
-            return with_settings(CONSTANT, {"training.seed": seed})
+            return CONSTANT.with_({"training.seed": seed})
         family = self.suite.tower_family_of(family)
         suffix = f"-{kind}" if kind in ("random", "joined") else ""
         recipe = TOWER_RECIPES[f"correlation-{family}{suffix}"]
@@ -273,7 +271,7 @@ class Experiment:
             settings.pop("comparison", None)
         if kind.startswith("weight-"):
             settings["negatives.weight"] = float(kind.removeprefix("weight-"))
-        return with_settings(recipe, settings)
+        return recipe.with_(settings)
 
 
 def _named(shards: list[str]) -> str:

@@ -8,6 +8,8 @@ compare, not what to reach.
 from dataclasses import dataclass
 from typing import Literal
 
+from counterpoint import recipes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -179,7 +181,7 @@ ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*PAPER, *CONTROLS, 
 
 # --- the paper's numbers ----------------------------------------------------------------------------------------------
 
-FAMILIES = {"nv": "NetVLAD", "tm": "Transformer", "rnn": "Attention clusters"}
+FAMILIES = {name: family.label for name, family in recipes.FAMILIES.items()}
 TABLE_NUMBERS = {
     "tm": {"levels": "4", "tops": "5", "wins": "6", "losses": "7"},
     "nv": {"levels": "8", "tops": "9", "wins": "10", "losses": "11"},

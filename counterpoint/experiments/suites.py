@@ -5,11 +5,10 @@ keep it, F's sizes and depth are searched likewise, and five test runs measure e
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any
 
-from counterpoint.errors import Error
 from counterpoint.experiments.datasets import KnownTruth, Mosaics, RealRecords, Source
 from counterpoint.experiments.paper import ENTRIES, HEADLINE, Entry
 from counterpoint.models.fusion import JOINED
@@ -24,7 +23,6 @@ from counterpoint.recipes import (
 
 Settings = Mapping[str, Any]
 """Values by a recipe's dotted field, such as ``{"head.hidden": 256}``."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,26 +104,6 @@ class Suite:
         """A model of the comparison, with the size that this suite gives it."""
         entry = ENTRIES[name]
         return replace(entry, like=HEADLINE) if self.equal and entry.part == "paper" and name != HEADLINE else entry
-
-
-def with_settings(recipe: T, settings: Settings) -> T:
-    """The recipe with other values in its dotted fields.
-
-    Raises:
-        Error: it has no such field.
-
-    >>> from counterpoint.recipes import RECIPES
-    >>> with_settings(RECIPES["nv-cm"], {"head.hidden": 8, "fusion.hidden": [4, 4]}).fusion.hidden
-    (4, 4)
-    """
-    for name, value in settings.items():
-        first, _, rest = name.partition(".")
-        if not is_dataclass(recipe) or first not in {each.name for each in fields(recipe)}:
-            raise Error(f"{type(recipe).__name__} has no setting {name!r}")
-        old = getattr(recipe, first)
-        new = with_settings(old, {rest: value}) if rest else tuple(value) if isinstance(old, tuple) else value
-        recipe = replace(recipe, **{first: new})  # type: ignore[type-var]
-    return recipe
 
 
 def settings_of(recipe: object, names: Iterable[str]) -> dict[str, Any]:

@@ -253,7 +253,10 @@ def test_a_run_that_uses_another_tower_is_named(
     ("arguments", "message"),
     [
         (("--grid", '{"vn": {"head.hidden": [8]}}'), "--grid: no family 'vn'; there are nv, tm, rnn"),
-        (("--grid", '{"nv": {"head.colour": [8]}}'), "--grid: head.colour of nv may not be 8: HeadConfig has no "),
+        (
+            ("--grid", '{"nv": {"head.colour": [8]}}'),
+            "--grid: head.colour of nv may not be 8: nv-l: no field head.colour",
+        ),
         (("--grid", '{"nv": {"head.hidden": ["wide"]}}'), "--grid: head.hidden of nv may not be 'wide'"),
         (("--grid", '{"nv": {"head.dropout": [2]}}'), "--grid: head.dropout of nv may not be 2: nv-l: head.dropout"),
         (("--clips", '{"tests": 8}'), "--clips: no split 'tests'"),

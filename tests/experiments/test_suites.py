@@ -10,7 +10,7 @@ from counterpoint.experiments import paper
 from counterpoint.experiments.datasets import Inputs, Shape
 from counterpoint.experiments.experiment import Experiment
 from counterpoint.experiments.search import parameters
-from counterpoint.experiments.suites import ENTRIES, SUITES, Suite, with_settings
+from counterpoint.experiments.suites import ENTRIES, SUITES, Suite
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, CrossAttentionFamily, TransformerFamily
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import youtube8m
@@ -48,15 +48,15 @@ def test_every_point_of_a_grid_fits_every_recipe(suite: Suite, family: str) -> N
     for name, grids in (("l", suite.grid), ("cm", suite.influence)):
         for field, values in grids.get(family, {}).items():
             for value in values:
-                recipe = with_settings(RECIPES[f"{family}-{name}"], {field: value})
+                recipe = RECIPES[f"{family}-{name}"].with_({field: value})
                 assert parameters(recipe, {"video": 16, "audio": 8}, 5) > 0
-    recipe = with_settings(TOWER_RECIPES[f"correlation-{family}"], suite.towers.get(family, {}))
+    recipe = TOWER_RECIPES[f"correlation-{family}"].with_(suite.towers.get(family, {}))
     assert parameters(recipe, {"video": 16, "audio": 8}, 5) > 0
 
 
 def test_unknown_settings() -> None:
-    with pytest.raises(Error, match="no setting 'colour'"):
-        with_settings(RECIPES["nv-l"], {"head.colour": 1})
+    with pytest.raises(Error, match=r"no field head\.colour"):
+        RECIPES["nv-l"].with_({"head.colour": 1})
 
 
 def test_an_ensemble_comes_after_its_members(tmp_path: Path) -> None:
