@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEARING = frozenset({"hear", "hears", "heard", "hearing", "hearings", "ear", "ears"})
-LISTENING = frozenset({"listen", "listens", "listener", "listeners", "listening"})
-SPEAKING = frozenset({"told", "tell", "tells", "telling", "say", "says", "said"})
+OF_INFLUENCE = frozenset({"hear", "hears", "heard", "hearing", "hearings", "ear", "ears"})
+OF_ATTENTION = frozenset({"listen", "listens", "listener", "listeners", "listening"})
+OF_OUTPUT = frozenset({"told", "tell", "tells", "telling", "say", "says", "said"})
 ALLOWED_ATTRIBUTES = frozenset({"tell"})
 """Names of other libraries, only after a dot: `tell` of files and of Optuna's studies."""
 ALLOWED_NAMES: dict[str, frozenset[str]] = {}
@@ -57,11 +57,11 @@ def banned_names(source: str, allowed: frozenset[str] = frozenset()) -> list[str
 
     A test function is named by a sentence: its verb may be `says` or `tells`, but not `hears`.
     """
-    listening = HEARING | LISTENING
+    strict = OF_INFLUENCE | OF_ATTENTION
     return [
         f"{line}: {name}"
         for line, name, before in identifiers(source)
-        if (listening if name.startswith("test_") else listening | SPEAKING).intersection(parts(name))
+        if (strict if name.startswith("test_") else strict | OF_OUTPUT).intersection(parts(name))
         and name not in allowed
         and not (before == "." and name in ALLOWED_ATTRIBUTES)
     ]

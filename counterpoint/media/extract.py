@@ -199,6 +199,10 @@ def extract(
 
     Raises:
         Error: there are no videos, the labels file is faulty or names none of them, or ``out`` holds something else.
+
+    Example::
+
+        cp.extract("videos", "shards", labels="labels.csv")
     """
     out = Path(out)
     _check_output(out)
