@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 UNFOLDED = 10_000  # columns
 EVERY = 60.0  # seconds between lines of progress where there is no terminal
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
-PICTURE_MARK = b"atplotlib"  # in every picture that Matplotlib has drawn
+# What stands near the start of every picture that Matplotlib has drawn; of a PDF, the bytes after its first line.
+PICTURE_MARK, PDF_MARK = b"atplotlib", b"%\xac\xdc \xab\xba"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 console = Console(stderr=True, quiet=not leading())  # of several processes, the first one prints
@@ -269,7 +270,7 @@ def check_picture(path: Path, option: str = "--out") -> None:
 
     if path.suffix.lower() not in PICTURES:
         raise Error(f"{path}: a picture is called *{', *'.join(PICTURES)}")
-    check_output_file(path, PICTURE_MARK, option)
+    check_output_file(path, PDF_MARK if path.suffix.lower() == ".pdf" else PICTURE_MARK, option)
 
 
 def load_run(name: str) -> "RunFolder":

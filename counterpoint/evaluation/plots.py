@@ -74,7 +74,11 @@ def draw_explanation(explanation: Explanation, path: Path) -> Path:
     if by_second:
         _correlation(above.add_subplot(grid[-1, :]), explanation.per_second)
     _answers(below.subplots(), explanation)
-    figure.savefig(path, dpi=130)
+    # A JPEG alone does not name Matplotlib by itself, by which `counterpoint explain` knows its own pictures.
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        figure.savefig(path, dpi=130, pil_kwargs={"comment": b"Matplotlib"})
+    else:
+        figure.savefig(path, dpi=130)
     return path
 
 

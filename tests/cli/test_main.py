@@ -694,6 +694,15 @@ def test_explain(command: Command, world: Path, gated: Path, tmp_path: Path) -> 
     assert len(stored["per_second"]["audio and video"]) == steps
 
 
+def test_explain_draws_again(command: Command, world: Path, tmp_path: Path) -> None:
+    """Over its own picture, of each kind."""
+    shard = world / "validation" / "b.tfrecord"
+    for suffix in (".png", ".svg", ".pdf", ".jpg"):
+        for _ in range(2):
+            printed = command("explain", world / "run", f"{shard}#0", "--top", 1, "--out", tmp_path / f"x{suffix}")
+            assert printed.code == 0, printed.err
+
+
 def test_explain_swaps(command: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next clip's tracks, those of one that is named, or nobody's; the picture is named after the clip."""
     monkeypatch.chdir(tmp_path)
