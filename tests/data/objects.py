@@ -87,12 +87,12 @@ class Objects(http.server.ThreadingHTTPServer):
         path = unquote(target.partition("?")[0]).lstrip("/")
         if path in self.files:
             content, status = self.files[path], 200
-            headers = {"ETag": f'"{hashlib.md5(content).hexdigest()}"', "Content-Type": "application/octet-stream"}
+            fields = {"ETag": f'"{hashlib.md5(content).hexdigest()}"', "Content-Type": "application/octet-stream"}
             if self.ranges and "Range" in headers:
                 first, _, last = headers["Range"].removeprefix("bytes=").partition("-")
-                headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+                fields["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
                 content, status = content[int(first) : int(last) + 1], 206
-            return status, headers | {"Content-Length": str(len(content))}, content
+            return status, fields | {"Content-Length": str(len(content))}, content
         below = (
             {name.removeprefix(path) for name in self.files if name.startswith(path)} if path.endswith("/") else set()
         )
