@@ -54,13 +54,13 @@ def decoded(path: Path, size: Callable[[float, float], tuple[int, int]]) -> None
         video.sound()
 
 
-def processor_seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The least of each way, after one round that warms up."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+def processor_seconds(methods: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The least of each method, after a first round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(repeats + 1):
-        for name, way in ways.items():
+        for name, method in methods.items():
             start = time.process_time()
-            way()
+            method()
             times[name].append(time.process_time() - start)
     return {name: min(taken[1:]) for name, taken in times.items()}
 
@@ -102,15 +102,15 @@ def clips_per_second(sources: list[Source], workers: int) -> float:
 
 
 def decoding(films: list[Path], repeats: int) -> None:
-    """Print the processor time of each way through each film."""
+    """Print the processor time of each method for each film."""
     lite = encoders.build(encoders.LITE)
     for film in films:
-        ways: dict[str, Callable[[], object]] = {
+        methods: dict[str, Callable[[], object]] = {
             "bare loop, every frame": partial(bare, film),
             "decoded": partial(decoded, film, lite.picture.size),
             "decoded and encoded (lite)": partial(lite.encode, film, "film"),
         }
-        taken = processor_seconds(ways, repeats)
+        taken = processor_seconds(methods, repeats)
         base = taken["bare loop, every frame"]
         table = Table("what", "processor s", "x bare loop", title=film.name)
         for what, seconds in taken.items():

@@ -13,8 +13,8 @@ Times are processor seconds of all threads, and variants take turns within one p
 machine counts as little as it can. Ratios are of the fastest steps and, in brackets, of the medians. The peak is the
 fastest matrix product of 2048 by 2048, tried between the turns. Operations are those of the matrix products that a step
 has to do, without what the backward pass forms again. Memory is that of the model and of all tensors alive at a step's
-highest point; "resident" is what the process has grown by at its highest, from before the model is made, glibc being
-told to keep what is freed as in training: it depends on how the pieces happen to fit.
+highest point; "resident" is the growth of the process at its highest point since before the model was made, with glibc
+set to keep freed memory as in training; it depends on how the pieces happen to fit.
 """
 
 import argparse
@@ -50,7 +50,7 @@ from counterpoint.recipes import (
     Recipe,
     TransformerFamily,
 )
-from counterpoint.training.allocator import keep_freed_memory
+from counterpoint.training.train import keep_freed_memory
 
 SIZES = {"video": 1024, "audio": 128}
 CATEGORIES = 640
@@ -87,7 +87,7 @@ def recipe(name: str) -> Recipe:
 
 
 class Certain(Tower):
-    """A tower that costs nothing: what is asked is what hearing costs."""
+    """A tower that costs nothing, so that the cost of influence alone is measured."""
 
     def forward(self, tracks: Tracks) -> Correlation:
         return Correlation({("audio", "video"): torch.full((len(tracks["video"].mask),), 0.9).to(self.bias)}, {})
@@ -95,7 +95,7 @@ class Certain(Tower):
 
 def build(name: str) -> nn.Module:
     chosen, tower = recipe(name), None
-    if chosen.fusion.tower:
+    if chosen.needs_tower:
         least = NetVLADFamily(clusters=dict.fromkeys(SIZES, 1), hidden=1)
         tower = replace(TOWER_RECIPES["correlation-nv"], family=least).build(SIZES)
         tower = Certain(tower.trunk, tower.comparison)
@@ -157,7 +157,7 @@ def operations(name: str) -> float:
         step(model, *batch([STEPS], STEPS))
     total = float(counter.get_total_flops())
     if isinstance(fusion, CrossModal) and isinstance(family, TransformerFamily):
-        # Written out in `counterpoint.models.influenced_attention`, where the counter would count twice what is formed twice.
+        # Written out in `counterpoint.models.influenced_attention`: the counter would count twice what is formed twice.
         first = fusion.hidden[0] if fusion.hidden else STEPS
         for source in SIZES:
             forward = 2 * first * STEPS * family.widths[source]  # W^T K, and Q times that

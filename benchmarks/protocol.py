@@ -8,7 +8,7 @@ is an option, with the default in brackets.
 
 Protocol (section 4.2): 4,000,000 clips to train on, 64,000 to validate on after each of at most 10 epochs, 934,000 to
 test once; batches of 128; for each of two families (`tm`, `nv`) the fusions `e`, `l`, `cm-g` and `cm-c`, and the tower
-that the last two listen to. The paper gives no number of grid points: 12 architectures of late fusion, as in
+of the last two. The paper gives no number of grid points: 12 architectures of late fusion, as in
 `counterpoint reproduce`, and 6 of F (there 4) for each family, each trained as long as a final model.
 
 A step takes as long as the slowest of what goes on at once:

@@ -1,17 +1,17 @@
-"""How well recommendations suit a history, and how fast they come.
+"""How well recommendations suit a history, and how fast they are.
 
     python benchmarks/recommend.py RUN --library SHARDS [--index DIR] [--sweep]
     python benchmarks/recommend.py --random 200000
 
 The first: each labelled clip of the library is a history of one, and of the 10 clips recommended for it those count
 that have one of its most specific true categories, which no recommender is shown. Then histories of three clips that
-share no category: how many of the three find such a clip among the 9 recommended, where interests are told apart and
-where the history is one mean. Beside the recommender stand its two halves, the nearest clips by the raw features, the
+share no category: how many of the three find such a clip among the 9 recommended, with interests and
+with one mean for the history. Beside the recommender stand its two halves, the nearest clips by the raw features, the
 clips of the most frequent categories (the same for all, as there are no views to count), and clips drawn at random.
 ``--sweep`` tries other weights of the categories, on other shards than those that are reported.
 
-The second: an index of random rows, which have no structure that would help, is built and asked. How much of what
-comparing all finds a large library's index finds is asked of the first's library.
+The second: an index of random rows, which have no structure that would help, is built and searched. The share
+of the exact neighbours that a large library's index finds is measured on the first's library.
 """
 
 import argparse
@@ -26,12 +26,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from counterpoint import library as indexing
-from counterpoint import recommend as recommending
+from counterpoint import recommendation as recommending
 from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.survey import survey
-from counterpoint.library import Library, Rows, beside, build
-from counterpoint.recommend import recommend
+from counterpoint.recommendation import Library, Rows, beside, build, recommend
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
 
@@ -64,7 +62,7 @@ def quality(run: RunFolder, paths: list[str], folder: Path | None, sweep: bool) 
     specific = most_specific(labels, run.labelling.taxonomy)
     asked = np.flatnonzero(specific.any(1))
     console = Console()
-    weights = (0.0, 0.25, 0.5, 0.75, 1.0) if sweep else (indexing.CATEGORIES, 0.0, 1.0)
+    weights = (0.0, 0.25, 0.5, 0.75, 1.0) if sweep else (recommending.CATEGORIES, 0.0, 1.0)
     libraries = {}
     for weight in weights:
         rows = Rows.of(answers, weight)
@@ -89,11 +87,11 @@ def quality(run: RunFolder, paths: list[str], folder: Path | None, sweep: bool) 
     histories = [mixed(random, asked, labels) for _ in range(MIXED)]
     table = Table("by", "of 3 served, %", "all served, %", title=f"{MIXED} histories of three unlike clips, 9 places")
     library = libraries[weights[0]]
-    told = recommending.ALIKE
-    for name, alike in (("interests", told), ("one mean", -np.inf)):
+    threshold = recommending.ALIKE
+    for name, alike in (("interests", threshold), ("one mean", -np.inf)):
         recommending.ALIKE = alike
         served(table, name, specific, histories, lambda three: together(library, three))
-    recommending.ALIKE = told
+    recommending.ALIKE = threshold
     served(table, "popularity", specific, histories, lambda three: order(frequency, *three)[:9])
     served(table, "random", specific, histories, lambda three: order(random.random(len(dataset)), *three)[:9])
     console.print(table)
@@ -101,13 +99,13 @@ def quality(run: RunFolder, paths: list[str], folder: Path | None, sweep: bool) 
 
 def recall(rows: Rows) -> float:
     """How many of the 10 nearest an index as a large library has finds, looking at as many as recommending does."""
-    exact, indexing.EXACT = indexing.EXACT, 0
+    exact, recommending.EXACT = recommending.EXACT, 0
     index = build(rows, len(rows), rows.size)
-    indexing.EXACT = exact
+    recommending.EXACT = exact
     found = []
     for query in rows[slice(0, 300)]:
-        nearest = np.argsort(-np.concatenate([rows[chunk] @ query for chunk in indexing.chunks(len(rows))]))[:TOP]
-        found.append(np.isin(nearest, index.search(query[None], TOP + indexing.SPARE)[1][0]).mean())
+        nearest = np.argsort(-np.concatenate([rows[chunk] @ query for chunk in recommending.chunks(len(rows))]))[:TOP]
+        found.append(np.isin(nearest, index.search(query[None], TOP + recommending.SPARE)[1][0]).mean())
     return float(np.mean(found))
 
 
@@ -153,16 +151,16 @@ def mixed(random: np.random.Generator, asked: Any, labels: Any) -> list[int]:
 
 def together(library: Library, three: list[int]) -> list[int]:
     name = library.rows.survey.name
-    told = recommend(library, [name(clip) for clip in three], 9)
-    return library.find([clip.id for clip in told.clips])
+    chosen = recommend(library, [name(clip) for clip in three], 9)
+    return library.find([clip.id for clip in chosen.clips])
 
 
 def served(table: Table, name: str, specific: Any, histories: list[list[int]], answer: Any) -> None:
     """How many clips of each history find one that shares a most specific category."""
     found = []
     for three in histories:
-        told = specific[answer(three)]
-        found.append([(told & specific[clip]).any() for clip in three])
+        answered = specific[answer(three)]
+        found.append([(answered & specific[clip]).any() for clip in three])
     table.add_row(name, f"{100 * np.mean(found):.1f}", f"{100 * np.all(found, 1).mean():.1f}")
 
 
@@ -185,7 +183,7 @@ def timing(count: int) -> None:
     queries = rows[slice(0, 200)]
     begun = time.process_time()
     for query in queries:
-        index.search(query[None], TOP + indexing.SPARE)
+        index.search(query[None], TOP + recommending.SPARE)
     asked = (time.process_time() - begun) / len(queries)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(

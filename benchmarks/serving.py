@@ -6,7 +6,7 @@
   prediction with as many workers (which are warm in both cases).
 * Records: feature records of a minute, one a request and in shards of 32, and the same predicted by the library: one at
   a time, and in batches of 32.
-* Every answer is compared with what the library says of its clip, so that none is lost or mixed up.
+* Every answer is compared with the library's prediction for its clip, so that none is lost or mixed up.
 * Memory: the server's and its children's resident set after a third of each kind of requests, and at the end.
 
 The model is `nv-cm` in full size over the shipped 640 categories; its weights are random, which costs what trained ones
@@ -99,14 +99,14 @@ class Server:
         with path.open("rb") as file:
             data = {"features": features} if features else {}
             answer = self.client.post("/v1/categorize?wait=60", files={"file": (path.name, file)}, data=data)
-        return [_told(_done(answer))]
+        return [_probabilities(_done(answer))]
 
     def ask_all(self, path: Path, features: str) -> list[dict[str, float]]:
         """The same of all clips of a shard."""
         with path.open("rb") as file:
             data = {"features": features}
             answer = self.client.post("/v1/categorize/batch?wait=60", files={"files": (path.name, file)}, data=data)
-        return [_told(job["answer"]) for job in _done(answer)["jobs"]]
+        return [_probabilities(job["answer"]) for job in _done(answer)["jobs"]]
 
 
 def _done(answer: httpx.Response) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _done(answer: httpx.Response) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def _told(answer: dict[str, Any]) -> dict[str, float]:
+def _probabilities(answer: dict[str, Any]) -> dict[str, float]:
     return {category["path"]: category["probability"] for category in answer["categories"]}
 
 
@@ -157,25 +157,27 @@ def encoded(lite: Encoders, predictor: Predictor, paths: Sequence[Path]) -> floa
 
 def check(run: RunFolder, predictor: Predictor, clips: Sequence[Clip], answers: Sequence[dict[str, float]]) -> None:
     for clip, answer in zip(clips, answers, strict=True):
-        (said,) = predictor.predict_clips([clip])
-        expected = dict(zip(run.labelling.taxonomy.paths, said.probabilities.tolist(), strict=True))
+        (prediction,) = predictor.predict_clips([clip])
+        expected = dict(zip(run.labelling.taxonomy.paths, prediction.probabilities.tolist(), strict=True))
         for path, probability in answer.items():
             assert abs(expected[path] - probability) < TOLERANCE, (
                 f"{clip.id}: {path} {probability}, not {expected[path]}"
             )
 
 
-def timed(table: Table, name: str, ways: dict[str, Callable[[], Cost]], repeats: int) -> None:
-    """Each way in turn, some times; the best of each, and how the server compares with the others."""
-    costs: dict[str, list[Cost]] = {way: [] for way in ways}
+def timed(table: Table, name: str, methods: dict[str, Callable[[], Cost]], repeats: int) -> None:
+    """Each method in turn, some times; the best of each, and how the server compares with the others."""
+    costs: dict[str, list[Cost]] = {method: [] for method in methods}
     for _ in range(repeats):
-        for way, measure in ways.items():
-            costs[way].append(measure())
-    best = {way: Cost(max(c.rate for c in all_), min(c.processor for c in all_)) for way, all_ in costs.items()}
+        for method, measure in methods.items():
+            costs[method].append(measure())
+    best = {method: Cost(max(c.rate for c in all_), min(c.processor for c in all_)) for method, all_ in costs.items()}
     served = best[HTTP]
-    for way, cost in best.items():
+    for method, cost in best.items():
         ratios = (f"{served.rate / cost.rate:.2f}", f"{cost.processor / served.processor:.2f}")
-        table.add_row(name, way, f"{cost.rate:.1f}", f"{cost.processor:.1f}", *(("", "") if way == HTTP else ratios))
+        table.add_row(
+            name, method, f"{cost.rate:.1f}", f"{cost.processor:.1f}", *(("", "") if method == HTTP else ratios)
+        )
 
 
 def main() -> None:
@@ -188,7 +190,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     console = Console()
-    table = Table("what", "way", "clips a second", "processor ms a clip", "HTTP / way", "by processor")
+    table = Table("what", "method", "clips a second", "processor ms a clip", "HTTP / method", "by processor")
     memory: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -224,11 +226,11 @@ def main() -> None:
                 for clip in clips[start : start + BATCH]:
                     writer.write(encode(clip))
         try:
-            for name, paths, told in (("films", films, ""), ("records", records, features)):
+            for name, paths, description in (("films", films, ""), ("records", records, features)):
                 third = len(paths) // 3
-                _, first = sent(server.ask, paths[:third], told, args.clients)
+                _, first = sent(server.ask, paths[:third], description, args.clients)
                 before = server.megabytes()
-                _, rest = sent(server.ask, paths[third:], told, args.clients)
+                _, rest = sent(server.ask, paths[third:], description, args.clients)
                 memory[name] = before, server.megabytes()
                 by_name = extracted(films[:DIFFERENT], args.workers)[1] if name == "films" else {}
                 expected = [by_name[path.name] for path in films] if by_name else clips
@@ -237,10 +239,10 @@ def main() -> None:
             console.print(f"{len(films)} films, {len(records)} records: none lost, none mixed up", highlight=False)
 
             def served(
-                paths: Sequence[Path], told: str, ask: Callable[[Path, str], list[dict[str, float]]] = server.ask
+                paths: Sequence[Path], description: str, ask: Callable[[Path, str], list[dict[str, float]]] = server.ask
             ) -> Cost:
                 before = server.processor_seconds()
-                rate, answers = sent(ask, paths, told, args.clients)
+                rate, answers = sent(ask, paths, description, args.clients)
                 return Cost(rate, 1000 * (server.processor_seconds() - before) / len(answers))
 
             def from_films() -> Cost:
@@ -269,8 +271,8 @@ def main() -> None:
             server.stop()
     console.print(table)
     for name, (before, after) in memory.items():
-        told = f"memory after a third of the {name} {before:.0f} MB, after all {after:.0f} MB"
-        console.print(told, highlight=False)
+        line = f"memory after a third of the {name} {before:.0f} MB, after all {after:.0f} MB"
+        console.print(line, highlight=False)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/ship.py RUN --data SHARDS --test SHARDS --out counterpoint/shipped/youtube8m
 
-Weights are kept in 16 bits. What the card tells is measured on the run as it is shipped.
+Weights are kept in 16 bits. The figures of the card are measured on the run as it is shipped.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from counterpoint.data.dataset import Dataset
-from counterpoint.evaluation.breakdown import markdown, table4, table5
+from counterpoint.evaluation.breakdown import table4, table5
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.robustness import RobustnessAccumulator
 from counterpoint.evaluation.tower import measure, table
@@ -26,31 +26,31 @@ LIMIT = 30e6  # bytes, all files together
 
 CARD = """# {name}: a categorizer for YouTube-8M's features
 
-A compact model to start with: it reads YouTube-8M's features (video 1024, audio 128; video-level records, or
-frame-level ones, whose steps it averages) and names the 640 categories of the shipped taxonomy.
+A compact model to start with. It reads YouTube-8M's features (video 1024, audio 128; video-level records, or
+frame-level ones, whose steps it averages) and predicts the 640 categories of the shipped taxonomy.
 
 ```
 counterpoint categorize youtube8m clips.tfrecord
 counterpoint evaluate youtube8m --data 'yt8m/validate007[2-9].tfrecord'
 ```
 
-## What it is
+## The model
 
-Recipe `{recipe}` (cross-modal NetVLAD whose influence is told all that the correlation tower compares) with the tower
-inside, {parameters:.1f} million parameters, {size:.0f} MB in 16 bits. It is one model, distilled from five of its
-kind (seeds 0 to 4) and trained as they are.
+Recipe `{recipe}` (cross-modal NetVLAD; its influence F also reads the product of the correlation tower's two
+embeddings) with the tower inside, {parameters:.1f} million parameters, {size:.0f} MB in 16 bits. It is one model,
+distilled from five models of the same recipe (seeds 0 to 4) and trained with the same settings.
 
 ## Data and licence
 
-YouTube-8M, 2018 release, video-level records `validate0000` to `validate0063` to train on (18,654 clips), 0064 to
-0071 to stop and to calibrate on (2,192); the figures below are of 0072 to 0079 ({clips:,} clips). The data set is
-Google's, licensed CC BY 4.0; these weights were derived from it and come under the same licence. No record is part of
-them.
+YouTube-8M, 2018 release, video-level records `validate0000` to `validate0063` for training (18,654 clips), 0064 to
+0071 for early stopping and calibration (2,192); the figures below are of 0072 to 0079 ({clips:,} clips). The data
+set is Google's, licensed CC BY 4.0; these weights were derived from it and come under the same licence. The weights
+contain no record.
 
 ## Metrics
 
-Error rates in %, lower is better; GAP over the 20 best predictions of a clip. The mean of the five models that it was
-distilled from is in `docs/results.md`. Commit {commit}.
+Error rates in %, lower is better; GAP over the 20 best predictions of a clip. The mean of the five models from which it
+was distilled is in `docs/results.md`. Commit {commit}.
 
 {levels}
 
@@ -68,14 +68,13 @@ The correlation tower, at the probability 0.5:
 
 ## Limits
 
-* It has seen some 19,000 clips where the data set has 5.6 million: rare categories are weak, and {rare} of the 640
-  have fewer than ten clips there. Train your own on more.
-* Labels of YouTube-8M are made by machine, and tell what a video's topic is, not what is seen or heard in each
-  second.
-* A clip is its mean over time: what happens when is lost. `counterpoint explain` shows what it heard over clusters,
+* It was trained on some 19,000 clips of the data set's 5.6 million: rare categories are weak, and {rare} of the 640
+  have fewer than ten training clips. Train your own model on more clips.
+* Labels of YouTube-8M are made by machine. They give a video's topic, not the content of each second.
+* A clip is its mean over time: the order of events is lost. `counterpoint explain` shows the influence over clusters,
   and the tower's correlation by second.
 * Features must be the data set's own. New videos need its extractors (`counterpoint extract --encoders youtube8m`),
-  which are only approximately those that made the data set.
+  which only approximate those that made the data set.
 * Probabilities were not calibrated beyond training; the threshold of 0.5 is a convention. Decisions about people
   should not rest on them.
 
@@ -83,15 +82,15 @@ The correlation tower, at the probability 0.5:
 
 
 def halve(run: RunFolder, folder: Path) -> RunFolder:
-    """The run in another folder with 16-bit weights, and its tower in it; nothing about how it came about."""
-    there = replace(run, folder=folder)
-    there.save()
+    """The run in another folder with 16-bit weights, and its tower in it, without the training's environment."""
+    halved = replace(run, folder=folder)
+    halved.save()
     (folder / ENVIRONMENT_FILE).unlink()
     weights = {name: weight.half() for name, weight in load_file(run.folder / WEIGHTS_FILE).items()}
     save_file(weights, folder / WEIGHTS_FILE)
     if (run.folder / TOWER_FOLDER).exists():
         halve(RunFolder.load(run.folder / TOWER_FOLDER), folder / TOWER_FOLDER)
-    return there
+    return halved
 
 
 def main() -> None:
@@ -121,10 +120,10 @@ def main() -> None:
         commit=subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip(),
-        levels=markdown(table4(models)),
-        tops=markdown(table5(models)),
-        robustness=markdown(robustness.compute().table()),
-        tower=markdown(table([tower])),
+        levels=table4(models).markdown(),
+        tops=table5(models).markdown(),
+        robustness=robustness.compute().table().markdown(),
+        tower=table([tower]).markdown(),
     )
     (args.out / "README.md").write_text(card, encoding="utf-8")
     print(f"{args.out}: {size / 1e6:.1f} MB, GAP {breakdown.overall.gap:.4f}")

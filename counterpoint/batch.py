@@ -1,7 +1,7 @@
-"""Predictions for many shards, as a table: CSV or JSON lines, the same whoever makes them.
+"""Predictions for many shards, as a table: CSV or JSON lines, the same on one machine and on a cluster.
 
-Each shard's answers are a file of their own in a hidden folder beside the table until all are there, so the same call
-goes on where an interrupted one stopped.
+Each shard's answers are a file of their own in a hidden folder beside the table until all are done, so the same call
+continues where an interrupted one stopped.
 """
 
 import csv
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+import numpy as np
 
 from counterpoint.errors import UNREADABLE, Error, NoClipsError
-from counterpoint.files import replacing
-from counterpoint.predict import Predictions, Predictor
+from counterpoint.files import check_output_file, claimed, replacing
+from counterpoint.predict import Prediction, Predictions, Predictor
 from counterpoint.run import RunFolder
 
 if TYPE_CHECKING:
@@ -27,24 +27,48 @@ if TYPE_CHECKING:
 
 Answer = dict[str, Any]
 Engine = Callable[..., Iterator[tuple[int, Any]]]
-FORMS = (".csv", ".jsonl")
+MARKS = {".csv": b"id,rank,path,probability", ".jsonl": b'"categories": [{"path": '}
+"""What every table has near its start, by its suffix."""
 
 
-def told(run: RunFolder, predictions: Predictions, top: int, codes: bool) -> list[Answer]:
+def rows(run: RunFolder, predictions: Predictions, top: int, codes: bool) -> list[Answer]:
     """The most probable categories of each clip, by name, with their IAB codes if asked for."""
+    return [
+        {"id": clip_id, "categories": _categories(run, probabilities, top, codes)}
+        for clip_id, probabilities in zip(predictions.ids, predictions.probabilities, strict=True)
+    ]
+
+
+def rows_of(
+    run: RunFolder, ids: Sequence[str], predictions: Sequence[Prediction], top: int, codes: bool
+) -> list[Answer]:
+    """The same of clips that are predicted one by one, with the correlation of their modalities."""
+    return [
+        {"id": clip_id, "categories": _categories(run, probabilities, top, codes), "correlation": correlation}
+        for clip_id, (probabilities, correlation) in zip(ids, predictions, strict=True)
+    ]
+
+
+def _categories(run: RunFolder, probabilities: "np.ndarray[Any, Any]", top: int, codes: bool) -> list[dict[str, Any]]:
     taxonomy = run.labelling.taxonomy
-    answers = []
-    for clip_id, probabilities in zip(predictions.ids, predictions.probabilities, strict=True):
-        best = taxonomy.ranked(probabilities)[:top]
-        categories = [{"path": taxonomy.paths[i], "probability": float(probabilities[i])} for i in best]
-        if codes:
-            categories = [{**one, "iab": taxonomy.codes[i] or None} for one, i in zip(categories, best, strict=True)]
-        answers.append({"id": clip_id, "categories": categories})
-    return answers
+    best = taxonomy.ranked(probabilities)[:top]
+    categories = [{"path": taxonomy.paths[i], "probability": float(probabilities[i])} for i in best]
+    if codes:
+        return [{**one, "iab": taxonomy.codes[i] or None} for one, i in zip(categories, best, strict=True)]
+    return categories
 
 
 def answers(predictor: Predictor, shard: "Shard", *, top: int, codes: bool, skip_bad: bool) -> dict[str, Any]:
-    """What a run says of a shard's clips, and the damaged records that were left out."""
+    """The ``answers`` of a run for a shard's clips, and its ``bad`` records, which were left out.
+
+    Args:
+        top: categories of a clip.
+        codes: whether they have their IAB codes.
+        skip_bad: leave out damaged records.
+
+    Raises:
+        Error: the shard or one of its records cannot be read.
+    """
     from counterpoint.data.dataset import Dataset
 
     run = predictor.run
@@ -52,8 +76,8 @@ def answers(predictor: Predictor, shard: "Shard", *, top: int, codes: bool, skip
         dataset = Dataset([shard], run.labelling, skip_bad=skip_bad, labelled=False)
     except NoClipsError as error:
         return {"answers": [], "bad": [str(one) for one in error.bad]}
-    said = [answer for predictions in predictor.predict(dataset) for answer in told(run, predictions, top, codes)]
-    return {"answers": said, "bad": [str(error) for error in dataset.bad]}
+    found = [answer for predictions in predictor.predict(dataset) for answer in rows(run, predictions, top, codes)]
+    return {"answers": found, "bad": [str(error) for error in dataset.bad]}
 
 
 def categorize(
@@ -65,33 +89,30 @@ def categorize(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Write the table of what a run says of the clips of shards; returns how many, and the damaged records.
+    """Write the table of a run's answers for the clips of shards; returns its path, clips and damaged records.
 
     Args:
         engine: called with the run's folder, pairs of number and shard, and the options, gives pairs of number and
-            what `answers` says, or a fault; without, this process.
+            what `answers` returns, or an error's message; without, this process computes them.
+        progress: called with the number of shards that are done, and of all.
         options: of `answers`.
 
     Raises:
-        Error: a shard cannot be read, or the table's name ends otherwise than .csv or .jsonl.
+        Error: a shard cannot be read, or ``out`` is another file or ends otherwise than .csv or .jsonl.
     """
     check(out)
     predictor = Predictor(run)  # faults show now rather than on a cluster
     about = [repr((run.fingerprint, _stamp(shard), sorted(options.items()))) for shard in shards]
     folder = out.with_name(f".{out.name}.parts")
-    folder.mkdir(parents=True, exist_ok=True)
     parts = [folder / f"{hashlib.sha256(each.encode()).hexdigest()[:24]}.json" for each in about]
-    try:
-        with FileLock(folder / ".lock", blocking=False):
-            told = _categorize(predictor, shards, out, parts, engine, progress, options)
-    except Timeout:
-        raise Error(f"{out}: another process writes this table; wait for it, or choose another") from None
+    with claimed(folder, f"another process writes {out}; wait for it, or choose another --out"):
+        result = _categorize(predictor, shards, out, parts, engine, progress, options)
     shutil.rmtree(folder)  # when its lock is no longer open, which some systems insist on
-    return told
+    return result
 
 
 def _stamp(shard: "Shard") -> tuple[str, int | None, int | str]:
-    """What tells a shard from what it was before."""
+    """What changes with a shard's content."""
     if isinstance(shard, Path):
         try:
             stat = shard.stat()
@@ -113,12 +134,12 @@ def _categorize(
 ) -> dict[str, Any]:
     todo = [(number, shard) for number, shard in enumerate(shards) if not parts[number].exists()]
     progress(len(shards) - len(todo), len(shards))
-    made = engine(str(predictor.run.folder.resolve()), todo, options) if engine else _here(predictor, todo, options)
-    for done, (number, said) in enumerate(made, len(shards) - len(todo) + 1):
-        if isinstance(said, str):
-            raise Error(said)
+    made = engine(str(predictor.run.folder.resolve()), todo, options) if engine else _answered(predictor, todo, options)
+    for done, (number, content) in enumerate(made, len(shards) - len(todo) + 1):
+        if isinstance(content, str):
+            raise Error(content)
         with replacing(parts[number]) as file:
-            file.write(json.dumps(said).encode())
+            file.write(json.dumps(content).encode())
         progress(done, len(shards))
     contents = (_read(part) for part in parts)
     bad: list[str] = []
@@ -135,9 +156,10 @@ def _read(part: Path) -> dict[str, Any]:
 
 
 def check(out: Path) -> None:
-    """Raise Error where a table cannot be called so."""
-    if out.suffix not in FORMS:
-        raise Error(f"{out}: a table is called *{' or *'.join(FORMS)}")
+    """Raise Error where a table has another suffix, or is another file."""
+    if out.suffix not in MARKS:
+        raise Error(f"{out}: a table is called *{' or *'.join(MARKS)}")
+    check_output_file(out, MARKS[out.suffix])
 
 
 def write(out: Path, of: Iterable[Answer]) -> int:
@@ -164,7 +186,7 @@ def write(out: Path, of: Iterable[Answer]) -> int:
     return count
 
 
-def _here(
+def _answered(
     predictor: Predictor, todo: Sequence[tuple[int, "Shard"]], options: dict[str, Any]
 ) -> Iterator[tuple[int, Any]]:
     return ((number, answers(predictor, shard, **options)) for number, shard in todo)

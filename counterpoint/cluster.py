@@ -1,8 +1,7 @@
 """Work on a Ray cluster by Ray Data, or on this machine's cores (extra `ray`).
 
-Ray streams the rows through actors: it sends no more than they can take, starts an actor anew that dies, and gives
-what that had in hand to another. Each row's answer comes once. Files are read where they lie, so every node needs them
-at the same path or URL, and Counterpoint installed.
+Ray streams the rows through actors: it sends no more than they can take, restarts an actor that dies, and gives its
+rows to another. Each row is answered once. Every node needs the files at the same path or URL, and Counterpoint.
 """
 
 import importlib
@@ -19,14 +18,14 @@ from counterpoint.errors import Error
 if TYPE_CHECKING:
     from counterpoint import batch
     from counterpoint.media.decode import Limits
-    from counterpoint.media.encoders import Encoded
+    from counterpoint.media.encoders import Encoded, Factory
     from counterpoint.media.workers import Engine, Failure, Source
     from counterpoint.predict import Predictor
 
 BLOCKS = 10_000  # of rows, at most: what an actor takes at a time
 
 
-def spread(
+def distribute(
     work: Callable[..., Any],
     rows: Sequence[Any],
     settings: dict[str, Any],
@@ -35,12 +34,13 @@ def spread(
     workers: int,
     gpu: bool = False,
 ) -> Iterator[Any]:
-    """What ``work(**settings)``, called with each row, answers, in the order in which they are done.
+    """The results of ``work(**settings)``, called with each row, in the order in which they are done.
 
     Args:
         work: a class whose objects are called.
-        address: a cluster's, of which all cores are used; without, Ray is started here, with ``workers`` cores.
-        gpu: give each actor a GPU where the cluster has some.
+        address: a cluster's, of which all cores are used; without, Ray is started on this machine.
+        workers: cores that Ray uses on this machine.
+        gpu: give each actor a GPU if the cluster has some.
 
     Raises:
         Error: Ray is not installed, or fails.
@@ -68,15 +68,15 @@ def spread(
         resources = ray.cluster_resources()
         most = max(1, min(int(resources.get("GPU" if gpu and "GPU" in resources else "CPU", 1)), len(rows)))
         packed = [{"packed": pickle.dumps(row)} for row in rows]
-        answers = ray.data.from_items(packed, override_num_blocks=min(len(packed), BLOCKS)).map(
+        results = ray.data.from_items(packed, override_num_blocks=min(len(packed), BLOCKS)).map(
             _Unpacked,
             fn_constructor_kwargs={"work": work, "settings": settings},
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
             num_cpus=1,
             num_gpus=1 if gpu and "GPU" in resources else None,
         )
-        for answer in answers.iter_rows():
-            yield pickle.loads(answer["packed"])
+        for result in results.iter_rows():
+            yield pickle.loads(result["packed"])
     except ray.exceptions.RayError as error:
         raise Error(f"the cluster failed: {str(error).strip().splitlines()[-1]} (--debug shows all)") from error
     finally:
@@ -84,7 +84,7 @@ def spread(
 
 
 def _reach(address: str) -> None:
-    """Raise OSError where nobody answers, which Ray takes minutes to find out."""
+    """Raise OSError where no server answers, which Ray takes minutes to find out."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
@@ -101,6 +101,7 @@ class _Unpacked:
 
 def extraction(address: str | None) -> "Engine":
     """An engine for `counterpoint.media.extract.extract`."""
+    from counterpoint.media.encoders import factory_of
 
     def encode_all(
         sources: "Sequence[Source]", name: str, workers: int, limits: "Limits", time_limit: float
@@ -108,27 +109,28 @@ def extraction(address: str | None) -> "Engine":
         if sources:
             of = {source.id: source for source in sources}
             rows = [source._replace(path=source.path.absolute()) for source in sources]
-            settings = {"name": name, "limits": limits, "time_limit": time_limit}
-            for source, result in spread(_Encoding, rows, settings, address=address, workers=workers):
+            settings = {"name": name, "factory": factory_of(name), "limits": limits, "time_limit": time_limit}
+            for source, result in distribute(_Encoding, rows, settings, address=address, workers=workers):
                 yield of[source.id], result
 
     return encode_all
 
 
 class _Encoding:
-    """Encodes files in a child process, as on one machine: one that hangs or crashes the decoder costs itself."""
+    """Encodes files in a child process, as on one machine: one that hangs or crashes the decoder costs itself only."""
 
-    def __init__(self, name: str, limits: "Limits", time_limit: float) -> None:
-        from counterpoint.media import workers as children
+    def __init__(self, name: str, factory: "Factory", limits: "Limits", time_limit: float) -> None:
+        from counterpoint.media.encoders import base_name, register
+        from counterpoint.media.workers import WorkerPool
 
+        register(base_name(name), factory)
         self.limits, self.time_limit = limits, time_limit
-        self.process = children.child_processes(1, name)
+        self.pool = WorkerPool(name, 1)
 
     def __call__(self, source: "Source") -> "tuple[Source, Encoded | Failure]":
-        from counterpoint.media import workers as children
+        from counterpoint.media.workers import encode_one
 
-        future = children.begin(self.process, source, self.limits, self.time_limit)
-        return source, children.result_of(future, source, self.time_limit)
+        return source, encode_one(self.pool, source, self.limits, self.time_limit)
 
 
 def categorization(address: str | None, workers: int) -> "batch.Engine":
@@ -138,13 +140,13 @@ def categorization(address: str | None, workers: int) -> "batch.Engine":
         rows = [(number, shard.absolute() if isinstance(shard, Path) else shard) for number, shard in todo]
         if rows:
             settings = {"run": run, "options": options}
-            yield from spread(_Categorizing, rows, settings, address=address, workers=workers, gpu=True)
+            yield from distribute(_Categorizing, rows, settings, address=address, workers=workers, gpu=True)
 
     return categorize
 
 
 class _Categorizing:
-    """Says of shards what a run says; see `counterpoint.batch.answers`. A fault is an answer, and not tried again."""
+    """A run's answers for shards, by `counterpoint.batch.answers`. An error's message is an answer: not tried again."""
 
     def __init__(self, run: str, options: dict[str, Any]) -> None:
         self.folder, self.options = run, options

@@ -1,12 +1,14 @@
-"""The main job on a small world of its own, then on video files: all in less than three minutes.
+"""The main job on a small synthetic data set, then on rendered video files: all in less than three minutes.
 
-The world is `counterpoint.data.synthetic`'s: made up, so that the truth is known and nothing is downloaded. The videos
-are `counterpoint.media.films`'s.
+The data set is `counterpoint.data.synthetic`'s, so that the truth is known and nothing is downloaded; the videos are
+`counterpoint.media.films`'s, of nine categories.
 """
 
 import dataclasses
+import os
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -16,38 +18,71 @@ from rich.progress import Progress
 from counterpoint.data import synthetic
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.errors import Error
-from counterpoint.evaluation.breakdown import Breakdown, markdown, rich_table, table4
+from counterpoint.evaluation.breakdown import Breakdown, table4
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.plots import draw_levels
-from counterpoint.media import demo as media
+from counterpoint.files import check_output_folder
+from counterpoint.media import films
+from counterpoint.media.extract import extract
 from counterpoint.predict import Predictor
-from counterpoint.recipes import RECIPES, TOWER_RECIPES, ContrastiveConfig, NetVLADFamily, Recipe, TowerRecipe, Training
+from counterpoint.recipes import (
+    RECIPES,
+    TOWER_RECIPES,
+    ContrastiveConfig,
+    HeadConfig,
+    NetVLADFamily,
+    Recipe,
+    TowerRecipe,
+    Training,
+)
 from counterpoint.run import RunFolder
+from counterpoint.tables import Table
 from counterpoint.taxonomy import load
 from counterpoint.training.train import train
 
 WORLD = synthetic.SyntheticData(topics=48, unrelated=0.3)
 TOWER = "correlation-nv"
 SHOWN = {
-    "nv-l": "late fusion, nobody hears anybody",
-    "nv-cm": "cross-modal, each hears the other",
-    "nv-cm-c": "cross-modal, told by the tower whether they belong together",
+    "nv-l": "late fusion, without influence between the modalities",
+    "nv-cm": "cross-modal, each modality influences the other",
+    "nv-cm-c": "cross-modal, with the tower's probability that they belong together",
 }
 BEST = "nv-cm-c"
 NAMED = 5  # clips whose categories are printed
-R = TypeVar("R", Recipe, TowerRecipe)
 TOP = 3  # categories of each
+FILM_SPLITS = {"train": range(5), "validation": range(5, 7), "test": range(7, 9)}
+"""Seeds of each category's films."""
+FILM_FAMILY = NetVLADFamily(clusters={"video": 8, "audio": 8}, hidden=256)
+FILM_TOWER = dataclasses.replace(
+    TOWER_RECIPES[TOWER],
+    family=FILM_FAMILY,
+    comparison=ContrastiveConfig(dropout=0.0),
+    training=Training(learning_rate=1e-3, batch_size=15, max_epochs=15, stop_patience=15),
+)
+FILM_RECIPE = dataclasses.replace(
+    RECIPES[BEST],
+    family=FILM_FAMILY,
+    head=HeadConfig(hidden=256),
+    training=Training(learning_rate=1e-3, batch_size=15, max_epochs=25, stop_patience=25),
+)
+R = TypeVar("R", Recipe, TowerRecipe)
+
+
+class FilmResult(NamedTuple):
+    """The films that were held out, and how many of them the run puts into their category."""
+
+    run: Path
+    films: list[Path]
+    right: int
 
 
 def demo(out: Path, console: Console) -> None:
-    """Write shards, train, compare and name; everything is left in ``out``.
+    """Write shards, train, compare and categorize; everything is left in ``out``.
 
     Raises:
         Error: ``out`` holds something already.
     """
-    if out.exists() and any(out.iterdir()):
-        raise Error(f"{out}: not empty; remove it or choose another --out")
+    check_output_folder(out)
     shards = out / "shards"
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("writing shards")
@@ -55,7 +90,7 @@ def demo(out: Path, console: Console) -> None:
             WORLD, shards, progress=lambda done, total: progress.update(task, completed=done, total=total)
         )
     count = sum(map(len, written.values()))
-    console.print(f"[bold]1.[/] wrote {count} shards of made-up clips to {escape(str(shards))}", soft_wrap=True)
+    console.print(f"[bold]1.[/] wrote {count} shards of synthetic clips to {escape(str(shards))}", soft_wrap=True)
     labelling = load(shards / "taxonomy")
     data = {split: Dataset(paths, labelling) for split, paths in written.items()}
     features = FeatureSet.of(data["train"].paths)
@@ -67,32 +102,59 @@ def demo(out: Path, console: Console) -> None:
     for number, (name, what) in enumerate(SHOWN.items(), 3):
         run = RunFolder(out / name, _small(RECIPES[name]), labelling, features)
         console.print(f"[bold]{number}.[/] training {name}: {what}")
-        needed = tower if RECIPES[name].fusion.tower else None
+        needed = tower if RECIPES[name].needs_tower else None
         train(run, data["train"], data["validation"], tower=needed, console=console)
         breakdown = evaluate(run, data["test"], console)
         breakdown.save(run.folder / "evaluation")
         breakdowns.append((name, breakdown))
 
-    console.print(f"[bold]{len(SHOWN) + 3}.[/] real video files: rendered, extracted, and most of them learned from")
-    films = media.films(out, console)
+    console.print(f"[bold]{len(SHOWN) + 3}.[/] real video files: rendered, extracted, and most of them trained on")
+    of_films = _films(out, console)
 
-    title = f"Error in % on {len(data['test'])} test clips (lower is better)"
+    compared = table4(breakdowns, "test clips")
     named = _named(RunFolder.load(out / BEST), written["test"][0])
     report = out / "report.md"
     figure = draw_levels(breakdowns, out / "comparison.png")
     report.write_text(
-        f"# Demo\n\n{WORLD}\n\n## {title}\n\n{markdown(table4(breakdowns))}\n"
-        f"\n![GAP error by level]({figure.name})\n\n## {NAMED} test clips by {BEST}\n\n{markdown(named)}\n",
+        f"# Demo\n\n{WORLD}\n\n{compared.markdown()}\n\n![GAP error by level]({figure.name})\n\n{named.markdown()}\n",
         encoding="utf-8",
     )
     shown = Console(width=None if console.is_terminal else 100)
-    shown.print(rich_table(table4(breakdowns), title))
-    shown.print(rich_table(named, f"{NAMED} test clips by {BEST}"))
-    print(f"{films.right} of {len(films.films)} video files that were held out are in their category")
+    shown.print(compared)
+    shown.print(named)
+    print(f"{of_films.right} of {len(of_films.films)} video files that were held out are in their category")
     print(f"runs    {', '.join(str(out / name) for name in (TOWER, *SHOWN))}")
     print(f"report  {report}")
     print(f"go on   counterpoint categorize {out / BEST} {written['test'][0]}")
-    print(f"        counterpoint categorize {films.run} {films.films[0]} --explain {out}")
+    print(f"        counterpoint categorize {of_films.run} {of_films.films[0]} --explain {out}")
+
+
+def _films(out: Path, console: Console) -> FilmResult:
+    """Render films to ``out``/films, extract them, train on them, and categorize those that were held out."""
+    folder, shards = out / "films", out / "film-shards"
+    rendered = films.films(folder, FILM_SPLITS)
+    console.print(f"   rendered {sum(map(len, rendered.values()))} films to {folder}")
+    extract(folder, shards, folder / "labels.csv", workers=os.cpu_count() or 1)
+    labelling, features = load(shards / "taxonomy"), FeatureSet.load(shards)
+    console.print(f"   extracted their features by {features.encoder} to {shards}")
+    data = {split: Dataset([shards], labelling, keep=partial(_in, f"{split}/")) for split in FILM_SPLITS}
+    features, quiet = FeatureSet.of(data["train"].paths), Console(quiet=True)
+    tower = RunFolder(out / "films-tower", FILM_TOWER, labelling, features)
+    run = RunFolder(out / "films-nv-cm-c", FILM_RECIPE, labelling, features)
+    console.print(f"   training {tower.folder.name} and {run.folder.name}")
+    train(tower, data["train"], data["validation"], console=quiet)
+    train(run, data["train"], data["validation"], tower=tower, console=quiet)
+
+    leaves = np.flatnonzero(labelling.taxonomy.levels == 1)
+    right = sum(
+        int((batch.probabilities[:, leaves].argmax(1) == batch.labels[:, leaves].argmax(1)).sum())
+        for batch in Predictor(run).predict(data["test"])
+    )
+    return FilmResult(run.folder, rendered["test"], right)
+
+
+def _in(folder: str, clip_id: str) -> bool:
+    return clip_id.startswith(folder)
 
 
 def _small(recipe: R) -> R:
@@ -104,15 +166,16 @@ def _small(recipe: R) -> R:
     return dataclasses.replace(recipe, family=family, training=training)
 
 
-def _named(run: RunFolder, shard: Path) -> list[list[str]]:
-    """A table of some clips' truth and best categories; a header first."""
+def _named(run: RunFolder, shard: Path) -> Table:
+    """Some clips' truth and best categories."""
     paths, levels = run.labelling.taxonomy.paths, run.labelling.taxonomy.levels
     some = Dataset([shard], run.labelling)
-    rows = [["clip", "truth", f"{TOP} best leaf categories"]]
+    rows = []
     predictions = next(Predictor(run).predict(some, batch_size=NAMED))
     for clip, probabilities, truth in zip(predictions.ids, predictions.probabilities, predictions.labels, strict=True):
         leaves = np.flatnonzero(levels == levels.max())
         best = leaves[np.argsort(-probabilities[leaves])[:TOP]]
         label = next(paths[i] for i in leaves if truth[i])
         rows.append([clip, label, ", ".join(f"{paths[i]} {probabilities[i]:.2f}" for i in best)])
-    return rows
+    header = ["clip", "truth", f"{TOP} best leaf categories"]
+    return Table(f"{NAMED} test clips by {BEST}", header, rows, labels=3)

@@ -1,6 +1,7 @@
 """Errors meant for the user: each reads as one line, so a command may print it without a traceback."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,16 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, Overf
 
 class Error(Exception):
     """Something the user can put right; `str()` is one readable line."""
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a wrong name: the closest of the right ones; empty where none is close.
+
+    >>> suggestion("gap_ful", ["gap", "gap_full"]), suggestion("x", ["gap"])
+    ('; did you mean gap_full?', '')
+    """
+    close = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 class NotFoundError(Error):

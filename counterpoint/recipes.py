@@ -1,30 +1,51 @@
 """Recipes: complete experiments by the paper's names.
 
 ``nv-`` NetVLAD, ``tm-`` Transformer, ``rnn-`` attention clusters; then ``e`` early, ``l`` late, ``cm`` cross-modal,
-``cm-g`` gated, ``cm-c`` concatenated. Then what the paper leaves out: ``cm-a``, told all that the tower compares;
-``cm-self``, whose modalities each hear themselves; ``picture`` or ``sound`` alone; and the rivals ``tm-xattn``
-cross-attention, ``tm-mbt`` attention bottlenecks, ``tm-bert`` one stream.
+``cm-g`` gated, ``cm-c`` concatenated. Then what the paper leaves out: ``cm-a``, which concatenates the tower's whole
+agreement; ``cm-self``, whose modalities each influence themselves; ``picture`` or ``sound`` alone; and the baselines
+``tm-xattn`` cross-attention, ``tm-mbt`` attention bottlenecks, ``tm-bert`` one stream.
 
-A recipe is plain data: print it, change a field with `dataclasses.replace`, or build it::
+A recipe is plain data: print it, change fields with `Recipe.with_`, or build it::
 
-    recipe = RECIPES["nv-l"]
+    recipe = RECIPES["nv-l"].with_({"training.learning_rate": 1e-3})
     model = recipe.build({"video": 1024, "audio": 128}, categories=640)
 """
 
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
-from typing import Any, Literal
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
 
-from counterpoint.errors import Error
-from counterpoint.families import AttentionClusterFamily as AttentionClusterFamily
-from counterpoint.families import BottleneckFamily, CrossAttentionFamily, OneStreamFamily
-from counterpoint.families import Family as Family
-from counterpoint.families import NetVLADFamily as NetVLADFamily
-from counterpoint.families import TransformerFamily as TransformerFamily
-from counterpoint.models.categorizer import JOINED, Categorizer, Head, Read, Trunk
-from counterpoint.models.correlation import Comparison, Constant, Contrastive, Joined, Tower
-from counterpoint.models.fusion import Concatenated, CrossModal, Early, Fusion, Gated, Late, SelfModal
+from counterpoint.errors import UNREADABLE, Error
+from counterpoint.fields import (
+    MANY,
+    TYPE,
+    FieldInfo,
+    UnknownFieldError,
+    bounded,
+    changed,
+    imported,
+    listed,
+    out_of_bounds,
+    restored,
+    stored,
+    suggestion,
+    unknown_modalities,
+    whole_numbers,
+)
+from counterpoint.models.attention_cluster import AttentionClusterFamily as AttentionClusterFamily
+from counterpoint.models.baselines import BottleneckFamily, CrossAttentionFamily, OneStreamFamily
+from counterpoint.models.categorizer import Categorizer, Head, build_trunk
+from counterpoint.models.correlation import ComparisonConfig, Tower
+from counterpoint.models.correlation import ConstantConfig as ConstantConfig
+from counterpoint.models.correlation import ContrastiveConfig as ContrastiveConfig
+from counterpoint.models.correlation import JoinedConfig as JoinedConfig
+from counterpoint.models.family import MODALITIES
+from counterpoint.models.family import Family as Family
+from counterpoint.models.fusion import JOINED, Concatenated, CrossModal, Early, Fusion, Gated, Late, SelfModal
+from counterpoint.models.netvlad import NetVLADFamily as NetVLADFamily
+from counterpoint.models.transformer import TransformerFamily as TransformerFamily
+from counterpoint.tables import Table
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 """As in Lightning."""
@@ -32,10 +53,15 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true",
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The deep network that joins the modalities."""
+    """The deep network that joins the modalities.
+
+    Args:
+        hidden: its hidden features.
+        dropout: the share of its inputs and of its hidden features that are dropped in training.
+    """
 
     hidden: int = 1024
-    dropout: float = 0.3
+    dropout: float = bounded(0.3, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,62 +69,35 @@ class Training:
     """How to train; the defaults are the paper's (section 4.2) where it gives them.
 
     Args:
-        influence_lr_scale: F learns at so many times the learning rate.
+        learning_rate: of Adam.
+        influence_lr_scale: F's learning rate as a multiple of the learning rate.
+        weight_decay: of Adam.
+        batch_size: clips in a batch, of all processes together where several train.
+        max_epochs: 0 leaves the model as it was drawn, for a control.
         patience: the learning rate is multiplied by ``factor`` where validation GAP (a tower's AUC) is no better, by a
             ten-thousandth of it, for more epochs than this.
+        factor: see patience.
         stop_patience: training stops where it is no better at all for so many epochs.
-        modality_dropout: in this share of training clips one of the data's modalities, chosen evenly, is taken away.
-        max_epochs: 0 leaves the model as it was drawn, for a control.
-        batch_size: clips in a batch, of all processes together where several train.
+        modality_dropout: the share of training clips in which one of the data's modalities, chosen evenly, is dropped.
         precision: of the arithmetic; ``bf16-mixed`` takes about half the time where the processor has it.
         compile: let `torch.compile` make the model's kernels: minutes before the first steps, faster ones after.
         accumulate: batches whose gradients make one step.
+        seed: of all random numbers.
     """
 
     learning_rate: float = 2e-4
     influence_lr_scale: float = 1.0
     weight_decay: float = 0.0
     batch_size: int = 128
-    max_epochs: int = 10
-    patience: int = 2
-    factor: float = 0.5
+    max_epochs: int = bounded(10, 0, MANY)
+    patience: int = bounded(2, 0, MANY)
+    factor: float = bounded(0.5, 0, 0.999)
     stop_patience: int = 5
-    modality_dropout: float = 0.0
+    modality_dropout: float = bounded(0.0, 0, 1)
     precision: Precision = "32-true"
     compile: bool = False
     accumulate: int = 1
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class JoinedConfig:
-    """The paper's comparison: a deep network over both modalities' vectors."""
-
-    hidden: int = 512
-
-    def build(self, sizes: dict[str, int]) -> Comparison:
-        return Joined(sizes, self.hidden)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContrastiveConfig:
-    """An embedding for each modality and their cosine."""
-
-    embedding: int = 256
-    dropout: float = 0.5
-
-    def build(self, sizes: dict[str, int]) -> Comparison:
-        return Contrastive(sizes, self.embedding, self.dropout)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConstantConfig:
-    """No comparison: the same probability for every clip."""
-
-    probability: float = 0.5
-
-    def build(self, sizes: dict[str, int]) -> Comparison:
-        return Constant(self.probability)
+    seed: int = bounded(0, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,22 +111,79 @@ class Negatives:
     """
 
     weight: float = 1.0
-    hard_share: float = 0.5
-    hard_from: int = 1
+    hard_share: float = bounded(0.5, 0, 1)
+    hard_from: int = bounded(1, 0, MANY)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TowerRecipe:
+class BaseRecipe:
+    """The part that recipes of categorizers and of correlation towers have in common."""
+
+    name: str
+    family: Family
+
+    def with_(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
+        """A copy with other values in its fields.
+
+        >>> RECIPES["nv-cm"].with_({"training.learning_rate": "1e-3", "fusion.hidden": [32]}, max_steps=120).max_steps
+        120
+
+        Args:
+            changes: by field: its name, a dotted name (``training.learning_rate``, ``family.clusters.video``), or a
+                name with the changes of that part's fields. Values are typed, or texts as on a command line: "1e-3",
+                '{"video": 32}', "null".
+            more: the same, by keyword.
+
+        Raises:
+            Error: a field does not exist, or a value is not of its type or out of its bounds.
+        """
+        try:
+            recipe = changed(self, {**(changes or {}), **more})
+        except UnknownFieldError as error:
+            own = [info.name for info in listed(self)]
+            part = error.name.rpartition(".")[0]
+            real = [name for name in own if name.startswith(f"{part}.")] or own
+            close = suggestion(error.name, own)
+            has = f"{close} It has" if close else "; it has"
+            raise Error(f"{self.name}: no field {error.name}{has} {', '.join(real)}") from error
+        except ValueError as error:
+            raise Error(f"{self.name}: {error}") from error
+        check(recipe)
+        return recipe
+
+    def fields(self) -> list[FieldInfo]:
+        """All fields: dotted name, type in words, value, help and bounds."""
+        return list(listed(self))
+
+    def table(self) -> Table:
+        """All fields as a table."""
+        rows = [
+            (info.name, info.kind, _shown(info.value), _span(info.bounds), info.help.rstrip("."))
+            for info in self.fields()
+            if info.name != "name"
+        ]
+        return Table(self.name, ("field", "type", "value", "from, to", "meaning"), rows, labels=5)
+
+    def _check_modalities(self, sizes: Mapping[str, int]) -> None:
+        """Raise Error for a setting of a modality that there is not."""
+        for name, key in unknown_modalities(self, {*sizes, *MODALITIES, JOINED}):
+            real = ", ".join(sizes)
+            raise Error(f"{self.name}: {name} names no modality with {key!r}{suggestion(key, sizes)}; there are {real}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerRecipe(BaseRecipe):
     """A correlation tower's complete experiment (section 3).
 
     Args:
         damping: see `counterpoint.models.categorizer.Read`; only where features are principal components.
+        max_steps: longer clips are cut here (300 s in the paper).
         averaged: a clip is read as one step, the mean over its steps, as YouTube-8M's video-level records are.
     """
 
-    name: str
-    family: Family
-    comparison: JoinedConfig | ContrastiveConfig | ConstantConfig = field(default_factory=ContrastiveConfig)
+    needs_tower: ClassVar[bool] = False
+    may_be_idle: ClassVar[bool] = True  # a batch whose clips lack a modality leaves comparisons without a gradient
+    comparison: ComparisonConfig = field(default_factory=ContrastiveConfig)
     negatives: Negatives = field(default_factory=Negatives)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-3, batch_size=256))
     damping: float = 20.0
@@ -137,24 +193,33 @@ class TowerRecipe:
     def build(
         self, sizes: Mapping[str, int], categories: int = 0, tower: Tower | None = None, components: bool = False
     ) -> Tower:
-        """The untrained tower, for features of these sizes by modality; it needs no categories and no other tower."""
+        """The untrained tower, for features of these sizes by modality.
+
+        Args:
+            sizes: features of each modality.
+            categories: not used.
+            tower: not used.
+            components: whether features are principal components, so that ``damping`` counts.
+
+        Raises:
+            Error: a field names a modality that there is not.
+        """
+        self._check_modalities(sizes)
         damping = self.damping if components else 0.0
         trunk, widths = build_trunk(self.family, Late(), sizes, self.max_steps, damping=damping, averaged=self.averaged)
         return Tower(trunk, self.comparison.build(widths))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(BaseRecipe):
     """A named, complete experiment.
 
     Args:
         max_steps: longer clips are cut here (300 s in the paper).
-        modalities: those that the model reads; none named: all. A tower that it listens to reads its own.
+        modalities: those that the model reads; none named: all. Its tower reads all of its own.
         averaged: a clip is read as one step, the mean over its steps, as YouTube-8M's video-level records are.
     """
 
-    name: str
-    family: Family
     fusion: Fusion
     head: HeadConfig = field(default_factory=HeadConfig)
     training: Training = field(default_factory=Training)
@@ -162,68 +227,77 @@ class Recipe:
     modalities: tuple[str, ...] = ()
     averaged: bool = False
 
+    @property
+    def needs_tower(self) -> bool:
+        """Whether it reads a trained correlation tower."""
+        return self.fusion.needs_tower
+
+    @property
+    def may_be_idle(self) -> bool:
+        """Whether a batch may leave some parameters of its model without a gradient."""
+        return self.fusion.may_be_idle
+
     def build(
         self, sizes: Mapping[str, int], categories: int, tower: Tower | None = None, components: bool = False
     ) -> Categorizer:
         """The untrained model, for features of these sizes by modality; ``components`` makes it no different.
 
+        Args:
+            sizes: features of each modality.
+            categories: how many the model answers for.
+            tower: a trained correlation tower, where the fusion needs one.
+            components: not used.
+
         Raises:
-            Error: the fusion needs a trained tower and there is none, or the features lack a modality.
+            Error: the fusion needs a trained tower and there is none, the features lack a modality, or a field names
+                a modality that there is not.
         """
         if unknown := set(self.modalities) - set(sizes):
             raise Error(f"{self.name} reads {min(unknown)!r}, and the features are {', '.join(sizes)}")
+        self._check_modalities(sizes)
         sizes = {name: size for name, size in sizes.items() if name in (self.modalities or sizes)}
-        if self.fusion.tower and tower is None:
+        if self.needs_tower and tower is None:
             raise Error(f"{self.name} needs a trained correlation tower")
-        context = self.fusion.context(tower.comparison.size) if self.fusion.tower and tower is not None else 0
+        context = self.fusion.context_size(tower.comparison.size) if self.needs_tower and tower is not None else 0
         trunk, widths = build_trunk(self.family, self.fusion, sizes, self.max_steps, context, averaged=self.averaged)
         head = Head(sum(widths.values()), self.head.hidden, categories, self.head.dropout)
         return Categorizer(trunk, head, tower)
 
 
-def build_trunk(
-    family: Family,
-    fusion: Fusion,
-    sizes: Mapping[str, int],
-    max_steps: int,
-    context: int = 0,
-    damping: float = 0.0,
-    averaged: bool = False,
-) -> tuple[Trunk, dict[str, int]]:
-    """Everything before the head, and how many features it gives by track."""
-    tracks = {JOINED: sum(sizes.values())} if fusion.joined else dict(sizes)
-    readers = {name: family.reader(name, size) for name, size in tracks.items()}
-    read = Read({name: reader for name, (reader, _) in readers.items()}, sizes, fusion.joined, damping, averaged)
-    layers, widths = family.stack({name: width for name, (_, width) in readers.items()}, fusion, max_steps, context)
-    return Trunk(read, layers), dict(widths)
+AnyRecipe = Recipe | TowerRecipe
 
 
-def _recipes(prefix: str, family: Family, influence: CrossModal) -> list[Recipe]:
+# --- the catalogue ----------------------------------------------------------------------------------------------------
+
+
+def _recipes(family: Family, influence: CrossModal) -> list[Recipe]:
     """One family's nine; ``influence`` is its F."""
     f: dict[str, Any] = {"hidden": influence.hidden, "reach": influence.reach, "start": influence.start}
     fusions = {"e": Early(), "l": Late(), "cm": influence, "cm-g": Gated(**f), "cm-c": Concatenated(**f)}
-    fusions |= {"cm-a": Concatenated(told="agreement", **f), "cm-self": SelfModal(**f)}
-    alone = {"picture": ("video",), "sound": ("audio",)}
+    fusions |= {"cm-a": Concatenated(context="agreement", **f), "cm-self": SelfModal(**f)}
+    single = {"picture": ("video",), "sound": ("audio",)}
     return [
-        *(Recipe(name=f"{prefix}-{name}", family=family, fusion=fusion) for name, fusion in fusions.items()),
-        *(Recipe(name=f"{prefix}-{name}", family=family, fusion=Late(), modalities=m) for name, m in alone.items()),
+        *(Recipe(name=f"{family.prefix}-{name}", family=family, fusion=fusion) for name, fusion in fusions.items()),
+        *(
+            Recipe(name=f"{family.prefix}-{name}", family=family, fusion=Late(), modalities=modalities)
+            for name, modalities in single.items()
+        ),
     ]
 
 
 FAMILIES: dict[str, Family] = {
-    "nv": NetVLADFamily(),
-    "tm": TransformerFamily(),
-    "rnn": AttentionClusterFamily(),
+    family.prefix: family for family in (NetVLADFamily(), TransformerFamily(), AttentionClusterFamily())
 }
+"""The paper's families, by prefix."""
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         # Over clusters a hidden layer pays. Over time, a map of distances learns from far fewer clips than one of all
-        # pairs of steps, and serves any length; `--fusion.reach null` is the paper's. It begins as the other's own
-        # weights: near zero, its one ReLU can fall silent in the first steps, and then never learns.
-        *_recipes("nv", FAMILIES["nv"], CrossModal(hidden=(64,))),
-        *_recipes("tm", FAMILIES["tm"], CrossModal(reach=30, start="identity")),
-        *_recipes("rnn", FAMILIES["rnn"], CrossModal(reach=30, start="identity")),
+        # pairs of steps, and serves any length; `--fusion.reach null` is the paper's. It begins as the other modality's
+        # own weights: near zero, its one ReLU can be zero everywhere in the first steps, and then never learns.
+        *_recipes(FAMILIES["nv"], CrossModal(hidden=(64,))),
+        *_recipes(FAMILIES["tm"], CrossModal(reach=30, start="identity")),
+        *_recipes(FAMILIES["rnn"], CrossModal(reach=30, start="identity")),
         # At these widths they have about as many parameters as tm-cm-c.
         Recipe(name="tm-xattn", family=CrossAttentionFamily(), fusion=Late()),
         Recipe(name="tm-mbt", family=BottleneckFamily(), fusion=Late()),
@@ -236,7 +310,7 @@ UNTRAINED = Training(learning_rate=1e-3, batch_size=256, max_epochs=0)
 
 
 def _towers(name: str, family: Family) -> list[TowerRecipe]:
-    """One family's three; the last is a control, which knows nothing."""
+    """One family's three; the last is an untrained control."""
     joined, weight = JoinedConfig(), Negatives(weight=2.0)
     return [
         TowerRecipe(name=f"correlation-{name}", family=family),
@@ -257,43 +331,135 @@ TOWER_RECIPES: dict[str, TowerRecipe] = {
     for recipe in (*(tower for name, family in TOWER_FAMILIES.items() for tower in _towers(name, family)), CONSTANT)
 }
 
-MANY = 10**6
-# What numbers may be, by their field's name, where it is not from 1 to a million for whole ones, and from 0 for others.
-BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("max_epochs", "patience", "hard_from", "reach"), (0, MANY)),
-    "seed": (0, 2**63 - 1),
-    "layers": (1, 1000),
-    **dict.fromkeys(("dropout", "modality_dropout", "hard_share", "threshold"), (0, 1)),
-    "factor": (0, 0.999),
-}
+
+def recipe(name: str) -> AnyRecipe:
+    """A recipe by its built-in name, or a recipe of your own as ``package.module:NAME``.
+
+    A module is also looked for in the working directory, last of all.
+
+    Raises:
+        Error: there is no such recipe.
+    """
+    if ":" in name:
+        found = imported(name)
+        if not isinstance(found, Recipe | TowerRecipe):
+            raise Error(f"{name}: not a recipe but a {type(found).__name__}")
+        return found
+    built_in: dict[str, AnyRecipe] = {**RECIPES, **TOWER_RECIPES}
+    if name not in built_in:
+        close = suggestion(name, built_in) or f"; there are {', '.join(built_in)}"
+        raise Error(f"no recipe {name!r}{close} (`counterpoint recipes` lists them; package.module:NAME is your own)")
+    return built_in[name]
 
 
-def check(recipe: Recipe | TowerRecipe) -> None:
-    """Raise Error, which names the field, for a number that makes no model or no training."""
-    for path, name, value in _numbers(recipe):
-        low, high = BOUNDS.get(name, (1, MANY) if isinstance(value, int) else (0, sys.float_info.max))
-        if not low <= value <= high:
-            bound = f"at most {high:g}" if value > high else f"at least {low:g}"
-            allowed = f"from {low:g} to {high:g}" if high == 1 else bound
-            raise Error(f"{recipe.name}: {path} must be {allowed}, not {value}")
+def recipes_table() -> Table:
+    """All built-in recipes: name, family, fusion (a tower's comparison), and whether they need a correlation tower."""
+    rows = [
+        (
+            each.name,
+            each.family.label,
+            "its own" if each.family.fuses else each.fusion.label,
+            "a tower" if each.needs_tower else "",
+            f"{' and '.join(each.modalities)} only" if each.modalities else _summary(each),
+        )
+        for each in RECIPES.values()
+    ]
+    rows += [
+        (
+            each.name,
+            each.family.label,
+            each.comparison.label,
+            "",
+            "a correlation tower" + (", untrained: a control" if not each.training.max_epochs else ""),
+        )
+        for each in TOWER_RECIPES.values()
+    ]
+    return Table("", ("recipe", "family", "fusion", "needs", "what it is"), rows, labels=5)
 
 
-def largest(recipe: Recipe | TowerRecipe) -> float:
-    """The largest number that sizes a part of the model: a trained one has at least so many weights."""
+def _summary(recipe: Recipe) -> str:
+    part = recipe.family if recipe.family.fuses else recipe.fusion
+    return (type(part).__doc__ or "").partition("\n")[0].rstrip(".").partition(": ")[2] or (
+        (type(part).__doc__ or "").partition("\n")[0].rstrip(".")
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = list(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _span(bounds: tuple[float, float] | None) -> str:
+    if bounds is None:
+        return ""
+    low, high = bounds
+    return f"from {low:g}" if high > MANY else f"{low:g} to {high:g}"
+
+
+# --- checks and files -------------------------------------------------------------------------------------------------
+
+
+def check(recipe: AnyRecipe | BaseRecipe) -> None:
+    """Raise Error, with the field's name, for a number that makes no model or no training."""
+    for fault in out_of_bounds(recipe):
+        raise Error(f"{recipe.name}: {fault}")
+
+
+def largest(recipe: AnyRecipe) -> int:
+    """The largest whole number that sizes a part of the model: a trained one has at least so many weights."""
     parts = (getattr(recipe, name) for name in ("family", "fusion", "head", "comparison") if hasattr(recipe, name))
-    return max((value for part in parts for _, _, value in _numbers(part)), default=0)
+    return max((value for part in parts for value in whole_numbers(part)), default=0)
 
 
-def _numbers(part: Any, path: str = "", name: str = "") -> Iterator[tuple[str, str, float]]:
-    """The path of each number in a recipe, its field's name and the number itself."""
-    if isinstance(part, int | float) and not isinstance(part, bool):
-        yield path, name, part
-    elif is_dataclass(part):
-        for inner, value in vars(part).items():
-            yield from _numbers(value, f"{path}.{inner}".lstrip("."), inner)
-    elif isinstance(part, Mapping):
-        for key, value in part.items():
-            yield from _numbers(value, f"{path} of {key}", name)
-    elif isinstance(part, tuple):
-        for value in part:
-            yield from _numbers(value, path, name)
+def to_json(recipe: AnyRecipe) -> dict[str, Any]:
+    """A recipe for JSON; each part with its class: by name, or ``module:Class`` from outside this package."""
+    return stored(recipe)
+
+
+def from_json(content: Any) -> AnyRecipe:
+    """A recipe that `to_json` wrote, or version 0.1.
+
+    The module of a class from outside this package is imported, from the working directory too; the class is used only
+    if it is a subclass of its field's type, such as `Family` or `Fusion`.
+
+    Raises:
+        Error: it is not a recipe, or a class cannot be imported.
+    """
+    try:
+        made: Any = restored(BaseRecipe, content if TYPE in content else _from_0_1(content))
+    except UNREADABLE as error:
+        raise Error(repr(error)) from error
+    if not isinstance(made, Recipe | TowerRecipe):
+        raise Error("neither a recipe nor a tower's recipe")
+    check(made)
+    return made
+
+
+OLD_NAMES = {"fusion": {"context": "told"}, "training": {"influence_lr_scale": "hearing_rate"}}
+"""Fields by part, and their names in version 0.1."""
+
+
+def _from_0_1(content: Any) -> dict[str, Any]:
+    """A recipe of version 0.1 in today's form: it had no classes, which the recipe's name implies, and other names."""
+    usual = stored((RECIPES | TOWER_RECIPES)[content["name"]])
+    found = {TYPE: usual[TYPE], **content}
+    for name, part in usual.items():
+        if isinstance(part, dict) and TYPE in part and name in content:
+            today = {old: new for new, old in OLD_NAMES.get(name, {}).items()}
+            found[name] = {TYPE: part[TYPE]} | {today.get(each, each): value for each, value in content[name].items()}
+    return found
+
+
+def identity(recipe: AnyRecipe) -> dict[str, Any]:
+    """A recipe's fields by the names of version 0.1, without classes: what a run's fingerprint is made of."""
+    plain = without_types(to_json(recipe))
+    for name, names in OLD_NAMES.items():
+        if name in plain:
+            plain[name] = {names.get(each, each): value for each, value in plain[name].items()}
+    return plain
+
+
+def without_types(content: dict[str, Any]) -> dict[str, Any]:
+    values = {name: value for name, value in content.items() if name != TYPE}
+    return {name: without_types(value) if isinstance(value, dict) else value for name, value in values.items()}

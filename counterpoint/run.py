@@ -1,18 +1,18 @@
-"""A run: the folder that holds everything about one training, and all that is needed to use its model elsewhere.
+"""A run's folder: everything about one training, and all that is needed to use its model elsewhere.
 
 =======================  ==============================================================
-``recipe.json``          the recipe, every field
+``recipe.json``          the recipe: every field, and the class of each part
 ``taxonomy/``            the categories and the label mapping
 ``features.json``        which features the model reads
 ``weights.safetensors``  the best model of the training, by its validation figure
-``tower/``               a run of its own: the correlation tower that the model listens to, if it does
+``tower/``               a run of its own: the correlation tower that the model reads, if it does
 ``data.json``            the clips it was trained and validated on: how many, and their shards
 ``environment.json``     versions, hardware and command
 ``epochs.csv``           loss and metrics of each epoch; the same for TensorBoard in ``tensorboard/``
-``checkpoints/``         where an interrupted training goes on
-``evaluation/``          what `counterpoint evaluate` and `counterpoint tower` found
+``checkpoints/``         the state from which an interrupted training goes on
+``evaluation/``          the results of `counterpoint evaluate` and `counterpoint tower`
 ``.lock``                locked while a process trains there
-``survey/``              what the model says of clips that were browsed, by data set
+``survey/``              the model's answers for clips that were browsed, by data set
 =======================  ==============================================================
 """
 
@@ -25,11 +25,10 @@ import sys
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args, get_type_hints
+from typing import Any, Self
 
 import numpy as np
 import torch
-from beartype.door import is_bearable
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import cache_folder, replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
-from counterpoint.recipes import RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check, largest
+from counterpoint.recipes import AnyRecipe, from_json, identity, largest, to_json
 from counterpoint.taxonomy import Labelling, load
 
 RECIPE_FILE = "recipe.json"
@@ -57,17 +56,17 @@ SHIPPED = Path(__file__).with_name("shipped")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run folder says, without the weights; `model` reads those."""
+    """A run folder, without the weights; `model` reads those."""
 
     folder: Path
-    recipe: Recipe | TowerRecipe
+    recipe: AnyRecipe
     labelling: Labelling
     features: FeatureSet
 
     def save(self) -> None:
         """Write everything but the weights, making the folder where needed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / RECIPE_FILE, dataclasses.asdict(self.recipe))
+        write_json(self.folder / RECIPE_FILE, to_json(self.recipe))
         write_json(self.folder / ENVIRONMENT_FILE, environment())
         self.labelling.save(self.folder / TAXONOMY_FOLDER)
         self.features.save(self.folder)
@@ -87,10 +86,11 @@ class RunFolder:
             raise Error(f"{folder}: not a run folder (no {RECIPE_FILE}); `counterpoint train` makes one")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            recipe = _rebuilt((RECIPES | TOWER_RECIPES)[stored["name"]], stored)
-            check(recipe)
-        except (*UNREADABLE, Error) as error:
+            recipe = from_json(stored)
+        except UNREADABLE as error:
             raise Error(f"{path}: not a recipe of this version ({error!r})") from error
+        except Error as error:
+            raise Error(f"{path}: not a recipe of this version ({error})") from error
         return cls(folder, recipe, load(folder / TAXONOMY_FOLDER), FeatureSet.load(folder))
 
     @property
@@ -105,8 +105,8 @@ class RunFolder:
 
     @property
     def fingerprint(self) -> str:
-        """What tells this trained model from others: its recipe, categories, features and weights, a tower's too."""
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.recipe), sort_keys=True).encode())
+        """A digest of the model: of its recipe, categories, features and weights, a tower's too."""
+        digest = hashlib.sha256(json.dumps(identity(self.recipe), sort_keys=True).encode())
         digest.update(f"{self.labelling.taxonomy.fingerprint} {self.features.fingerprint}".encode())
         for folder in (self.folder, self.folder / TOWER_FOLDER):
             if (folder / WEIGHTS_FILE).exists():
@@ -116,12 +116,12 @@ class RunFolder:
 
     @property
     def findings(self) -> Path:
-        """Where what is found with the run is kept: in its folder; in the cache if it came with the package."""
+        """The folder for results of the run: its own; in the cache if the run came with the package."""
         shipped = self.folder.is_relative_to(SHIPPED)
         return cache_folder() / "shipped" / self.folder.relative_to(SHIPPED) if shipped else self.folder
 
     def build(self) -> Categorizer | Tower:
-        """The model with fresh weights; the tower that it listens to has its trained ones."""
+        """The model with fresh weights; its tower has its trained ones."""
         folder = self.folder / TOWER_FOLDER
         tower = RunFolder.load(folder).tower() if folder.exists() else None
         sizes, categories = self.features.sizes, len(self.labelling.taxonomy)
@@ -165,13 +165,13 @@ class RunFolder:
         path = self.folder / WEIGHTS_FILE
         self.check_trained()
         try:
-            stored, known = load_file(path), _digest_of(path)
-            if known and known != digest(stored):
+            stored, expected = load_file(path), _digest_of(path)
+            if expected and expected != digest(stored):
                 raise ValueError("their checksum does not match: the file is damaged")
             if largest(self.recipe) > sum(tensor.numel() for tensor in stored.values()):
                 raise ValueError("its model would be larger")  # and building it could take all memory
             model = self.build()
-            missing, unexpected = model.load_state_dict(_renamed(stored), strict=False)
+            missing, unexpected = model.load_state_dict(renamed(stored), strict=False)
             if strangers := [name for name in (*missing, *unexpected) if not name.startswith(TOWER_PREFIX)]:
                 raise ValueError(f"{strangers[0]} is missing or unknown")
         except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
@@ -187,7 +187,7 @@ class RunFolder:
             file.write(save(state, {DIGEST: digest(state)}))
 
 
-def _renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+def renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights by their names of today; version 0.1 called some parts otherwise."""
     names = {".weighers.": ".attention_modules.", ".inlets.": ".conditionings."}
     return {reduce(lambda name, old: name.replace(old, names[old]), names, name): t for name, t in stored.items()}
@@ -195,11 +195,11 @@ def _renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of the tensors by name."""
-    told = hashlib.sha256()
+    found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        told.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        told.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return told.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _digest_of(path: Path) -> str | None:
@@ -208,42 +208,8 @@ def _digest_of(path: Path) -> str | None:
         return (file.metadata() or {}).get(DIGEST)
 
 
-T = TypeVar("T")
-
-
-def _rebuilt(base: T, stored: Any) -> T:
-    """``stored`` (from JSON) in the types of ``base``: a recipe's name tells the types, the file only their values."""
-    if dataclasses.is_dataclass(base) and not isinstance(base, type):
-        fields = dataclasses.fields(base)
-        # A plain setting that is missing came with a later version, whose default is what was done before.
-        settings = {field.name for field in fields if field.default is not dataclasses.MISSING}
-        if differ := ({field.name for field in fields} ^ stored.keys()) - settings:
-            raise ValueError(f"fields {sorted(differ)} differ")
-        values = {name: _rebuilt(getattr(base, name), value) for name, value in stored.items()}
-        hints = get_type_hints(type(base))
-        if wrong := [name for name, value in values.items() if not _is(value, hints[name])]:
-            raise ValueError(f"{wrong[0]} cannot be {values[wrong[0]]!r:.40}")
-        return dataclasses.replace(base, **values)
-    parts = stored.values() if isinstance(stored, dict) else stored if isinstance(stored, list) else [stored]
-    if not isinstance(base, bool) and any(isinstance(part, bool) for part in parts):
-        raise ValueError("a truth value stands for a number")  # which Python would take for 0 or 1
-    if isinstance(base, float) and type(stored) is int:
-        return float(stored)  # type: ignore[return-value]
-    return tuple(stored) if isinstance(base, tuple) and isinstance(stored, list) else stored  # type: ignore[return-value]
-
-
-def _is(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type, with all that is in it; beartype looks at one of many."""
-    inner = get_args(hint)
-    if isinstance(value, dict):
-        return is_bearable(value, hint) and all(is_bearable(each, inner[1]) for each in value.values())
-    if isinstance(value, tuple):
-        return is_bearable(value, hint) and all(is_bearable(each, inner[0]) for each in value)
-    return is_bearable(value, hint)
-
-
 def environment() -> dict[str, Any]:
-    """What a result depends on beside recipe and data."""
+    """Versions, hardware and command: what a result depends on beside recipe and data."""
     import lightning
 
     from counterpoint import __version__

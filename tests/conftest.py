@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+from matplotlib.figure import Figure
 
 # The shapes in the models' annotations hold wherever a test calls them.
 install_import_hook("counterpoint.models", "beartype.beartype")
@@ -28,3 +29,17 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["COUNTERPOINT_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that a test saves, coarsely, which is quicker."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def saved(figure: Figure, *arguments: object, **options: object) -> None:
+        figures.append(figure)
+        save(figure, *arguments, **{**options, "dpi": 20})
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    return figures

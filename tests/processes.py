@@ -39,9 +39,9 @@ class Command:
         later: float = 0.0,
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        self.told = folder / "told.txt"
-        self.told.unlink(missing_ok=True)
-        given = (arguments, str(folder), self.told, kill_at, later, prepare)
+        self.printed = folder / "output.txt"
+        self.printed.unlink(missing_ok=True)
+        given = (arguments, str(folder), self.printed, kill_at, later, prepare)
         self.process: ForkServerProcess = context.Process(target=_run, args=given)
         self.process.start()
 
@@ -52,18 +52,18 @@ class Command:
         return self.process.exitcode
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """What it wrote."""
-        return self.told.read_text(encoding="utf-8")
+        return self.printed.read_text(encoding="utf-8")
 
     @property
     def events(self) -> int:
         """How much happened to files, once it has ended by itself."""
-        return int(self.said.rpartition("\n")[2])
+        return int(self.output.rpartition("\n")[2])
 
 
 def _run(
-    arguments: list[str], folder: str, told: Path, kill_at: int, later: float, prepare: Callable[[], None] | None
+    arguments: list[str], folder: str, output: Path, kill_at: int, later: float, prepare: Callable[[], None] | None
 ) -> None:
     import torch
 
@@ -74,9 +74,11 @@ def _run(
         prepare()
     seen = 0
 
-    def watch(event: str, told: tuple[object, ...]) -> None:
+    def watch(event: str, details: tuple[object, ...]) -> None:
         nonlocal seen
-        if event in EVENTS and any(isinstance(each, str | os.PathLike) and folder in os.fspath(each) for each in told):
+        if event in EVENTS and any(
+            isinstance(each, str | os.PathLike) and folder in os.fspath(each) for each in details
+        ):
             seen += 1
             if seen == kill_at:
                 if later:
@@ -84,7 +86,7 @@ def _run(
                 else:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-    with told.open("w", buffering=1, encoding="utf-8") as out, redirect_stdout(out), redirect_stderr(out):
+    with output.open("w", buffering=1, encoding="utf-8") as out, redirect_stdout(out), redirect_stderr(out):
         sys.addaudithook(watch)
         try:
             code = main(arguments)
@@ -109,6 +111,6 @@ def killed(
         command = Command(arguments, folder, moment, later, prepare)
         if (code := command.wait()) != -signal.SIGKILL:
             # `train` refuses a run that was killed when all was done but to say so.
-            assert code == 0 or "holds a finished run" in command.said, command.said
+            assert code == 0 or "holds a finished run" in command.output, command.output
             return kills
-    raise AssertionError("killed without having been told so")
+    raise AssertionError("killed by another process")

@@ -9,6 +9,7 @@ from training.world import clips, damage, trained_run, write
 from counterpoint import batch
 from counterpoint.cli.main import main
 from counterpoint.errors import Error
+from counterpoint.predict import Predictor
 from counterpoint.run import RunFolder
 
 OPTIONS: dict[str, Any] = {"top": 2, "codes": False, "skip_bad": False}
@@ -33,9 +34,9 @@ def test_tables_say_what_the_terminal_says(
     expected = json.loads(capsys.readouterr().out)
     assert main([*command, "--out", str(folder / "table.jsonl")]) == 0
     assert capsys.readouterr().out == f"{folder}/table.jsonl: 15 clips of 3 shards\n"
-    told = [json.loads(line) for line in (folder / "table.jsonl").read_text().splitlines()]
-    assert [one["id"] for one in told] == [one["id"] for one in expected]
-    for one, other in zip(told, expected, strict=True):
+    lines = [json.loads(line) for line in (folder / "table.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in lines] == [one["id"] for one in expected]
+    for one, other in zip(lines, expected, strict=True):
         assert [c["path"] for c in one["categories"]] == [c["path"] for c in other["categories"]]
         for category, same in zip(one["categories"], other["categories"], strict=True):
             assert category["probability"] == pytest.approx(same["probability"], abs=1e-6)
@@ -44,7 +45,7 @@ def test_tables_say_what_the_terminal_says(
         rows = list(csv.DictReader(file))
     assert [(row["id"], int(row["rank"]), row["path"], float(row["probability"])) for row in rows] == [
         (one["id"], rank, category["path"], category["probability"])
-        for one in told
+        for one in lines
         for rank, category in enumerate(one["categories"], 1)
     ]
     assert not list(folder.glob(".table*"))
@@ -70,7 +71,7 @@ def test_goes_on_where_it_stopped(run: RunFolder, shards: list[Path], tmp_path: 
     def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
         for number, shard in reversed(todo):  # in any order
             asked.append(number)
-            yield number, batch.answers(run, shard, **options)
+            yield number, batch.answers(Predictor(run), shard, **options)
             if len(asked) == 2:
                 raise KeyboardInterrupt
 
@@ -87,7 +88,7 @@ def interrupted(run: RunFolder, shards: list[Path], out: Path) -> None:
     """A table of which one shard is done."""
 
     def stops(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
-        yield todo[0][0], batch.answers(run, todo[0][1], **options)
+        yield todo[0][0], batch.answers(Predictor(run), todo[0][1], **options)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -103,7 +104,7 @@ def test_what_an_interrupted_table_was_about(run: RunFolder, shards: list[Path],
 
 
 def test_what_an_interrupted_table_keeps(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
-    """A shard that comes in between costs itself; a part that the machine lost is told, and made again."""
+    """A shard that comes in between costs itself; a part that the machine lost is reported, and made again."""
     interrupted(run, shards, tmp_path / "a.jsonl")
     (kept,) = (tmp_path / ".a.jsonl.parts").glob("*.json")
     asked = []
@@ -111,7 +112,7 @@ def test_what_an_interrupted_table_keeps(run: RunFolder, shards: list[Path], tmp
     def counts(_: str, todo: list[tuple[int, Any]], options: dict[str, Any]) -> Any:
         for number, shard in todo:
             asked.append(shard.name)
-            yield number, batch.answers(run, shard, **options)
+            yield number, batch.answers(Predictor(run), shard, **options)
 
     more = [write(tmp_path / "data" / "-1.tfrecord", *clips(1, prefix="m")), *shards]
     kept.write_bytes(b"")
@@ -127,9 +128,9 @@ def test_damage(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
     damage(shards[1], 2)
     with pytest.raises(Error, match=r"1.tfrecord: record 2 at byte \d+: payload checksum"):
         batch.categorize(run, shards, tmp_path / "a.csv", **OPTIONS)
-    told = batch.categorize(run, shards, tmp_path / "a.csv", **{**OPTIONS, "skip_bad": True})
-    assert told["clips"] == 14
-    assert len(told["bad"]) == 1
+    result = batch.categorize(run, shards, tmp_path / "a.csv", **{**OPTIONS, "skip_bad": True})
+    assert result["clips"] == 14
+    assert len(result["bad"]) == 1
 
 
 def test_a_shard_that_changed_meanwhile(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
@@ -143,18 +144,18 @@ def test_a_shard_that_changed_meanwhile(run: RunFolder, shards: list[Path], tmp_
 def test_a_shard_without_clips_has_no_lines(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.tfrecord")
     ruined = damage(write(tmp_path / "ruined.tfrecord", *clips(1)), 0)
-    told = batch.categorize(run, [empty, *shards, ruined], tmp_path / "a.jsonl", **{**OPTIONS, "skip_bad": True})
-    assert told["clips"] == 15
-    assert len(told["bad"]) == 1
+    result = batch.categorize(run, [empty, *shards, ruined], tmp_path / "a.jsonl", **{**OPTIONS, "skip_bad": True})
+    assert result["clips"] == 15
+    assert len(result["bad"]) == 1
     batch.categorize(run, [empty], tmp_path / "none.csv", **OPTIONS)
     assert (tmp_path / "none.csv").read_text().splitlines() == ["id,rank,path,probability"]
 
 
 def test_one_process_writes_a_table(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
-    def another(*told: Any, **more: Any) -> Any:
-        with pytest.raises(Error, match=r"a\.jsonl: another process writes this table"):
+    def another(*arguments: Any, **more: Any) -> Any:
+        with pytest.raises(Error, match=r"another process writes .*a\.jsonl"):
             batch.categorize(run, shards, tmp_path / "a.jsonl", **OPTIONS)
-        return iter([(number, batch.answers(run, shard, **OPTIONS)) for number, shard in enumerate(shards)])
+        return iter([(number, batch.answers(Predictor(run), shard, **OPTIONS)) for number, shard in enumerate(shards)])
 
     assert batch.categorize(run, shards, tmp_path / "a.jsonl", engine=another, **OPTIONS)["clips"] == 15
 
@@ -164,3 +165,16 @@ def test_names(run: RunFolder, shards: list[Path], tmp_path: Path, capsys: pytes
         batch.categorize(run, shards, tmp_path / "table.xls", **OPTIONS)
     assert main(["categorize", str(run.folder), str(shards[0]), "--engine", "ray"]) == 1
     assert "--engine ray is for tables of many clips: name one with --out" in capsys.readouterr().err
+
+
+def test_another_file_is_left_alone(run: RunFolder, shards: list[Path], tmp_path: Path) -> None:
+    for name, text in (("notes.csv", "name,price\n"), ("notes.jsonl", '{"a": 1}\n')):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(Error, match=f"{name}: is not a file of this command"):
+            batch.categorize(run, shards, tmp_path / name, **OPTIONS)
+        assert (tmp_path / name).read_text() == text
+    for name in ("table.csv", "table.jsonl"):
+        batch.categorize(run, shards, tmp_path / name, **OPTIONS)
+        first = (tmp_path / name).read_text()
+        batch.categorize(run, shards, tmp_path / name, **OPTIONS)
+        assert (tmp_path / name).read_text() == first

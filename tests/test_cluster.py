@@ -39,7 +39,7 @@ def content(folder: Path, pattern: str = "*.tfrecord") -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob(pattern)}
 
 
-def ours(pid: int) -> bool:
+def is_descendant(pid: int) -> bool:
     """Whether this process began it."""
     while pid > 1:
         try:
@@ -56,10 +56,15 @@ def actors() -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            told = (process / "cmdline").read_bytes()
+            command = (process / "cmdline").read_bytes()
         except OSError:
             continue
-        if told.startswith(b"ray::") and b"IDLE" not in told and b"Map" in told and ours(int(process.name)):
+        if (
+            command.startswith(b"ray::")
+            and b"IDLE" not in command
+            and b"Map" in command
+            and is_descendant(int(process.name))
+        ):
             found.append(int(process.name))
     return found
 
@@ -68,7 +73,7 @@ def test_killed_workers_leave_the_same_shards(videos: Path, tmp_path: Path, monk
     """Byte for byte those of this machine's own processes, and no clip twice."""
     monkeypatch.setattr(extract, "CLIPS_PER_SHARD", 4)
     lite = encoders.build("lite")
-    local = extract.extract(find([videos]), tmp_path / "local", lite, workers=2)
+    local = extract.extract_sources(find([videos]), tmp_path / "local", lite, workers=2)
     killed: list[int] = []
 
     def kill_after_the_third(done: int, total: int) -> None:
@@ -77,7 +82,7 @@ def test_killed_workers_leave_the_same_shards(videos: Path, tmp_path: Path, monk
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
-    report = extract.extract(
+    report = extract.extract_sources(
         find([videos]),
         tmp_path / "ray",
         lite,
@@ -119,4 +124,4 @@ def test_a_fault_is_one_line(tmp_path: Path) -> None:
 
 def test_no_cluster_there() -> None:
     with pytest.raises(Error, match=r"127.0.0.1:1: cannot be reached or started"):
-        list(cluster.spread(dict, [1], {}, address="127.0.0.1:1", workers=1))
+        list(cluster.distribute(dict, [1], {}, address="127.0.0.1:1", workers=1))

@@ -26,7 +26,7 @@ def check(out: Path, clips: int) -> list[str]:
     return report
 
 
-def test_demo_of_a_tiny_world(
+def test_demo_of_a_tiny_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = synthetic.SyntheticData(topics=12, min_steps=10, max_steps=14, distractors=0, sizes={"video": 8, "audio": 8})
@@ -40,8 +40,8 @@ def test_demo_of_a_tiny_world(
         return demo.dataclasses.replace(small(recipe), family=family, training=Training(max_epochs=1, batch_size=16))
 
     monkeypatch.setattr(demo, "_small", tiny)
-    monkeypatch.setattr(demo.media, "SPLITS", {"train": range(1), "validation": range(1, 2), "test": range(2, 3)})
-    monkeypatch.setattr(demo.media.render, "CATEGORIES", ("Balls:Music", "Rain:Wind"))
+    monkeypatch.setattr(demo, "FILM_SPLITS", {"train": range(1), "validation": range(1, 2), "test": range(2, 3)})
+    monkeypatch.setattr(demo.films, "CATEGORIES", ("Balls:Music", "Rain:Wind"))
     out = tmp_path / "demo"
     demo.demo(out, QUIET)
     check(out, clips=12)
@@ -50,18 +50,18 @@ def test_demo_of_a_tiny_world(
     assert f"counterpoint categorize {out / demo.BEST}" in printed.replace("\n", "")
     assert " of 2 video files that were held out are in their category" in printed
     assert (out / "films" / "test" / "rain-wind-2.mp4").exists()
-    with pytest.raises(Error, match="not empty; remove it or choose another --out"):
+    with pytest.raises(Error, match="holds something else; choose another --out"):
         demo.demo(out, QUIET)
 
 
 @pytest.mark.slow
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both models learn the data, far beyond the chance of one topic in twenty-four; and nearly all films are told."""
+    """All models learn, far beyond the chance of one topic in twenty-four, and nearly all films are right."""
     demo.demo(tmp_path / "demo", QUIET)
     report = check(tmp_path / "demo", clips=synthetic.CLIPS["test"])
     (gap,) = (line for line in report if line.startswith("| GAP | all |"))
     errors = [float(cell) for cell in gap.strip("| ").split(" | ")[2:]]
     assert len(errors) == len(demo.SHOWN)
     assert max(errors) < 45
-    (told,) = re.findall(r"(\d+) of 18 video files", capsys.readouterr().out)
-    assert int(told) >= 17
+    (right,) = re.findall(r"(\d+) of 18 video files", capsys.readouterr().out)
+    assert int(right) >= 17

@@ -58,10 +58,10 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *causes: s
     """The command says in its last line what is wrong with which file."""
     capsys.readouterr()
     assert main(arguments) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert "Traceback" not in "\n".join(said)
-    assert said[-1].startswith("counterpoint: ")
-    assert any(cause in said[-1] for cause in causes), said[-1]
+    lines = capsys.readouterr().err.splitlines()
+    assert "Traceback" not in "\n".join(lines)
+    assert lines[-1].startswith("counterpoint: ")
+    assert any(cause in lines[-1] for cause in causes), lines[-1]
 
 
 def on_a_growing_disk(
@@ -73,11 +73,11 @@ def on_a_growing_disk(
         capsys.readouterr()
         if (code := main(arguments)) == 0:
             return failures
-        said = capsys.readouterr().err.strip().splitlines()
+        lines = capsys.readouterr().err.strip().splitlines()
         assert code == 1
-        assert "No space left on device" in said[-1] or "disk is full" in said[-1], said
-        assert said[-1].startswith("counterpoint: "), said
-        assert "Traceback" not in "\n".join(said), said
+        assert "No space left on device" in lines[-1] or "disk is full" in lines[-1], lines
+        assert lines[-1].startswith("counterpoint: "), lines
+        assert "Traceback" not in "\n".join(lines), lines
     disk.resize(512 << 10)
     assert main(arguments) == 0, capsys.readouterr().err
     return len(sizes)
@@ -136,7 +136,7 @@ def test_mosaics(disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         tmp_path / "records.tfrecord", *(replace(clip, tracks=mean) for clip, mean in zip(clips, means, strict=True))
     )
     made.labelling.save(tmp_path / "taxonomy")
-    command = ["data", "mosaic", "--from", str(records), "--taxonomy", str(tmp_path / "taxonomy")]
+    command = ["data", "mosaic", "--data", str(records), "--taxonomy", str(tmp_path / "taxonomy")]
     command += ["--clips", '{"train": 60, "validation": 9}', "--distractors", "1", "--out"]
     assert main([*command, str(tmp_path / "whole")]) == 0
     out = disk.path / "out"

@@ -30,7 +30,7 @@ RECIPE = [
     *("--training.batch_size", "16", "--training.learning_rate", "2e-2", "--training.max_epochs", "2"),
 ]
 SUITE = [
-    *("reproduce", "synthetic", "--families", "nv", "--worlds", "unrelated-0.25-shift-0", "--models", "l", "cm-c"),
+    *("reproduce", "synthetic", "--families", "nv", "--datasets", "unrelated-0.25-shift-0", "--models", "l", "cm-c"),
     *("--seeds", "1", "--epochs", "2", "--tower-epochs", "1", "--resamples", "20", "--test-runs", "2"),
     *("--clips", '{"train": 24, "validation": 12, "test": 16}', "--trials", "3", "--threads", "1"),
     *("--grid", '{"nv": {"head.hidden": [8, 16], "training.learning_rate": [1e-3, 1e-2]}}'),
@@ -104,10 +104,10 @@ def extracted(out: Path) -> dict[str, Any]:
 
 
 def reported(out: Path) -> dict[str, Any]:
-    told = json.loads((out / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text())
     names = [line["job"] for line in Log(out).lines()]
     assert len(set(names)) == len(names) > 5
-    return {part: told[part] for part in ("test_runs", "gains", "towers", "searches")}
+    return {part: report[part] for part in ("test_runs", "gains", "towers", "searches")}
 
 
 def rounds(
@@ -124,7 +124,7 @@ def rounds(
     """
     out = folder / "out"
     whole = Command([*command, str(out)], folder, prepare=prepare)
-    assert whole.wait() == 0, whole.said
+    assert whole.wait() == 0, whole.output
     events, expected = whole.events, result(out)
     kills, random = 0, Random(seed)
     while kills < wanted:
@@ -147,7 +147,7 @@ def test_an_index_is_whole_or_not_there(tmp_path: Path) -> None:
     index = shard.with_name(shard.name + INDEX_SUFFIX)
     whole = Command(["inspect", str(shard)], tmp_path)
     assert whole.wait() == 0
-    told, kept = whole.said, index.read_bytes()
+    printed, kept = whole.output, index.read_bytes()
     assert whole.events >= 4
     for moment in range(1, whole.events + 1):
         index.unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def test_an_index_is_whole_or_not_there(tmp_path: Path) -> None:
         assert len(Shard(shard)) == 20
     again = Command(["inspect", str(shard)], tmp_path)
     assert again.wait() == 0
-    assert again.said.splitlines()[:-1] == told.splitlines()[:-1]
+    assert again.output.splitlines()[:-1] == printed.splitlines()[:-1]
 
 
 @pytest.mark.slow
@@ -181,12 +181,12 @@ def test_what_one_of_two_leaves_the_other_does(tmp_path: Path) -> None:
     """`reproduce` in two processes on one folder, of which one is killed."""
     (tmp_path / "alone").mkdir()
     alone = Command([*SUITE, "--out", str(tmp_path / "alone" / "out")], tmp_path / "alone")
-    assert alone.wait() == 0, alone.said
+    assert alone.wait() == 0, alone.output
     for name, moment in (("two", 0), ("one", alone.events // 2)):
         (tmp_path / name / "log").mkdir(parents=True)
         arguments = [*SUITE, "--out", str(tmp_path / name / "out")]
         first = Command(arguments, tmp_path / name, kill_at=moment)
         second = Command(arguments, tmp_path / name / "log")
         assert first.wait() == (-signal.SIGKILL if moment else 0)
-        assert second.wait() == 0, second.said
+        assert second.wait() == 0, second.output
         assert reported(tmp_path / name / "out") == reported(tmp_path / "alone" / "out")

@@ -57,8 +57,8 @@ def test_a_clip_of_several_steps_is_its_mean(shards: Path, capsys: pytest.Captur
     assert len(answers) == 6
     for one, mean in zip(answers[::2], answers[1::2], strict=True):
         assert [c["path"] for c in one["categories"]] == [c["path"] for c in mean["categories"]]
-        for told, same in zip(one["categories"], mean["categories"], strict=True):
-            assert told["probability"] == pytest.approx(same["probability"], abs=1e-4)
+        for one_category, same in zip(one["categories"], mean["categories"], strict=True):
+            assert one_category["probability"] == pytest.approx(same["probability"], abs=1e-4)
 
 
 def test_it_explains_a_clip(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_what_is_found_with_it_does_not_go_into_the_package(
 
 
 def test_a_run_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of shards, say, does not."""
+    """A folder of shards, for instance, does not."""
     (tmp_path / NAME).mkdir()
     monkeypatch.chdir(tmp_path)
     assert RunFolder.load(NAME).folder == SHIPPED / NAME
@@ -96,7 +96,7 @@ def test_the_card_tells_the_truth(real_data: Path) -> None:
     scores, labels = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
     error = 100 * (1 - global_average_precision(scores, labels, top=20))
     card = (SHIPPED / NAME / "README.md").read_text()
-    told = re.search(r"\| GAP \| all \| ([\d.]+) \|", card)
-    assert told
-    assert error == pytest.approx(float(told[1]), abs=0.02)
+    found = re.search(r"\| GAP \| all \| ([\d.]+) \|", card)
+    assert found
+    assert error == pytest.approx(float(found[1]), abs=0.02)
     assert FeatureSet.of(data.paths) == run.features

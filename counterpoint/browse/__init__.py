@@ -1,1 +1,1 @@
-"""Looking through a data set with a run's eyes: filters, sorting, lists to take along, and a local page."""
+"""Browsing a data set's clips with a run's answers: filters, sorting, exported lists, and a local page."""

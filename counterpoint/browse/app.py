@@ -1,25 +1,24 @@
-"""The local page and what it asks for. All of it only reads; files are served by their names in one list alone."""
+"""The local page of `counterpoint browse` and its server. All endpoints only read; no other files are served."""
 
+import contextlib
 import threading
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import FileResponse, Response, StreamingResponse
 
-from counterpoint import __version__, serve
+from counterpoint import __version__
 from counterpoint.browse.clips import Clips, Filter
 from counterpoint.browse.export import Format, export
-from counterpoint.errors import Error
-from counterpoint.explain import explain
-from counterpoint.serve.gate import SECURITY, asked_host
-from counterpoint.serve.serializers import told_timeline
+from counterpoint.explanation import explain
+from counterpoint.serve.gate import PAGE as SHARED
+from counterpoint.serve.gate import Guard, bind, handle_errors, host_names, is_local, url_of
+from counterpoint.serve.serializers import timeline_answer
 
 PAGE = Path(__file__).with_name("page")
-SHARED = Path(serve.__file__).with_name("page")  # the style, and what draws, is that of `counterpoint serve`
 FILES = {
     "": PAGE / "index.html",
     "browse.css": PAGE / "browse.css",
@@ -29,31 +28,31 @@ FILES = {
     "dom.js": SHARED / "dom.js",
     "timeline.js": SHARED / "timeline.js",
 }
-MOST = 200  # clips of one page
-FOLLOWED = 8  # categories of an explanation
+MAX_LIMIT = 200  # clips of one page
+TOP = 8  # categories of an explanation
 
-Chosen = Annotated[Filter, Depends(Filter)]
+Query = Annotated[Filter, Depends(Filter)]
 
 
-def build(clips: Clips, hosts: tuple[str, ...] = ()) -> FastAPI:
-    """The application around a data set's clips.
+def build(clips: Clips, hosts: Collection[str] = ()) -> FastAPI:
+    """The application for a data set's clips.
 
     Args:
-        hosts: names that it answers to, against pages that rebind theirs; none: any.
+        hosts: names that the server answers to (see `counterpoint.serve.gate.host_names`); empty: any.
     """
     app = FastAPI(
         title="Counterpoint: browse", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    explaining_one = threading.Lock()  # models take memory
+    explain_lock = threading.Lock()  # explanations take memory
 
-    def one(number: int) -> int:
+    def checked(number: int) -> int:
         if not 0 <= number < len(clips):
             raise HTTPException(404, f"no clip {number}: there are {len(clips)}")
         return number
 
     @app.get("/v1/about")
     def about() -> dict[str, Any]:
-        """What is browsed, and its categories with the clips that they are true of."""
+        """The run, the data set, and the categories with the number of clips that have each label."""
         taxonomy = clips.taxonomy
         return {
             "run": clips.run.folder.resolve().name,
@@ -66,32 +65,31 @@ def build(clips: Clips, hosts: tuple[str, ...] = ()) -> FastAPI:
         }
 
     @app.get("/v1/clips")
-    def list_clips(chosen: Chosen, offset: int = 0, limit: int = 25) -> dict[str, Any]:
-        """Some of the clips that a filter lets through."""
-        numbers = clips.choose(chosen)
-        some = numbers[max(offset, 0) :][: min(max(limit, 0), MOST)]
-        return {"total": len(numbers), "clips": clips.told(some, chosen.level)}
+    def list_clips(query: Query, offset: int = 0, limit: int = 25) -> dict[str, Any]:
+        """A page of the clips that match a filter."""
+        numbers = clips.choose(query)
+        page = numbers[max(offset, 0) :][: min(max(limit, 0), MAX_LIMIT)]
+        return {"total": len(numbers), "clips": clips.to_dicts(page, query.level)}
 
     @app.get("/v1/clips/{number}")
     def clip(number: int, level: int | None = None) -> dict[str, Any]:
         """One clip."""
-        return clips.told([one(number)], level)[0]
+        return clips.to_dicts([checked(number)], level)[0]
 
     @app.get("/v1/clips/{number}/explanation")
     def explanation(number: int) -> dict[str, Any]:
-        """Why the model says what it says of a clip."""
-        with explaining_one:
-            told = explain(clips.predictor, clips.dataset.clip(one(number)), top=FOLLOWED)
-        plain = told.to_dict()
-        plain["timelines"] = {name: told_timeline(timeline).model_dump() for name, timeline in told.timelines.items()}
-        return plain
+        """Explain the model's answer for a clip."""
+        with explain_lock:
+            explained = explain(clips.predictor, clips.dataset.clip(checked(number)), top=TOP)
+        timelines = {name: timeline_answer(one).model_dump() for name, one in explained.timelines.items()}
+        return explained.to_dict() | {"timelines": timelines}
 
     @app.get("/v1/export.{kind}")
-    def download(kind: Format, chosen: Chosen) -> Response:
-        """The whole list, to keep."""
+    def download(kind: Format, query: Query) -> Response:
+        """The whole list as a file."""
         types = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
         headers = {"content-disposition": f'attachment; filename="clips.{kind}"'}
-        return StreamingResponse(export(clips, chosen, kind), headers=headers, media_type=types[kind])
+        return StreamingResponse(export(clips, query, kind), headers=headers, media_type=types[kind])
 
     @app.get("/", include_in_schema=False)
     @app.get("/{name}", include_in_schema=False)
@@ -100,41 +98,40 @@ def build(clips: Clips, hosts: tuple[str, ...] = ()) -> FastAPI:
             raise HTTPException(404, "no such page")
         return FileResponse(FILES[name], headers={"cache-control": "no-cache"})
 
-    async def refused(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
-
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
-
-    app.add_exception_handler(Error, refused)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_middleware(_Guard, hosts=hosts)
+    handle_errors(app)
+    app.add_middleware(Guard, hosts=hosts)
     return app
 
 
-class _Guard:
-    """ASGI middleware: by which names the server is asked, and what browsers may do with its answers."""
+def serve(
+    clips: Clips,
+    host: str = "127.0.0.1",
+    port: int = 8001,
+    query: str = "",
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Serve the page until interrupted.
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
-        self.app = app
-        self.hosts = hosts
+    Args:
+        clips: the clips that the page lists.
+        host: the address to bind.
+        port: 0 is any free port.
+        query: the filter that the reported address begins with, see `Filter.query`.
+        report: is called with each line for the terminal, such as the page's address.
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def sent(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY)
-            await send(message)
-
-        headers = Headers(scope=scope)
-        if self.hosts and asked_host(headers) not in self.hosts:
-            await JSONResponse({"detail": "this server does not go by that name"}, 421)(scope, receive, sent)
-        elif headers.get("sec-fetch-site") == "cross-site" and scope["path"].startswith("/v1/"):
-            await JSONResponse({"detail": "asked for by another site's page"}, 403)(scope, receive, sent)
-        else:
-            await self.app(scope, receive, sent)
+    Raises:
+        Error: the address cannot be used.
+    """
+    if not is_local(host):
+        report(f"open to everybody who can reach {host}")
+    with bind(host, port) as bound:
+        config = uvicorn.Config(
+            build(clips, host_names(host)),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        report(f"{len(clips):,} clips at {url_of(bound)}{query} (Ctrl-C ends it)")
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[bound])

@@ -1,67 +1,90 @@
-"""A list of clips as CSV or JSON, made piece by piece."""
+"""A list of clips as CSV or JSON, written piece by piece."""
 
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from counterpoint.browse.clips import Clips, Filter
 from counterpoint.errors import Error
-from counterpoint.files import replacing
+from counterpoint.files import check_output_file, replacing
 
 Format = Literal["csv", "json"]
 PIECE = 500  # clips
+COLUMNS = ["id", "link", "shard", "record", "truth", "predictions", "level", "correct", "loss", "surprise"]
+MARKS: dict[Format, bytes] = {"csv": ",".join(COLUMNS).encode(), "json": b'"number": '}
+"""Bytes at the start of every file of a list."""
+EMPTY_JSON = b"[]\n"
 
 
-def export(clips: Clips, chosen: Filter, kind: Format) -> Iterator[str]:
-    """The clips that a filter lets through, in its order.
+def export(clips: Clips, query: Filter, kind: Format) -> Iterator[str]:
+    """The clips that match a filter, in its order, as the pieces of a text.
 
-    CSV has a row for each with its categories in one cell (``Food:Recipe 0.93; ...``); JSON is a list of what the page
-    shows of each.
+    CSV has a row for each clip with its categories in one cell (``Food:Recipe 0.93; ...``); JSON is a list of the
+    values of `Clips.to_dicts`.
 
     Raises:
         Error: see `Clips.choose`; before the first piece.
     """
-    numbers = clips.choose(chosen)
-    pieces = (clips.told(numbers[i : i + PIECE], chosen.level) for i in range(0, len(numbers), PIECE))
+    numbers = clips.choose(query)
+    pieces = (clips.to_dicts(numbers[i : i + PIECE], query.level) for i in range(0, len(numbers), PIECE))
     return _csv(clips, pieces) if kind == "csv" else _json(pieces)
 
 
-def kind_of(path: Path) -> Format:
-    """What a file's name says it is; raises Error where that is nothing a list is written as."""
+def check_path(path: Path) -> Format:
+    """The format of a list's file, by its name.
+
+    Raises:
+        Error: the name ends neither in .csv nor in .json, or the file exists and is not a list.
+    """
     kinds: dict[str, Format] = {".csv": "csv", ".json": "json"}
     if path.suffix.lower() not in kinds:
         raise Error(f"{path}: a list is written as .csv or .json")
-    return kinds[path.suffix.lower()]
+    kind = kinds[path.suffix.lower()]
+    if not (kind == "json" and path.is_file() and path.read_bytes()[:4] == EMPTY_JSON):
+        check_output_file(path, MARKS[kind], "--export")
+    return kind
 
 
-def save(clips: Clips, chosen: Filter, path: Path) -> int:
-    """Write the list to a .csv or .json file, whole or not at all; returns how many clips it has.
+def save(clips: Clips, query: Filter, path: str | os.PathLike[str]) -> int:
+    """Write the list to a .csv or .json file, whole or not at all.
+
+    Args:
+        clips: the clips of a survey.
+        query: the filter and order.
+        path: the file; an earlier list there is replaced.
+
+    Returns:
+        The number of clips in the list.
 
     Raises:
-        Error: the file's name says neither; see also `Clips.choose`.
+        Error: see `check_path` and `Clips.choose`.
     """
-    parts = export(clips, chosen, kind_of(path))
+    path = Path(path)
+    pieces = export(clips, query, check_path(path))
     with replacing(path) as file:
-        for part in parts:
-            file.write(part.encode())
-    return len(clips.choose(chosen))
+        for piece in pieces:
+            file.write(piece.encode())
+    return len(clips.choose(query))
 
 
 def _csv(clips: Clips, pieces: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
     pairs = clips.survey.pairs
-    names = ["id", "link", "shard", "record", "truth", "predictions", "level", "correct", "loss", "surprise"]
-    yield _line([*names, *(f"correlation of {pair}" for pair in pairs)])
+    yield _line([*COLUMNS, *(f"correlation of {pair}" for pair in pairs)])
     for piece in pieces:
         rows = ""
-        for told in piece:
-            lists = {name: "; ".join(f"{c['path']} {c['probability']:.3f}" for c in told[name]) for name in names[4:6]}
-            figures = {name: f"{told[name]:.6f}" for name in ("loss", "surprise")}
-            correlation = [told["correlation"][pair] for pair in pairs]
-            cells = told | lists | figures
-            rows += _line([*(cells[name] for name in names), *("" if c is None else f"{c:.4f}" for c in correlation)])
+        for values in piece:
+            lists = {
+                name: "; ".join(f"{c['path']} {c['probability']:.3f}" for c in values[name])
+                for name in ("truth", "predictions")
+            }
+            figures = {name: f"{values[name]:.6f}" for name in ("loss", "surprise")}
+            correlation = [values["correlation"][pair] for pair in pairs]
+            cells = values | lists | figures
+            rows += _line([*(cells[name] for name in COLUMNS), *("" if c is None else f"{c:.4f}" for c in correlation)])
         yield rows
 
 
@@ -72,9 +95,9 @@ def _line(cells: list[Any]) -> str:
 
 
 def _json(pieces: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
-    before = "["
+    separator = "["
     for piece in pieces:
-        for told in piece:
-            yield before + "\n" + json.dumps(told, ensure_ascii=False)
-            before = ","
-    yield "[]\n" if before == "[" else "\n]\n"
+        for values in piece:
+            yield separator + "\n" + json.dumps(values, ensure_ascii=False)
+            separator = ","
+    yield "[]\n" if separator == "[" else "\n]\n"

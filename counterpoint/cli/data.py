@@ -1,70 +1,203 @@
-"""The verbs of `counterpoint data`; what they need is imported when they run, as in `counterpoint.cli.main`."""
+"""The verbs about data: inspect, extract, data mosaic, weights fetch."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeInt
+from cyclopts import Parameter
+
+from counterpoint.cli.console import (
+    DATA,
+    DEFAULT_TAXONOMY_HELP,
+    JSON,
+    OUTPUT,
+    SHARDS_HELP,
+    WITH_TAXONOMY,
+    Data,
+    Json,
+    MoreData,
+    OtherTaxonomy,
+    Out,
+    SkipBad,
+    download,
+    note,
+    note_skipped,
+    options_of,
+    progress,
+    show,
+    speed,
+)
+from counterpoint.cli.models import DEFAULT_DECODING, DecodingOptions
+from counterpoint.data.mosaic import CLIPS, Mosaic
+
+if TYPE_CHECKING:
+    MosaicOptions = dict[str, Any]
+else:
+    MosaicOptions = options_of(Mosaic, "The mosaic", {field.name: field.default for field in fields(Mosaic)})
 
 
-def mosaic(args: Namespace) -> int:
-    """Compose frame-level clips from real video-level records: shards for training, validation and test."""
-    from counterpoint.cli import main as cli
+def inspect(
+    data: Data,
+    *,
+    taxonomy: OtherTaxonomy = None,
+    skip_bad_records: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Show what is in shards: clips, modalities, steps, labels, categories, problems.
+
+    Example:
+        counterpoint inspect yt8m/
+    """
+    from counterpoint.data import taxonomies
+    from counterpoint.data.inspect import inspect as look
+
+    path = taxonomy or taxonomies.taxonomy_beside(data, WITH_TAXONOMY)
+    labelling = taxonomies.load_taxonomy(path) if path else None
+    inspection = look(data, skip_bad=skip_bad_records, labelling=labelling)
+    show(as_json, inspection.to_dict, lambda: inspection, markup=True)
+
+
+def extract(
+    data: Annotated[Data, Parameter(help="folders of video files, or files", metavar="VIDEOS...")],
+    *,
+    labels: Annotated[Path | None, Parameter(metavar="CSV", group=DATA)] = None,
+    taxonomy: Annotated[str | None, Parameter(metavar="TAXONOMY", group=DATA)] = None,
+    encoders: Annotated[str, Parameter(metavar="NAME", group=DATA)] = "lite",
+    out: Out,
+    as_json: Json = False,
+    decoding: DecodingOptions = DEFAULT_DECODING,
+) -> int:
+    """Make feature shards of video files, with labels from a table; the exit code is 1 where some could not be read.
+
+    The same command goes on where it was interrupted, and takes in what is new.
+
+    Args:
+        labels: a table `path,categories`; only its files are extracted.
+        taxonomy: the taxonomy of these categories; by default one is made from the labels file.
+        encoders: what makes features of pictures and sound.
+        out: the folder to write shards to, or to go on with.
+
+    Example:
+        counterpoint extract videos/ --labels labels.csv --out shards
+    """
+    from counterpoint.media.extract import extract as make
+
+    engine = decoding.engine_of_extraction()
+    with speed("extracting") as advance:
+        report = make(
+            data,
+            out,
+            labels,
+            taxonomy,
+            encoders,
+            workers=decoding.workers,
+            limits=decoding.limits,
+            time_limit=decoding.time_limit,
+            progress=advance,
+            engine=engine,
+        )
+    if report.left_out:
+        note(f"{len(report.left_out):,} video files left out, which {labels} does not name")
+    for path, text in report.notes:
+        note(f"{path}: {text}")
+    for path, cause in report.failures:
+        note(f"failed: {path}: {cause}")
+    show(
+        as_json,
+        lambda: {"out": str(out), **report.to_dict()},
+        lambda: (
+            f"{out}: {report.new + report.before:,} clips in {report.shards} shards, "
+            f"{report.before:,} of them made before; {len(report.failures)} files failed"
+        ),
+    )
+    return int(bool(report.failures))
+
+
+def mosaic(
+    data: Annotated[Data, Parameter(help=f"video-level {SHARDS_HELP}")],
+    *,
+    validation: Annotated[MoreData, Parameter(help="records for validation; without them, a tenth of the others")] = [],  # noqa: B006
+    test: Annotated[MoreData, Parameter(help="records for test; without them, a tenth of the others")] = [],  # noqa: B006
+    taxonomy: Annotated[OtherTaxonomy, Parameter(help=f"where the topics come from: {DEFAULT_TAXONOMY_HELP}")] = None,
+    skip_bad_records: SkipBad = False,
+    out: Out,
+    clips: Annotated[dict[str, int], JSON, Parameter(group=OUTPUT)] = CLIPS,
+    as_json: Json = False,
+    controls: Annotated[MosaicOptions | None, Parameter(name="*")] = None,
+) -> None:
+    """Compose frame-level clips from real video-level records: shards for training, validation and test.
+
+    Vectors and labels are real; their order in time is made up.
+
+    Args:
+        out: folder for the shards and mosaic.json, which describes them.
+        clips: how many, by split.
+
+    Example:
+        counterpoint data mosaic 'yt8m/train*.tfrecord' --validation 'yt8m/validate*.tfrecord' --out mosaic
+    """
+    from counterpoint.data import taxonomies
     from counterpoint.data.dataset import split
     from counterpoint.data.features import FeatureSet
-    from counterpoint.data.mosaic import Mosaic, Records, write
+    from counterpoint.data.mosaic import Records, check_folder, write
 
-    sources = getattr(args, "from")
-    labelling = cli._taxonomy(args.taxonomy or cli._default_taxonomy(sources))
-    controls = Mosaic(**{field.name: args[field.name] for field in dataclasses.fields(Mosaic)})
-    datasets = split(sources, args.validation, args.test, labelling, skip_bad=args.skip_bad_records, seed=controls.seed)
-    cli._report(*datasets.values())
+    composer = Mosaic(**(controls or {}))
+    check_clips(clips)
+    check_folder(out)
+    labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data, WITH_TAXONOMY))
+    datasets = split(data, validation, test, labelling, skip_bad=skip_bad_records, seed=composer.seed)
+    note_skipped(*datasets.values())
     features = FeatureSet.of([path for dataset in datasets.values() for path in dataset.paths])
     records = {}
     for name, dataset in datasets.items():
-        with cli._progress(f"reading records to make {name} of", len(dataset)) as advance:
+        with progress(f"reading records to make {name} of", len(dataset)) as advance:
             records[name] = Records.read(dataset, advance)
-    clips = {name: count for name, count in args.clips.items() if count}
-    with cli._progress("composing clips", sum(clips.values())) as advance:
+    counts = {name: count for name, count in clips.items() if count}
+    with progress("composing clips", sum(counts.values())) as advance:
         shards = write(
-            controls, records, labelling.taxonomy, features, Path(args.out), clips, progress=lambda done, _: advance(1)
+            composer, records, labelling.taxonomy, features, out, counts, progress=lambda done, _: advance(1)
         )
-    told = {
+    result = {
         name: {
-            "clips": clips[name],
+            "clips": counts[name],
             "shards": len(paths),
             "records": len(records[name].ids),
             "left_out": records[name].left_out,
         }
         for name, paths in shards.items()
     }
-    cli._print(
-        args.json,
-        lambda: told,
+    show(
+        as_json,
+        lambda: result,
         lambda: "\n".join(
-            f"{args.out}: {name}: {part['clips']:,} clips in {part['shards']} shards, of {part['records']:,} records "
+            f"{out}: {name}: {part['clips']:,} clips in {part['shards']} shards, of {part['records']:,} records "
             f"({part['left_out']:,} without picture, sound or a category left out)"
-            for name, part in told.items()
+            for name, part in result.items()
         ),
     )
-    return 0
 
 
-def add(verbs: Any, verb: Callable[..., ArgumentParser], arguments: Sequence[str]) -> None:
-    """Add the verbs to the parser of `counterpoint data`, if it is called; ``verb`` makes one's parser."""
-    if arguments[0] != "data":
-        return  # the controls load numpy
-    from counterpoint.cli import main as cli
-    from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic
+def check_clips(clips: dict[str, int], least: int = 0) -> None:
+    """Raise Error for a number of clips by split that is none, or for a split that there is not."""
+    from counterpoint.cli.console import UsageError, check_choices
 
-    sub = verb(verbs, "mosaic", mosaic, json=True, records=True)
-    sub.add_argument("--from", nargs="+", required=True, metavar="SHARDS", help=f"video-level {cli.DATA_HELP}")
-    for split in ("validation", "test"):
-        told = f"records for {split} alone; without, a tenth of the others"
-        sub.add_argument(f"--{split}", nargs="+", default=[], metavar="SHARDS", help=told)
-    sub.add_argument("--taxonomy", default=None, help=f"what the topics are of: {cli.TAXONOMY_HELP}")
-    sub.add_argument("--out", required=True, help=f"folder for shards, what they were made of, and {MOSAIC_FILE}")
-    sub.add_argument("--clips", type=dict[str, NonNegativeInt], default=CLIPS, help="how many, by split")
-    sub.add_class_arguments(Mosaic, None)
+    check_choices("--clips", clips, ("train", "validation", "test"))
+    for name, count in clips.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < least:
+            raise UsageError(f"--clips: {name} must be a whole number from {least}, not {count!r}")
+
+
+def fetch(*, source: Annotated[Path | None, Parameter(name="--from", metavar="FOLDER", group=DATA)] = None) -> None:
+    """Fetch the weights of YouTube-8M's encoders: 420 MB, from where they were published or from a folder.
+
+    Args:
+        source: take the files from this folder.
+
+    Example:
+        counterpoint weights fetch
+    """
+    from counterpoint.media import weights
+
+    with download() as update:
+        new = weights.fetch(source, update)
+    print(f"{weights.folder()}: {len(new)} new files, {len(weights.URLS) - len(new)} there before")

@@ -71,7 +71,7 @@ class Curve:
         values, group = values[order], group[order]
         clip = np.repeat(np.arange(len(scores)), best.shape[1])[order]
         self.hits = np.flatnonzero(np.take_along_axis(labels, best, 1).ravel()[order])
-        # Equal scores enter together: each is judged at the end of its tie.
+        # Equal scores enter together: each counts at the end of its tie.
         other = (np.diff(group) != 0) | (np.diff(values) != 0)
         ends = np.flatnonzero(np.append(other, True)) + 1
         self.end = ends[np.searchsorted(ends, self.hits, side="right")]
@@ -92,5 +92,5 @@ class Curve:
         precision = above / np.maximum(seen[self.end] - seen[self.start], 1)
         total = np.bincount(self.group, precision * weight[self.hits], self.groups)
         positives = np.bincount(self.label_group, weights[self.labelled], self.groups)
-        there = positives > 0
-        return float((total[there] / positives[there]).mean()) if there.any() else float("nan")
+        labelled = positives > 0
+        return float((total[labelled] / positives[labelled]).mean()) if labelled.any() else float("nan")

@@ -1,9 +1,9 @@
 """The metrics of one evaluation, broken down by level and by top-level category (paper, Tables 4, 5 and 8).
 
-A group is all categories, those of one level, or those under one top-level category. In a level a video with neither
-truth nor prediction there is left out, as in the paper; a prediction is a score of 0.5 or more, so scores are
-probabilities here. Under a top-level category all videos count (those that are wrongly predicted to be there are few,
-and others for each model), and Hit@1 has no meaning. MAP looks at each video's 20 best predictions of the group, GAP at
+A group is all categories, those of one level, or those under one top-level category. In a level a video without
+a label or a prediction of the level is left out, as in the paper; a prediction is a score of 0.5 or more, so scores are
+probabilities here. Under a top-level category all videos count (those with a wrong prediction under it are few, and
+differ between models), and Hit@1 has no meaning. MAP looks at each video's 20 best predictions of the group, GAP at
 those and, as `gap_full`, at all of them.
 
 Figures are kept as fractions (higher is better) and printed as error rates, `100 x (1 - figure)` (lower is better).
@@ -14,34 +14,29 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int
-from rich.table import Table
-from torchmetrics import Metric, MetricCollection
 
-from counterpoint.evaluation.metrics import (
-    GlobalAveragePrecision,
-    HitAt1,
-    MeanAveragePrecision,
-    PrecisionAtEqualRecallRate,
-    Spill,
-)
-from counterpoint.evaluation.ranking import Array, Labels, Scores, as_arrays, full_average_precision
-from counterpoint.files import write_text
+from counterpoint.evaluation.metrics import METRICS, Spill, measure_all
+from counterpoint.evaluation.ranking import Array, Labels, Scores, as_arrays
+from counterpoint.files import check_output_folder, write_text
+from counterpoint.tables import Table
 
 PREDICTED = 0.5  # a score from here on is a prediction
 BLOCK_VIDEOS = 1 << 13  # taken apart into groups at a time
 DASH = "–"
+METRICS_FILE = "metrics.json"
+EVALUATION_FILES = (METRICS_FILE, "true-pairs.png")
+"""Marks of an evaluation's folder: what `Breakdown.save` and `counterpoint.evaluation.tower.draw` write."""
 
 
 class Levels(Protocol):
-    """What a breakdown needs to know of a `counterpoint.taxonomy.Taxonomy`."""
+    """The part of a `counterpoint.taxonomy.Taxonomy` that a breakdown reads."""
 
     @property
     def levels(self) -> Int[np.ndarray, " category"]: ...
@@ -51,19 +46,37 @@ class Levels(Protocol):
     def names(self) -> tuple[str, ...]: ...
 
 
-@dataclass(frozen=True)
 class Figures:
-    """The metrics of one group of categories, as fractions, over `videos` videos."""
+    """The metrics of one group of categories, as fractions, over ``videos`` videos.
+
+    Each metric of `counterpoint.evaluation.metrics.METRICS` is an attribute, and an item: ``figures.gap`` or
+    ``figures["gap"]``; nan where it was not measured.
+    """
 
     videos: int
-    gap: float
-    gap_full: float
-    map: float
-    perr: float
-    hit_at_1: float
 
+    def __init__(self, videos: int, **values: float) -> None:
+        vars(self).update({"videos": videos, **dict.fromkeys(METRICS, math.nan), **values})
 
-TITLES = {"gap": "GAP", "gap_full": "GAP (full)", "map": "MAP", "perr": "PERR", "hit_at_1": "Hit@1"}
+    def __getitem__(self, metric: str) -> float:
+        """A metric by name.
+
+        Raises:
+            Error: there is no such metric.
+        """
+        if metric not in vars(self):
+            METRICS[metric]  # raises for an unknown name
+            return math.nan
+        return float(vars(self)[metric])
+
+    def __getattr__(self, name: str) -> float:
+        raise AttributeError(f"no metric {name!r}", name=name, obj=self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Figures) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return f"Figures({', '.join(f'{name}={value}' for name, value in vars(self).items())})"
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,16 @@ class Breakdown:
     overall: Figures
     levels: tuple[Figures, ...]
     tops: dict[str, Figures]
+    name: str = field(default="error", compare=False)
+    """The model's, in tables."""
+
+    def table(self) -> Table:
+        """Error rates by metric and level: the paper's Table 4 for this model."""
+        return table4([(self.name, self)])
+
+    def categories_table(self) -> Table:
+        """GAP error rates by top-level category: the paper's Table 5 for this model."""
+        return table5([(self.name, self)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with None for nan."""
@@ -83,8 +106,13 @@ class Breakdown:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write `metrics.json` and `metrics.csv` (one line per group); a reader never sees a file half written."""
+        """Write `metrics.json` and `metrics.csv` (one line per group); a reader never sees a file half written.
+
+        Raises:
+            Error: the folder holds something that no evaluation wrote.
+        """
         folder = Path(folder)
+        check_output_folder(folder, *EVALUATION_FILES)
         folder.mkdir(parents=True, exist_ok=True)
         saved = self.to_dict()
         groups = [("overall", "", saved["overall"])]
@@ -92,16 +120,16 @@ class Breakdown:
         groups += [("top", name, figures) for name, figures in saved["tops"].items()]
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["group", "name", *(field.name for field in fields(Figures))])
+        writer.writerow(["group", "name", *saved["overall"]])
         writer.writerows([kind, name, *figures.values()] for kind, name, figures in groups)
-        write_text(folder / "metrics.json", json.dumps(saved, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(folder / METRICS_FILE, json.dumps(saved, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         write_text(folder / "metrics.csv", table.getvalue())
 
 
 class BreakdownAccumulator:
     """Breaks down any number of videos, exactly, batch by batch.
 
-    All scores wait on disk until `compute` measures one group after the other: less than 3 GB of memory at 1,000,000
+    All scores are on disk until `compute` measures one group after the other: less than 3 GB of memory at 1,000,000
     videos of 640 categories, and 8 GB of temporary files (4 bytes per score, category and group; see `Spill`).
     One process only.
     """
@@ -145,8 +173,7 @@ class BreakdownAccumulator:
         return Breakdown(
             overall=_figures(self.overall),
             levels=tuple(_figures(group.videos) for group in self.levels),
-            # Most videos have their best category elsewhere.
-            tops={name: replace(_figures(group.videos), hit_at_1=math.nan) for name, group in self.tops.items()},
+            tops={name: _figures(group.videos, top=True) for name, group in self.tops.items()},
         )
 
 
@@ -165,83 +192,57 @@ def break_down(scores: Array, labels: Array, taxonomy: Levels) -> Breakdown:
     return accumulator.compute()
 
 
-def table4(models: Sequence[tuple[str, Breakdown]]) -> list[list[str]]:
-    """Error rates in percent by metric and level, models side by side, as in the paper's Table 4; a header first.
+def table4(models: Sequence[tuple[str, Breakdown]], clips: str = "clips") -> Table:
+    """Error rates in percent by metric and level, models side by side, as in the paper's Table 4.
 
-    Raises ValueError where the models were measured on different levels.
+    Args:
+        models: each with its name.
+        clips: what the clips are called in the title, such as "validation clips".
+
+    Raises:
+        ValueError: the models were measured on different levels.
     """
     groups = [
         (name, {"all": model.overall, **{str(level): figures for level, figures in enumerate(model.levels)}})
         for name, model in models
     ]
-    return _rows("level", groups, tuple(TITLES))
+    title = f"Error rates in %, {models[0][1].overall.videos:,} {clips} (lower is better)"
+    return _table(title, "level", groups, METRICS)
 
 
-def table5(models: Sequence[tuple[str, Breakdown]]) -> list[list[str]]:
-    """GAP error rates in percent by top-level category, models side by side, as in the paper's Table 5; a header first.
+def table5(models: Sequence[tuple[str, Breakdown]]) -> Table:
+    """GAP error rates in percent by top-level category, models side by side, as in the paper's Table 5.
 
-    Raises ValueError where the models were measured on different top-level categories.
+    Raises:
+        ValueError: the models were measured on different top-level categories.
     """
-    return _rows("category", [(name, model.tops) for name, model in models], ("gap", "gap_full"))
+    groups = [(name, model.tops) for name, model in models]
+    return _table("GAP error in % by top-level category", "category", groups, ("gap", "gap_full"))
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table for a Markdown file; a header first.
-
-    >>> print(markdown([["metric", "nv-l"], ["GAP", "9.75"]]))
-    | metric | nv-l |
-    |---|---|
-    | GAP | 9.75 |
-    """
-    header, *body = rows
-    lines = [header, None, *body]
-    return "\n".join("|---" * len(header) + "|" if line is None else f"| {' | '.join(line)} |" for line in lines)
-
-
-def rich_table(rows: Sequence[Sequence[str]], title: str) -> Table:
-    """A table to print with rich, of `table4` or `table5`; a line parts the metrics."""
-    header, *body = rows
-    table = Table(title=title)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < 2 else "right")
-    for row, following in zip(body, [*body[1:], None], strict=True):
-        table.add_row(*row, end_section=following is not None and following[0] != row[0])
-    return table
-
-
-def _rows(kind: str, models: Sequence[tuple[str, dict[str, Figures]]], metrics: Sequence[str]) -> list[list[str]]:
+def _table(title: str, kind: str, models: Sequence[tuple[str, dict[str, Figures]]], metrics: Iterable[str]) -> Table:
     names = [list(groups) for _, groups in models]
     if any(each != names[0] for each in names):
         raise ValueError(f"the models were not measured by the same {kind}: {names}")
-    header = ["metric", kind, *(model for model, _ in models)]
-    return [header] + [
-        [TITLES[metric], name, *(_error_rate(getattr(groups[name], metric)) for _, groups in models)]
+    rows = [
+        [METRICS[metric].title, name, *(error_rate(groups[name][metric]) for _, groups in models)]
         for metric in metrics
         for name in names[0]
     ]
+    return Table(title, ["metric", kind, *(model for model, _ in models)], rows, labels=2, parts=True)
 
 
-def _error_rate(figure: float) -> str:
+def error_rate(figure: float) -> str:
+    """A figure's error in percent, or a dash."""
     return DASH if math.isnan(figure) else f"{100 * (1 - figure):.2f}"
 
 
-def _figures(videos: Spill) -> Figures:
-    full = full_average_precision(videos.blocks, per_category=False)
-    alone: dict[str, Any] = {"sync_on_compute": False}  # one process has all clips
-    hits = HitAt1(**alone)
-    metrics: dict[str, Metric | MetricCollection] = {
-        "gap": GlobalAveragePrecision(**alone),
-        "map": MeanAveragePrecision(**alone),
-        "perr": PrecisionAtEqualRecallRate(**alone),
-        "hit_at_1": hits,
-    }
-    collection = MetricCollection(metrics, compute_groups=[["gap", "map"], ["perr"], ["hit_at_1"]])
-    none = np.empty((0, videos.categories), np.float32)
-    for scores, labels in chain([(none, none.astype(np.bool_))], videos.blocks()):
-        collection.update(scores, labels)
-    values = {name: float(value) for name, value in collection.compute().items()}
-    return Figures(int(hits.videos), gap_full=float(full[0]) if len(full) else math.nan, **values)
+def _figures(videos: Spill, top: bool = False) -> Figures:
+    values = measure_all(videos.blocks, videos.categories)
+    return Figures(
+        videos.count, **{name: math.nan if top and METRICS[name].needs_all else values[name] for name in values}
+    )
 
 
-def _plain(figures: Figures) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in asdict(figures).items()}
+def _plain(figures: Figures) -> dict[str, int | float | None]:
+    return {name: None if math.isnan(value) else value for name, value in vars(figures).items()}

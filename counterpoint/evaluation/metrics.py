@@ -12,23 +12,32 @@ Conventions, the same in every function and class here:
 * A NaN score, labels other than 0 and 1, or shapes that do not match raise `ValueError`.
 
 Each function has a streaming class of the same name, with the same result.
+
+`METRICS` lists what evaluations measure. A metric is added by one entry, also from outside the package:
+``METRICS["f1"] = MetricSpec("F1", MyStreamingF1)``; breakdowns, tables and reports then have it.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
+from counterpoint.errors import Error, suggestion
+from counterpoint.evaluation.bootstrap import Curve
 from counterpoint.evaluation.ranking import (
     HIT,
     Array,
+    Blocks,
     Labels,
     Scores,
     as_arrays,
@@ -38,6 +47,9 @@ from counterpoint.evaluation.ranking import (
 )
 
 BLOCK_VIDEOS = 1 << 14  # sorted at a time for a full curve
+Weights = Int[np.ndarray, "video"]
+Weighted = Callable[[Weights], float]
+"""A metric as a function of how often each video counts, for the bootstrap."""
 
 
 def global_average_precision(scores: Array, labels: Array, top: int | None = 20) -> float:
@@ -270,6 +282,7 @@ class Spill:
     def __init__(self, categories: int) -> None:
         self.categories = categories
         self.record = np.dtype([("scores", np.float32, (categories,)), ("labels", np.uint8, (-(-categories // 8),))])
+        self.count = 0  # videos
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed, and so deleted, with this object)
 
     def append(self, scores: Scores, labels: Labels) -> None:
@@ -278,9 +291,108 @@ class Spill:
         records["labels"] = np.packbits(labels, axis=1)
         self.file.seek(0, 2)
         self.file.write(records.tobytes())
+        self.count += len(scores)
 
     def blocks(self) -> Iterator[tuple[Scores, Labels]]:
         self.file.seek(0)
         while data := self.file.read(BLOCK_VIDEOS * self.record.itemsize):
             records = np.frombuffer(data, self.record)
             yield records["scores"], np.unpackbits(records["labels"], axis=1, count=self.categories).view(np.bool_)
+
+
+# --- the table of metrics ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric of evaluations. It is given by ``create`` or by ``measure``.
+
+    Attributes:
+        title: its name in tables.
+        create: makes a torchmetrics metric, whose ``update`` takes scores and labels, both (video, category) numpy
+            arrays; called with torchmetrics' own options by keyword.
+        measure: the metric of blocks of videos that can be read several times, where no streaming state suffices.
+        weighted: of scores and labels, the metric as a function of how often each video counts; without it, the
+            metric is measured on repeated rows.
+        states_of: the name of a metric with the same states, which are then accumulated once.
+        needs_all: whether it has no meaning under one top-level category, where most videos have no label.
+    """
+
+    title: str
+    create: Callable[..., Metric] | None = None
+    measure: Callable[[Blocks], float] | None = None
+    weighted: Callable[[Scores, Labels], Weighted] | None = None
+    states_of: str = ""
+    needs_all: bool = False
+
+    def value(self, scores: Array, labels: Array) -> float:
+        """The metric of videos in memory: scores and labels are (video, category)."""
+        values, truth = as_arrays(scores, labels)
+        if self.measure:
+            return self.measure(lambda: [(values, truth)])
+        assert self.create is not None
+        metric = self.create(sync_on_compute=False)
+        metric.update(values, truth)
+        return float(metric.compute())
+
+    def on_weights(self, scores: Array, labels: Array) -> Weighted:
+        """The metric as a function of how often each video counts, such as in a bootstrap sample."""
+        values, truth = as_arrays(scores, labels)
+        if self.weighted:
+            return self.weighted(values, truth)
+        return lambda weights: self.value(np.repeat(values, weights, axis=0), np.repeat(truth, weights, axis=0))
+
+
+class _Metrics(dict[str, MetricSpec]):
+    def __missing__(self, name: str) -> MetricSpec:
+        raise Error(f"no metric {name!r}{suggestion(name, self)} (there are {', '.join(self)})")
+
+
+def measure_all(blocks: Blocks, categories: int) -> dict[str, float]:
+    """Every metric of `METRICS` by name, of blocks of scores and labels that can be read several times."""
+    streaming = {name: spec.create(sync_on_compute=False) for name, spec in METRICS.items() if spec.create}
+    groups: dict[str, list[str]] = {}
+    for name in streaming:
+        groups.setdefault(METRICS[name].states_of or name, []).append(name)
+    collection = MetricCollection(dict(streaming), compute_groups=list(groups.values()))
+    none = np.empty((0, categories), np.float32)
+    for scores, labels in chain([(none, none.astype(np.bool_))], blocks()):
+        collection.update(scores, labels)
+    values = {name: float(value) for name, value in collection.compute().items()}
+    return {name: spec.measure(blocks) if spec.measure else values[name] for name, spec in METRICS.items()}
+
+
+def _full_gap(blocks: Blocks) -> float:
+    return _mean(full_average_precision(blocks, per_category=False))
+
+
+def _curve(scores: Scores, labels: Labels, top: int | None = 20, per_category: bool = False) -> Weighted:
+    return Curve(scores, labels, top or scores.shape[1], per_category).average_precision
+
+
+def _weighted_mean(values: npt.NDArray[Any], counted: npt.NDArray[Any]) -> Weighted:
+    """The weighted mean of the values of some videos, by their number; nan where none counts."""
+
+    def mean(weights: Weights) -> float:
+        total = weights[counted].sum()
+        return float(weights[counted] @ values / total) if total else float("nan")
+
+    return mean
+
+
+def _weighted_perr(scores: Scores, labels: Labels) -> Weighted:
+    return _weighted_mean(equal_recall_precision(scores, labels), np.flatnonzero(labels.any(axis=1)))
+
+
+def _weighted_hit(scores: Scores, labels: Labels) -> Weighted:
+    return _weighted_mean(best_is_hit(scores, labels).astype(np.float64), np.arange(len(scores)))
+
+
+METRICS: dict[str, MetricSpec] = _Metrics(
+    gap=MetricSpec("GAP", GlobalAveragePrecision, weighted=_curve),
+    gap_full=MetricSpec("GAP (full)", measure=_full_gap, weighted=partial(_curve, top=None)),
+    map=MetricSpec("MAP", MeanAveragePrecision, weighted=partial(_curve, per_category=True), states_of="gap"),
+    perr=MetricSpec("PERR", PrecisionAtEqualRecallRate, weighted=_weighted_perr),
+    hit_at_1=MetricSpec("Hit@1", HitAt1, weighted=_weighted_hit, needs_all=True),
+)
+"""The metrics of evaluations, by their names in JSON. An unknown name raises Error."""

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from counterpoint.evaluation.breakdown import Breakdown
 from counterpoint.evaluation.robustness import ANY, Robustness
-from counterpoint.explain import Explanation, Timeline
+from counterpoint.explanation import Explanation, Timeline
 
 MISSING = "0.88"  # the grey of seconds that a modality does not have
 
@@ -61,12 +61,12 @@ def draw_explanation(explanation: Explanation, path: Path) -> Path:
     """The explanation as a PNG: weights over time, the correlation by second, and what would change the answer."""
     timelines = explanation.timelines
     one_step = all(len(timeline.present) == 1 for timeline in timelines.values())
-    by_second = not one_step and any(p is not None for told in explanation.per_second.values() for p in told)
+    by_second = not one_step and any(p is not None for values in explanation.per_second.values() for p in values)
     heights = [2.3 if timeline.present.any() else 0.4 for timeline in timelines.values()] + [2.3] * by_second
     answers = 0.9 + 0.32 * len(explanation.categories)
     figure = Figure(figsize=(12, sum(heights) + answers + 0.4), layout="constrained")
-    told = [f"{pair} {probability:.2f}" for pair, probability in explanation.correlation.items()]
-    figure.suptitle("   correlation of ".join([f"clip {explanation.clip}", *told]), parse_math=False)
+    correlations = [f"{pair} {probability:.2f}" for pair, probability in explanation.correlation.items()]
+    figure.suptitle("   correlation of ".join([f"clip {explanation.clip}", *correlations]), parse_math=False)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[sum(heights), answers])[:, 0]
     grid = above.add_gridspec(len(heights), 3, height_ratios=heights)
     for row, (name, timeline) in enumerate(timelines.items()):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64
 
 Array = npt.NDArray[Any] | torch.Tensor
 Scores = Float32[np.ndarray, "video category"]
@@ -23,7 +23,8 @@ Blocks = Callable[[], Iterable[tuple[Scores, Labels]]]  # the same videos in the
 
 SELECTED_VIDEOS = 256  # looked through at a time for their best predictions: the block stays in the processor's cache
 MAX_CATEGORY = (1 << 31) - 1
-HIT = 1  # the bit of a key that says its prediction is true
+LEAST = 1e-7  # log-odds are of probabilities within this of 0 and 1, the precision of float32 near 1
+HIT = 1  # the bit of a key whose prediction is true
 
 
 def as_arrays(scores: Array, labels: Array) -> tuple[Scores, Labels]:
@@ -50,7 +51,7 @@ def _numpy(array: Array) -> npt.NDArray[Any]:
     if not isinstance(array, torch.Tensor):
         return np.asarray(array)
     array = array.detach().cpu()
-    return (array.float() if array.is_floating_point() else array).numpy()  # numpy knows no bfloat16
+    return (array.float() if array.is_floating_point() else array).numpy()  # numpy has no bfloat16
 
 
 def top_keys(scores: Scores, labels: Labels, top: int) -> Int64[np.ndarray, "video top"]:
@@ -154,3 +155,14 @@ def full_average_precision(blocks: Blocks, per_category: bool) -> Float64[np.nda
         for positive, count in zip(positives, above, strict=True)
     ]
     return np.array([each.mean() if len(each) else np.nan for each in precision])
+
+
+def log_odds(probabilities: Float[np.ndarray, "clip category"]) -> Float16[np.ndarray, "clip category"]:
+    """Probabilities as log-odds in float16, which keep the order of those near 0 and 1."""
+    probability = np.clip(probabilities.astype(np.float64), LEAST, 1 - LEAST)
+    return np.asarray(np.log(probability / (1 - probability)), np.float16)
+
+
+def from_log_odds(scores: Float[np.ndarray, "clip category"]) -> Float32[np.ndarray, "clip category"]:
+    """The probabilities of kept log-odds, float32."""
+    return np.asarray(1 / (1 + np.exp(-scores.astype(np.float32))), np.float32)

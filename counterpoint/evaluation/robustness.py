@@ -1,10 +1,10 @@
-"""How gently a model's answers degrade as clips lose a modality: GAP against the share of clips that lose it.
+"""Robustness to missing modalities: GAP against the share of clips that lose one.
 
 Which clips lose it is chosen by a hash of their ids, so a larger share holds the clips of a smaller one, every model
 loses the same, and a curve is of one set of clips. A clip that never had the modality stays as it is.
 
-The model answers once for each clip as it is and once without each modality. Every point of a curve is then a mixture
-of such answers: of the 20 best predictions that each gives, since GAP looks at nothing else.
+The model predicts once for each clip as it is and once without each modality. Every point of a curve is then a mixture
+of such predictions: the 20 best of each, which are all that GAP looks at.
 """
 
 import math
@@ -18,10 +18,11 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from counterpoint.data.dataset import share
-from counterpoint.evaluation.breakdown import DASH
+from counterpoint.evaluation.breakdown import error_rate
 from counterpoint.evaluation.ranking import as_arrays, top_average_precision, top_keys
 from counterpoint.predict import Predictions
 from counterpoint.run import write_json
+from counterpoint.tables import Table
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 ANY = "any"
@@ -31,7 +32,7 @@ SEED = 1_000_003  # not one that a training may have: its held-out clips are cho
 
 @dataclass(frozen=True)
 class Robustness:
-    """GAP (a fraction) at each of ``shares``, by what the clips lose: a modality, or one chosen for each (`ANY`)."""
+    """GAP (a fraction) at each of ``shares``, by the modality that clips lose, or one chosen for each (`ANY`)."""
 
     shares: tuple[float, ...]
     gap: dict[str, tuple[float, ...]]
@@ -45,13 +46,14 @@ class Robustness:
         """Write JSON."""
         write_json(path, self.to_dict())
 
-    def table(self) -> list[list[str]]:
-        """Error rates in percent by share (row) and by what is lost (column); a header first."""
-        rows = [["metric", "clips that lose it", *self.gap]]
-        for point, lost in enumerate(self.shares):
-            errors = (100 * (1 - curve[point]) for curve in self.gap.values())
-            rows.append(["GAP", f"{lost:.0%}", *(DASH if math.isnan(error) else f"{error:.2f}" for error in errors)])
-        return rows
+    def table(self) -> Table:
+        """Error rates in percent by share of clips (row) and by the modality that they lose (column)."""
+        rows = [
+            ["GAP", f"{lost:.0%}", *(error_rate(curve[point]) for curve in self.gap.values())]
+            for point, lost in enumerate(self.shares)
+        ]
+        header = ["metric", "clips that lose it", *self.gap]
+        return Table("GAP error in % where clips lose a modality", header, rows, labels=2, parts=True)
 
 
 class RobustnessAccumulator:

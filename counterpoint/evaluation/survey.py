@@ -1,13 +1,13 @@
-"""What a run says of every clip of a data set, computed once and kept in a folder.
+"""A run's predictions for every clip of a data set, computed once and kept in a folder.
 
 ================  ==============================================================================
-``survey.json``   whose answers they are (fingerprints of run and data), and how many are there
+``survey.json``   fingerprints of run and data, and how many clips are done
 ``ids.npy``       (clip,) bytes, UTF-8
 ``scores.npy``    (clip, category) float16 log-odds, no category above its parent
 ``vectors.npy``   (clip, hidden) float16, the head's hidden layer, if asked for
 ``labels.npy``    (clip, byte) the true categories as bits, where the data set is labelled
 ``figures.npy``   (clip, 1 + pair) float32: the loss (NaN without labels), and by pair of modalities
-                  the tower's probability that they belong together (NaN where one is missing)
+                  the tower's probability of correlation (NaN where one is missing)
 ================  ==============================================================================
 
 A million clips with 640 categories and 1024 hidden features take 3.3 GB there, which are mapped and not loaded.
@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as functional
-from filelock import FileLock, Timeout
 from jaxtyping import Bool, Float, Shaped
 
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.loading import Batch
 from counterpoint.errors import Error
-from counterpoint.experiments.predictions import from_log_odds, log_odds
-from counterpoint.files import naming, replacing
+from counterpoint.evaluation.ranking import from_log_odds, log_odds
+from counterpoint.files import check_output_folder, claimed, naming, replacing
 from counterpoint.models.categorizer import Output
 from counterpoint.predict import Predictor, batches
 from counterpoint.run import RunFolder, write_json
@@ -44,7 +43,7 @@ Numbers = Shaped[np.ndarray, "chosen"] | slice
 
 @dataclass(frozen=True)
 class Survey:
-    """A run's answers for the clips of a data set, in the data set's order; arrays are mapped from the disk."""
+    """A run's predictions for the clips of a data set, in the data set's order; arrays are mapped from the disk."""
 
     folder: Path
     about: dict[str, Any]
@@ -59,7 +58,7 @@ class Survey:
 
     @property
     def pairs(self) -> list[str]:
-        """The pairs of modalities whose correlation the run's tower tells, as "audio and video"."""
+        """The pairs of modalities whose correlation the run's tower gives, as "audio and video"."""
         return [" and ".join(pair) for pair in self.about["pairs"]]
 
     def name(self, clip: int) -> str:
@@ -90,35 +89,38 @@ def survey(
     workers: int = 0,
     progress: Callable[[int], None] = lambda clips: None,
 ) -> Survey:
-    """The answers kept in a folder, which are computed first where they are not there; an interrupted call goes on.
+    """The predictions kept in a folder, which are computed first where they are missing; an interrupted call goes on.
 
     Args:
+        run: of a categorizer, trained.
+        dataset: clips, with or without labels.
         folder: see `folder_name` for one that belongs to run and data.
         vectors: keep the head's hidden layer too.
-        progress: told how many clips are done, those before the interruption first.
+        workers: processes that read ahead.
+        progress: called with how many more clips are done, those before an interruption first.
+
+    Returns:
+        Arrays over all clips, mapped from the disk.
 
     Raises:
-        Error: the folder holds another run's answers or those for other clips, another process is at work
-            there, or the run cannot read the data.
+        Error: the folder holds something else, another run's predictions or those for other clips, another process
+            computes there, or the run cannot read the data.
     """
     about = _about(run, dataset, vectors)
     path = folder / SURVEY_FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            if not path.exists():
-                write_json(path, about | {"done": 0})
-            done = _done(path, about)
-            if done < len(dataset) or (folder / IDS_SO_FAR).exists():
-                progress(done)
-                _compute(run, dataset, folder, about, done, workers, progress)
-    except Timeout:
-        raise Error(f"{folder}: another process is computing there; wait for it") from None
+    check_output_folder(folder, SURVEY_FILE)
+    with claimed(folder, "another process is computing there; wait for it"):
+        if not path.exists():
+            write_json(path, about | {"done": 0})
+        done = _done(path, about)
+        if done < len(dataset) or (folder / IDS_SO_FAR).exists():
+            progress(done)
+            _compute(run, dataset, folder, about, done, workers, progress)
     return _load(folder, about)
 
 
 def folder_name(run: RunFolder, dataset: Dataset) -> str:
-    """A name for the folder of a run's answers for these clips, which no other run or clips have."""
+    """A name for the folder of a run's survey of these clips, unlike that of other runs or clips."""
     return f"{run.fingerprint[:8]}-{dataset.fingerprint[:8]}"
 
 
@@ -134,7 +136,7 @@ def _about(run: RunFolder, dataset: Dataset, vectors: bool) -> dict[str, Any]:
 
 
 def _done(path: Path, about: dict[str, Any]) -> int:
-    """How many clips are done in a folder that must be about the same."""
+    """How many clips are done in a folder, which must be of the same run, clips and options."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         done = int(stored["done"])
@@ -160,13 +162,13 @@ def _compute(
     workers: int,
     progress: Callable[[int], None],
 ) -> None:
-    """Answer what is left, and say after every batch how far it got."""
+    """Predict the clips that are left, and write down after every batch how many are done."""
     predictor = Predictor(run)
     rest = copy.copy(dataset)
     rest.where = dataset.where[done:]
     ids = folder / IDS_SO_FAR
     known = ids.read_text(encoding="utf-8").splitlines(True)[:done] if done else []
-    ids.write_text("".join(known), encoding="utf-8")  # a killed process may have written more than it said
+    ids.write_text("".join(known), encoding="utf-8")  # a killed process may have written more than is in survey.json
     arrays: dict[str, Any] = {}
     with naming(ids), ids.open("a", encoding="utf-8") as names:
         for batch in batches(run, rest, workers=workers) if len(rest) else ():
@@ -184,9 +186,9 @@ def _compute(
             names.flush()
             write_json(folder / SURVEY_FILE, about | {"done": done, "pairs": pairs})
             progress(len(batch.ids))
-    told_ids = [json.loads(line).encode() for line in ids.read_text(encoding="utf-8").splitlines()]
+    written = [json.loads(line).encode() for line in ids.read_text(encoding="utf-8").splitlines()]
     with replacing(folder / "ids.npy") as file:
-        np.save(file, np.array(told_ids))
+        np.save(file, np.array(written))
     ids.unlink()
 
 
@@ -194,9 +196,9 @@ def _parts(
     predictor: Predictor, batch: Batch, output: Output, about: dict[str, Any]
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The rows of a batch's clips in each array."""
-    told = output.correlation.probability if output.correlation else {}
-    figures = np.full((len(batch.ids), 1 + len(told)), np.nan, np.float32)
-    for column, ((one, other), probability) in enumerate(told.items(), 1):
+    by_pair = output.correlation.probability if output.correlation else {}
+    figures = np.full((len(batch.ids), 1 + len(by_pair)), np.nan, np.float32)
+    for column, ((one, other), probability) in enumerate(by_pair.items(), 1):
         both = (batch.tracks[one].mask.any(1) & batch.tracks[other].mask.any(1)).numpy()
         figures[both, column] = probability.float().cpu().numpy()[both]
     parts: dict[str, np.ndarray[Any, Any]] = {
@@ -217,7 +219,7 @@ def _array(path: Path, shape: tuple[int, ...], dtype: Any, done: int) -> Any:
     if done:
         return np.load(path, mmap_mode="r+")
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # a full disk tells so here, where through the map it would end the process
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, where through the map it would end the process
         with path.open("r+b") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

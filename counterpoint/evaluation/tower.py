@@ -8,30 +8,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from counterpoint.data.dataset import Dataset
+from counterpoint.data.loading import Batch
 from counterpoint.data.pairs import partners
-from counterpoint.data.tracks import to_device
+from counterpoint.data.tracks import Tracks, to_device
 from counterpoint.errors import Error
+from counterpoint.evaluation.breakdown import EVALUATION_FILES
+from counterpoint.files import check_output_folder
 from counterpoint.models.correlation import Pair, Tower
 from counterpoint.predict import accelerator, batches
 from counterpoint.recipes import TowerRecipe
 from counterpoint.run import RunFolder
+from counterpoint.tables import Table
 
 CORRELATED = 0.5  # a probability from here on is the prediction 1
-FALSE_PAIRS = 5  # for each clip
+FALSE_PAIRS = 5  # for each clip, where a tower is measured or calibrated
 SURPRISING = 10
 BLOCK_PAIRS = 1 << 14  # compared at a time
+HISTOGRAM_FILE, CURVE_FILE = "true-pairs.png", "negative-weight.png"
 
 
 @dataclass(frozen=True)
 class TowerFigures:
-    """How well a tower tells true pairs from false ones, at the probability 0.5.
+    """How well a tower separates true pairs from false ones, at the probability 0.5.
 
     True and false pairs weigh half each in ``accuracy`` and ``error``, however many there are of either.
     """
@@ -56,7 +62,7 @@ class Scored(NamedTuple):
 
 
 class Surprise(NamedTuple):
-    """A pair by what a tower makes of it: whose track of which modality."""
+    """A pair with the probability that a tower gives it: the id of the clip whose track it is, by modality."""
 
     probability: float
     clips: dict[str, str]
@@ -76,43 +82,115 @@ class TowerResult:
         return asdict(self.figures) | {"surprising": listed}
 
 
-def measure(run: RunFolder, dataset: Dataset, console: Console, workers: int = 0, seed: int = 0) -> TowerResult:
+class Embedded(NamedTuple):
+    """Clips that have every modality."""
+
+    embeddings: dict[str, Float[Tensor, "clip embedding"]]
+    tops: Bool[Tensor, "clip top"]
+    """Their top-level categories."""
+
+
+def have_all(tracks: Tracks) -> Bool[Tensor, "clip"]:
+    """Which clips have every modality."""
+    return torch.stack([track.mask.any(1) for track in tracks.values()]).all(0)
+
+
+def embedded(tower: Tower, batch: Batch, top_level: Bool[Tensor, "category"]) -> Embedded:
+    """A batch's clips that have every modality, on the CPU.
+
+    Args:
+        top_level: which categories are top-level ones.
+    """
+    whole = have_all(batch.tracks)
+    vectors = tower.embed(to_device(batch.tracks, tower.bias.device))
+    return Embedded(
+        {name: vector[whole.to(vector.device)].float().cpu() for name, vector in vectors.items()},
+        batch.labels[whole].cpu()[:, top_level.cpu()],
+    )
+
+
+def concatenated(parts: Sequence[Embedded]) -> Embedded:
+    """The clips of several batches, in order."""
+    embeddings = {name: torch.cat([part.embeddings[name] for part in parts]) for name in parts[0].embeddings}
+    return Embedded(embeddings, torch.cat([part.tops for part in parts]))
+
+
+def true_pairs(clips: int) -> Int[np.ndarray, "clip 2"]:
+    """Each clip with itself."""
+    return np.stack([np.arange(clips)] * 2, 1)
+
+
+def raw_scores(
+    tower: Tower, embeddings: dict[str, Tensor], pair: Pair, clips: Int[np.ndarray, "pair 2"]
+) -> Float[Tensor, "pair"]:
+    """Scores before calibration of pairs of clips, for one pair of modalities; on the CPU."""
+    one, other = (embeddings[name] for name in pair)
+    device = tower.bias.device
+    parts = []
+    for block in torch.from_numpy(clips).split(BLOCK_PAIRS):
+        agreement = tower.comparison.agreement(pair, one[block[:, 0]].to(device), other[block[:, 1]].to(device))
+        parts.append(tower.comparison.score(pair, agreement).cpu())
+    return torch.cat(parts)
+
+
+def scored_pairs(
+    tower: Tower, seen: Sequence[Embedded], each: int = FALSE_PAIRS, seed: int = 0
+) -> tuple[Float[Tensor, "pair"], Bool[Tensor, "pair"]]:
+    """Raw scores of true and of false pairs, over all pairs of modalities, and which of them are true.
+
+    Args:
+        seen: the clips, in batches: each makes one true pair and, where possible, false ones.
+        each: false pairs for each clip; see `counterpoint.data.pairs.partners`.
+    """
+    clips = concatenated(seen)
+    kinds = ((true_pairs(len(clips.tops)), True), (partners(clips.tops.numpy(), each, seed), False))
+    scores, true = [], []
+    for pair in combinations(sorted(clips.embeddings), 2):
+        for numbers, truth in kinds:
+            scores.append(raw_scores(tower, clips.embeddings, pair, numbers))
+            true.append(torch.full((len(numbers),), truth))
+    return torch.cat(scores), torch.cat(true)
+
+
+def measure(
+    run: RunFolder, dataset: Dataset, console: Console | None = None, workers: int = 0, seed: int = 0
+) -> TowerResult:
     """Measure a tower on every clip of a data set that has all its modalities.
 
     A true pair is a clip's own; each clip also makes up to `FALSE_PAIRS` false pairs with clips that share no top-level
-    category with it, drawn with ``seed``. With more than two modalities, all pairs of them count.
+    category with it. With more than two modalities, all pairs of them count.
+
+    Args:
+        console: for a progress bar; without one, nothing is printed.
+        workers: processes that read ahead.
+        seed: of the false pairs.
 
     Raises:
         Error: the run is no tower, reads other features, or the clips make no true and false pairs.
     """
-    device = accelerator()
-    tower = run.tower().to(device)
+    console = console or Console(quiet=True)
+    tower = run.tower().to(accelerator())
     assert isinstance(run.recipe, TowerRecipe)
-    tops = run.labelling.taxonomy.levels == 0
+    top_level = torch.from_numpy(run.labelling.taxonomy.levels == 0)
     ids: list[str] = []
-    labels: list[np.ndarray[Any, Any]] = []
-    embedded: list[dict[str, torch.Tensor]] = []
+    seen: list[Embedded] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("measuring", total=len(dataset))
         for batch in batches(run, dataset, workers=workers):
-            whole = torch.stack([track.mask.any(1) for track in batch.tracks.values()]).all(0)
             with torch.inference_mode():
-                vectors = tower.embed(to_device(batch.tracks, device))
-            embedded.append({name: vector.cpu()[whole] for name, vector in vectors.items()})
-            ids += [clip for clip, kept in zip(batch.ids, whole.tolist(), strict=True) if kept]
-            labels.append(batch.labels[whole].numpy()[:, tops])
+                seen.append(embedded(tower, batch, top_level))
+            ids += [clip for clip, kept in zip(batch.ids, have_all(batch.tracks).tolist(), strict=True) if kept]
             progress.advance(task, len(batch.ids))
-    embeddings = {name: torch.cat([batch[name] for batch in embedded]) for name in embedded[0]}
-    itself = np.stack([np.arange(len(ids))] * 2, 1)
-    others = np.unique(partners(np.concatenate(labels), FALSE_PAIRS, seed), axis=0)  # some are drawn twice
-    if not len(others):
+    embeddings, tops = concatenated(seen)
+    false_pairs = np.unique(partners(tops.numpy(), FALSE_PAIRS, seed), axis=0)  # some are drawn twice
+    if not len(false_pairs):
         raise Error(
             f"{run.folder}: no clips to measure a tower on: it takes some with {' and '.join(sorted(embeddings))} "
             "that share no top-level category"
         )
-    tower = tower.cpu()
-    true = [score(tower, embeddings, pair, itself) for pair in combinations(sorted(embeddings), 2)]
-    false = [score(tower, embeddings, pair, others) for pair in combinations(sorted(embeddings), 2)]
+    tower, pairs = tower.cpu(), list(combinations(sorted(embeddings), 2))
+    true = [score(tower, embeddings, pair, true_pairs(len(ids))) for pair in pairs]
+    false = [score(tower, embeddings, pair, false_pairs) for pair in pairs]
     probability = np.concatenate([scored.probability for scored in true])
     return TowerResult(
         figures(run.recipe, probability, np.concatenate([scored.probability for scored in false])),
@@ -121,15 +199,10 @@ def measure(run: RunFolder, dataset: Dataset, console: Console, workers: int = 0
     )
 
 
-def score(tower: Tower, embeddings: dict[str, torch.Tensor], pair: Pair, clips: Int[np.ndarray, "pair 2"]) -> Scored:
-    """How probable pairs of clips are for one pair of modalities."""
-    one, other = (embeddings[name] for name in pair)
-    parts = []
+def score(tower: Tower, embeddings: dict[str, Tensor], pair: Pair, clips: Int[np.ndarray, "pair 2"]) -> Scored:
+    """The probabilities of pairs of clips, for one pair of modalities."""
     with torch.inference_mode():
-        for block in torch.from_numpy(clips).split(BLOCK_PAIRS):
-            agreement = tower.comparison.agreement(pair, one[block[:, 0]], other[block[:, 1]])
-            parts.append(tower.calibrated(tower.comparison.score(pair, agreement)))
-    return Scored(pair, clips, torch.cat(parts).numpy())
+        return Scored(pair, clips, tower.calibrated(raw_scores(tower, embeddings, pair, clips)).numpy())
 
 
 def figures(recipe: TowerRecipe, true: Float[np.ndarray, "pair"], false: Float[np.ndarray, "pair"]) -> TowerFigures:
@@ -162,30 +235,37 @@ def surprising(pairs: Sequence[Scored], ids: Sequence[str], sign: int) -> list[S
     return sorted(worst, key=lambda surprise: sign * surprise.probability)[:SURPRISING]
 
 
-def table(results: Sequence[TowerResult]) -> list[list[str]]:
-    """One tower a row, errors in percent; a header first."""
-    rows = [["tower", "negative weight", "error %", "FPR %", "FNR %", "accuracy %", "AUC"]]
-    for told in (result.figures for result in results):
-        percents = (told.error, told.fpr, told.fnr, told.accuracy)
-        rows.append([told.name, f"{told.negative_weight:g}", *(f"{100 * p:.1f}" for p in percents), f"{told.auc:.4f}"])
-    return rows
+def table(results: Sequence[TowerResult]) -> Table:
+    """One tower a row, errors in percent."""
+    rows = []
+    for each in (result.figures for result in results):
+        percents = (each.error, each.fpr, each.fnr, each.accuracy)
+        rows.append([each.name, f"{each.negative_weight:g}", *(f"{100 * p:.1f}" for p in percents), f"{each.auc:.4f}"])
+    header = ["tower", "negative weight", "error %", "FPR %", "FNR %", "accuracy %", "AUC"]
+    return Table("Correlation towers", header, rows)
 
 
-def surprising_table(result: TowerResult) -> list[list[str]]:
-    """The true pairs that seem the least correlated, and the false ones that seem the most; a header first.
-
-    As in the paper's Tables 1 to 3.
-    """
+def surprising_table(result: TowerResult) -> Table:
+    """The true pairs with the lowest probabilities and the false ones with the highest, as in Tables 1 to 3."""
     listed = [(kind, surprise) for kind, worst in result.surprising.items() for surprise in worst]
     modalities = sorted({name for _, surprise in listed for name in surprise.clips})
-    rows = [["pair", "probability", *(f"{name} of" for name in modalities)]]
-    for kind, (probability, clips) in listed:
-        rows.append([kind, f"{probability:.3f}", *(clips.get(name, "") for name in modalities)])
-    return rows
+    rows = [
+        [kind, f"{probability:.3f}", *(clips.get(name, "") for name in modalities)]
+        for kind, (probability, clips) in listed
+    ]
+    header = ["pair", "probability", *(f"{name} of" for name in modalities)]
+    return Table(f"Surprising pairs, {result.figures.name}", header, rows, parts=True)
 
 
 def draw(results: Sequence[TowerResult], folder: Path) -> list[Path]:
-    """The histogram of outputs on true pairs (Fig. 9) and, for several towers, errors by negative weight (Fig. 8)."""
+    """Draw the towers' figures into a folder: PNGs, which are returned.
+
+    The histogram of outputs on true pairs (Fig. 9) and, for several towers, errors by negative weight (Fig. 8).
+
+    Raises:
+        Error: the folder holds something that no evaluation wrote.
+    """
+    check_output_folder(folder, *EVALUATION_FILES)
     folder.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
@@ -196,20 +276,20 @@ def draw(results: Sequence[TowerResult], folder: Path) -> list[Path]:
     axes.set(xlabel="probability of belonging together", ylabel="true pairs", xlim=(0, 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left")  # the bars of a good tower stand on the right
-    histogram = folder / "true-pairs.png"
+    histogram = folder / HISTOGRAM_FILE
     figure.savefig(histogram, dpi=150)
     if len(results) < 2:
         return [histogram]
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
-    ordered = sorted((result.figures for result in results), key=lambda told: told.negative_weight)
-    weights = [told.negative_weight for told in ordered]
+    ordered = sorted((result.figures for result in results), key=lambda each: each.negative_weight)
+    weights = [each.negative_weight for each in ordered]
     for name, label in (("error", "error"), ("fpr", "FPR"), ("fnr", "FNR")):
-        axes.plot(weights, [100 * getattr(told, name) for told in ordered], marker="o", label=label)
-    highest = 100 * max(max(told.fpr, told.fnr) for told in ordered)
+        axes.plot(weights, [100 * getattr(each, name) for each in ordered], marker="o", label=label)
+    highest = 100 * max(max(each.fpr, each.fnr) for each in ordered)
     axes.set(xlabel="weight of a false pair", ylabel="%", ylim=(0, 1.1 * highest or 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    curve = folder / "negative-weight.png"
+    curve = folder / CURVE_FILE
     figure.savefig(curve, dpi=150)
     return [histogram, curve]

@@ -1,6 +1,6 @@
-"""The data sets of suites: real records as they are, mosaics of them, and the known-truth world.
+"""The data sets of suites: real records as they are, mosaics of them, and synthetic clips whose truth is known.
 
-A world is made once, into a folder of its own, and complete where `ready` says so.
+A data set is made once, into a folder of its own, and is complete where `ready` is true.
 """
 
 import json
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the command line names: shards by split (validation and test may be empty), clips by split, taxonomy."""
+    """Where records come from: shards by split (validation and test may be empty), clips by split, the taxonomy."""
 
     shards: dict[str, list[str]]
     clips: dict[str, int]
@@ -33,8 +33,13 @@ class Inputs:
     skip_bad: bool = False
 
     def labelling(self) -> Labelling:
+        """The taxonomy with its labels.
+
+        Raises:
+            Error: no shards are named.
+        """
         if not self.shards["train"] or self.taxonomy is None:
-            raise Error("this suite is about real records: name their shards with --data")
+            raise Error("this suite is about real records; name their shards with --data")
         return load(self.taxonomy)
 
     def records(self, labelling: Labelling) -> dict[str, Dataset]:
@@ -44,7 +49,7 @@ class Inputs:
 
 
 class Shape(NamedTuple):
-    """What a model of a world's clips must fit, known before there are any."""
+    """What a model of a data set's clips must fit, known before there are any."""
 
     sizes: dict[str, int]
     steps: int
@@ -54,7 +59,7 @@ class Shape(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A world's clips."""
+    """A data set's clips by split."""
 
     train: Dataset
     validation: Dataset
@@ -65,12 +70,12 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A world; ``what`` says in a few words what is special about it."""
+    """A data set of a suite; ``what`` is special about it, in a few words."""
 
     name: str
     what: str
     redrawn: ClassVar[bool] = False
-    """Whether each seed has a world of its own."""
+    """Whether each seed has clips of its own."""
     youtube8m: ClassVar[bool] = False
     """Whether the clips' ids are those of YouTube-8M's videos."""
 
@@ -87,13 +92,13 @@ class Source:
         raise NotImplementedError
 
     def related(self, folder: Path, seed: int, clips: int) -> Bool[np.ndarray, "clip"] | None:
-        """Of each test clip, whether its sound has to do with its picture; None where nobody knows."""
+        """Of each test clip, whether its sound belongs to its picture; None where that is unknown."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealRecords(Source):
-    """Records where they lie."""
+    """Records as they are, in the shards that the user names."""
 
     youtube8m: ClassVar[bool] = True
 
@@ -153,7 +158,7 @@ class Mosaics(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class KnownTruth(Source):
-    """The world of `counterpoint.data.synthetic`, drawn anew for each seed."""
+    """The clips of `counterpoint.data.synthetic`, drawn anew for each seed."""
 
     redrawn: ClassVar[bool] = True
     shift: int = 0
@@ -162,35 +167,36 @@ class KnownTruth(Source):
     min_steps: int = 30
     max_steps: int = 120
 
-    def world(self, seed: int) -> synthetic.SyntheticData:
+    def generator(self, seed: int) -> synthetic.SyntheticData:
+        """What draws a seed's clips."""
         return synthetic.SyntheticData(seed=seed, **_controls(self))
 
     def shape(self, inputs: Inputs) -> Shape:
         if any(inputs.shards.values()) or inputs.taxonomy:
-            raise Error("this suite makes its clips up: leave --data and --taxonomy out")
-        world = self.world(0)
+            raise Error("this suite generates its clips; leave --data and --taxonomy out")
+        generator = self.generator(0)
         steps = (self.min_steps + self.max_steps) // 2
         clips = synthetic.CLIPS | inputs.clips
-        return Shape(dict(world.sizes), steps, len(world.labelling.taxonomy), False, clips)
+        return Shape(dict(generator.sizes), steps, len(generator.labelling.taxonomy), False, clips)
 
     def ready(self, folder: Path) -> bool:
         return (folder / "taxonomy" / "labels.tsv").exists()
 
     def make(self, folder: Path, inputs: Inputs, seed: int, progress: Progress) -> None:
-        synthetic.write(self.world(seed), folder, synthetic.CLIPS | inputs.clips, progress=progress)
+        synthetic.write(self.generator(seed), folder, synthetic.CLIPS | inputs.clips, progress=progress)
 
     def open(self, folder: Path, inputs: Inputs) -> Data:
         return _shards(folder, load(folder / "taxonomy"))
 
     def related(self, folder: Path, seed: int, clips: int) -> Bool[np.ndarray, "clip"] | None:
-        world = self.world(seed)
-        return np.array([world.clip(i, "test")[1].related for i in range(clips)])
+        generator = self.generator(seed)
+        return np.array([generator.clip(i, "test")[1].related for i in range(clips)])
 
 
-def _controls(world: Source) -> dict[str, Any]:
-    """What a world has beside a source's fields."""
+def _controls(source: Source) -> dict[str, Any]:
+    """The fields of a source that are its kind's own."""
     common = {each.name for each in fields(Source)}
-    return {name: value for name, value in asdict(world).items() if name not in common}
+    return {name: value for name, value in asdict(source).items() if name not in common}
 
 
 def _shards(folder: Path, labelling: Labelling) -> Data:
@@ -199,7 +205,7 @@ def _shards(folder: Path, labelling: Labelling) -> Data:
 
 
 def _cut(dataset: Dataset, clips: int | None) -> None:
-    """Keep a random so many of a data set's clips, in their order."""
+    """Keep a random sample of a data set's clips, in their order."""
     if clips is not None and clips < len(dataset):
         kept = np.random.default_rng(0).permutation(len(dataset))[:clips]
         dataset.where = dataset.where[np.sort(kept)]

@@ -14,7 +14,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what it shows, for those who do not see it as well; ``wide``: it may be scrolled sideways."""
+    """A picture with a caption, which is also its text for screen readers; a ``wide`` one may be scrolled sideways."""
 
     name: str
     content: bytes
@@ -28,12 +28,16 @@ class Picture:
         return f"data:image/{kind};base64,{base64.b64encode(self.content).decode()}"
 
 
+Block = str | Table | Picture
+"""A part of a report; a string is a paragraph."""
+
+
 @dataclass(frozen=True)
 class Section:
-    """A title, and below it prose (a string each paragraph), tables and pictures; ``folded`` ones open on demand."""
+    """A title, and below it paragraphs, tables and pictures; ``folded`` ones open on demand."""
 
     title: str
-    blocks: Sequence[str | Table | Picture]
+    blocks: Sequence[Block]
     level: int = 2
     folded: bool = False
 
@@ -58,7 +62,7 @@ class Document:
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(document=self)
 
     def markdown(self, pictures: str) -> str:
-        """The same, with its pictures in a folder of that name."""
+        """The same as Markdown, with its pictures in a folder of that name."""
         lines = [f"# {self.title}", "", self.lead]
         for section in self.sections:
             lines += ["", f"{'#' * section.level} {section.title}"]

@@ -1,7 +1,7 @@
-"""Jobs with dependencies, each of which leaves one file when it is done: what is there is kept, the rest is run.
+"""Jobs with dependencies. A job leaves one file when it is done: jobs whose file exists are kept, the rest is run.
 
-Any number of processes may be given the same jobs: each is claimed by a lock, which the system releases if the process
-dies. What a job had begun when it was killed is its own to go on with.
+Any number of processes may be given the same jobs: each job is claimed by a lock, which the system releases if the
+process dies. A job that was killed goes on with what it had begun.
 """
 
 import json
@@ -14,13 +14,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.progress import track
 
 from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import naming
+from counterpoint.tables import Table
 
 LOCKS = "locks"
 LOG = "jobs.jsonl"
-PATIENCE = 2.0  # seconds between two looks at what other processes have done
+PATIENCE = 2.0  # seconds between two looks at the jobs of other processes
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,7 @@ class Job:
         name: for people, unique.
         kind: jobs of one kind take about as long.
         done: the file that it leaves, written whole or not at all.
-        work: does it; returns what is worth telling, or nothing.
+        work: does it; returns a short result to print, or nothing.
         needs: jobs that must be done before.
         guess: about how many seconds it takes at most, where no job of its kind was measured yet.
     """
@@ -61,7 +63,7 @@ class Log:
             file.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, str | float]]:
-        """What was added; a line that a killed process left unfinished is passed over."""
+        """What was added; a line that a killed process left unfinished is skipped."""
         found = []
         for text in self.path.read_bytes().splitlines() if self.path.exists() else []:
             try:
@@ -115,41 +117,54 @@ def run(jobs: Sequence[Job], folder: Path, console: Console, made_by: Mapping[st
         if not ready and not any(need in pending for job in pending for need in job.needs):
             raise Error(f"{pending[0].name}: needs what no job makes")
         for job in ready:
-            with _claimed(folder, job) as mine:
-                if not mine or job.finished:
+            with locked(folder, job.name) as held:
+                if not held or job.finished:
                     continue
                 waiting = False
                 left = duration(estimate.seconds(pending))
-                console.print(
-                    f"[{len(jobs) - len(pending) + 1}/{len(jobs)}] {job.name}  ({left} left)",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                _print(console, f"[{len(jobs) - len(pending) + 1}/{len(jobs)}] {job.name}  ({left} left)")
                 started = time.monotonic()
-                told = job.work()
+                result = job.work()
                 seconds = time.monotonic() - started
                 if not job.done.exists():
                     raise Error(f"{job.name}: left no {job.done}")
                 log.add(job, seconds, made_by)
-                if told:
-                    console.print(f"    {told}  ({duration(seconds)})", markup=False, highlight=False, soft_wrap=True)
+                if result:
+                    _print(console, f"    {result}  ({duration(seconds)})")
                 break
         else:
             if not waiting:
-                console.print("waiting for jobs that another process has begun", highlight=False)
+                _print(console, "waiting for jobs that another process has begun")
             waiting = True
             time.sleep(PATIENCE)
 
 
+def plan(jobs: Sequence[Job], folder: Path, console: Console) -> Table:
+    """What would run, and about how long it would take: two steps of each kind of training are timed."""
+    estimate = Estimate(Log(folder))
+    rows = []
+    kinds = list(dict.fromkeys(job.kind for job in jobs))
+    for kind in track(kinds, "timing", console=console, transient=True, disable=not console.is_terminal):
+        alike = [job for job in jobs if job.kind == kind]
+        left = [job for job in alike if not job.finished]
+        seconds = estimate.seconds(left)
+        rows.append([kind, str(len(alike) - len(left)), str(len(left)), duration(seconds) if seconds else ""])
+    left = [job for job in jobs if not job.finished]
+    caption = (
+        f"{len(left)} of {len(jobs)} jobs to do, about {duration(estimate.seconds(left))} if every training needs all "
+        "of its epochs; measured as jobs finish"
+    )
+    return Table("", ["kind of job", "done", "to do", "about"], rows, caption)
+
+
 @contextmanager
-def _claimed(folder: Path, job: Job) -> Iterator[bool]:
-    """Whether the job is this process's to do."""
+def locked(folder: Path, name: str, wait: bool = False) -> Iterator[bool]:
+    """Hold an experiment's lock of that name; False where another process has it and this one does not ``wait``."""
     locks = folder / LOCKS
     locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"{job.name.replace('/', '-').replace(' ', '-')}.lock")
+    lock = FileLock(locks / f"{name.replace('/', '-').replace(' ', '-')}.lock")
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(blocking=wait)
     except Timeout:
         yield False
         return
@@ -157,6 +172,10 @@ def _claimed(folder: Path, job: Job) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

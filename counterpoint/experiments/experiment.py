@@ -3,9 +3,9 @@
 ==============================================  ==================================================================
 ``suite.json``                                  the settings; what would change runs may not differ the next time
 ``jobs.jsonl``                                  how long each job took, and the commit that it ran at
-``worlds/WORLD``                                shards that were made, and ``test.npz``: the test clips' ids and labels
+``worlds/DATASET``                              shards that were made, and ``test.npz``: the test clips' ids and labels
 ``search/FAMILY-l``, ``search/FAMILY-cm``       trials, and Optuna's storage
-``towers/WORLD/...``, ``runs/WORLD/...``        run folders, each with its ``evaluation/``
+``towers/DATASET/...``, ``runs/DATASET/...``    run folders, each with its ``evaluation/``
 ``report.html``, ``report.md``, ``report.json``  see `counterpoint.experiments.report`
 ==============================================  ==================================================================
 """
@@ -20,39 +20,38 @@ from typing import Any, NamedTuple
 from counterpoint.data.inspect import find_shards
 from counterpoint.errors import Error
 from counterpoint.experiments.datasets import Data, Inputs, Shape, Source
-from counterpoint.experiments.entries import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
-from counterpoint.experiments.matching import matched, parameters
+from counterpoint.experiments.paper import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.predictions import SCORES_FILE
-from counterpoint.experiments.search import Search
+from counterpoint.experiments.search import Search, matched, parameters
 from counterpoint.experiments.suites import Scale, Suite, settings_of, with_settings
-from counterpoint.files import holds_anything
-from counterpoint.models.fusion import CrossModal
+from counterpoint.files import check_output_folder
 from counterpoint.recipes import CONSTANT, FAMILIES, RECIPES, TOWER_RECIPES, Recipe, TowerRecipe, check
 from counterpoint.run import read_json, write_json
 
 SUITE_FILE = "suite.json"
 GROWING = (
-    *("families", "models", "worlds", "seeds", "control_seeds"),
+    *("families", "models", "datasets", "seeds", "control_seeds"),
     *("negative_weights", "test_runs", "test_sample", "resamples"),
 )
-"""What may differ when a command goes on in the same folder: runs stay what they are."""
+"""Settings that may differ when a command goes on in the same folder, since runs stay what they are."""
+RENAMED = {"scale.worlds": "scale.datasets"}  # settings of experiments of version 0.1
 
 
 class Cell(NamedTuple):
     """One run of a comparison."""
 
-    world: Source
+    dataset: Source
     family: str
     entry: Entry
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.world.name} {self.family}-{self.entry.name} seed {self.seed}"
+        return f"{self.dataset.name} {self.family}-{self.entry.name} seed {self.seed}"
 
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """See the module."""
+    """A suite at a scale, in a folder; see the module."""
 
     suite: Suite
     scale: Scale
@@ -61,7 +60,11 @@ class Experiment:
     opened: dict[Path, Data] = field(default_factory=dict, repr=False)
 
     def check(self) -> None:
-        """Raise Error for what cannot be done, which would come to light after hours otherwise."""
+        """Raise Error for what cannot be done, which would fail after hours otherwise."""
+        known = (("families", FAMILIES), ("models", ENTRIES), ("datasets", [each.name for each in self.suite.datasets]))
+        for setting, names in known:
+            if unknown := set(getattr(self.scale, setting)) - set(names):
+                raise Error(f"--{setting}: no {unknown.pop()!r}; there are {', '.join(names)}")
         for name in self.scale.models:
             if missing := set(ENTRIES[name].of) - set(self.scale.models):
                 raise Error(f"{name} is made of {', '.join(sorted(missing))} too: add that to --models")
@@ -69,6 +72,7 @@ class Experiment:
             raise Error(f"--clips: no split {unknown.pop()!r}; there are train, validation and test")
         if unknown := self.scale.grid.keys() - set(FAMILIES):
             raise Error(f"--grid: no family {unknown.pop()!r}; there are {', '.join(FAMILIES)}")
+        _ = self.shape  # names what is wrong with the data
         for family in self.scale.families:
             for name, values in self.scale.grid.get(family, {}).items():
                 for value in values:
@@ -84,7 +88,7 @@ class Experiment:
         kinds = [entry.tower for entry in self.entries(self.main) if entry.tower] + self.further_towers()
         if kinds and len(self.shape.sizes) < 2:
             raise Error(
-                f"a correlation tower compares two modalities, and the clips have {', '.join(self.shape.sizes)} alone: "
+                f"a correlation tower compares two modalities, and the clips have {', '.join(self.shape.sizes)} alone; "
                 "name --models without towers, and --negative-weights without any"
             )
         for family in self.scale.families:
@@ -98,60 +102,60 @@ class Experiment:
             Error: the folder holds an experiment whose runs would be others.
         """
         path = self.folder / SUITE_FILE
-        # Shards and taxonomy by what they are, not by where.
+        # Shards and taxonomy by their content, not by their place.
         inputs = asdict(self.inputs) | {"shards": {split: _named(of) for split, of in self.inputs.shards.items()}}
         if self.inputs.taxonomy:
             labelling = self.inputs.labelling()
             inputs["taxonomy"] = f"{labelling.taxonomy.fingerprint}, labels {labelling.labels.fingerprint}"
-        mine = {"suite": self.suite.name, "scale": asdict(self.scale), "inputs": inputs}
-        mine = json.loads(json.dumps(mine))
+        settings = {"suite": self.suite.name, "scale": asdict(self.scale), "inputs": inputs}
+        settings = json.loads(json.dumps(settings))
+        check_output_folder(self.folder, SUITE_FILE)
         if path.exists():
-            theirs = flat(read_json(path))
-            for name, told in flat(mine).items():
-                before = theirs.get(name)
-                if told != before and name.partition(".")[2] not in GROWING:
+            stored = {RENAMED.get(name, name): value for name, value in flat(read_json(path)).items()}
+            for name, value in flat(settings).items():
+                before = stored.get(name)
+                if value != before and name.partition(".")[2] not in GROWING:
                     raise Error(
-                        f"{self.folder}: holds an experiment with {name.rpartition('.')[2]} {before}, not {told}; "
+                        f"{self.folder}: holds an experiment with {name.rpartition('.')[2]} {before}, not {value}; "
                         "choose another --out, or remove it"
                     )
-        elif holds_anything(self.folder):
-            raise Error(f"{self.folder}: not empty and not an experiment; choose another --out")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, mine)
+        write_json(path, settings)
 
     # --- what is compared ---------------------------------------------------------------------------------------------
 
     @property
-    def worlds(self) -> list[Source]:
-        chosen = self.scale.worlds
-        return [world for world in self.suite.worlds if not chosen or world.name in chosen]
+    def datasets(self) -> list[Source]:
+        """The data sets that are compared."""
+        chosen = self.scale.datasets
+        return [source for source in self.suite.datasets if not chosen or source.name in chosen]
 
     @property
     def main(self) -> Source:
-        """The world that is compared in full."""
-        return self.worlds[0]
+        """The data set that is compared in full."""
+        return self.datasets[0]
 
     @property
     def searched(self) -> Source:
-        """The world on which architectures are searched, also where it is not compared."""
-        return self.suite.worlds[0]
+        """The data set on which architectures are searched, also where it is not compared."""
+        return self.suite.datasets[0]
 
-    def entries(self, world: Source) -> list[Entry]:
-        """The models of a world."""
-        further = world is not self.main
+    def entries(self, dataset: Source) -> list[Entry]:
+        """The models of a data set."""
+        further = dataset is not self.main
         names = [name for name in ENTRIES if name in self.scale.models and (not further or name in self.suite.further)]
         entries = [self.suite.entry(name) for name in names]
-        # Seeds are averaged where there are enough of them, all of one world.
-        return [entry for entry in entries if entry.seeds <= (1 if world.redrawn else self.scale.seeds)]
+        # Seeds are averaged where there are enough of them, all of the same clips.
+        return [entry for entry in entries if entry.seeds <= (1 if dataset.redrawn else self.scale.seeds)]
 
     def cells(self) -> list[Cell]:
-        """All runs, seed by seed, so that there is something of everything soon; ensembles after their members."""
+        """All runs, seed by seed, so that early reports have every model; ensembles after their members."""
         cells = [
-            Cell(world, family, entry, seed)
+            Cell(dataset, family, entry, seed)
             for seed in range(self.scale.seeds)
-            for world in self.worlds
+            for dataset in self.datasets
             for family in self.scale.families
-            for entry in self.entries(world)
+            for entry in self.entries(dataset)
             if seed < self.scale.seeds_of(entry)
         ]
         return sorted(cells, key=lambda cell: (self._last_seed(cell), len(cell.entry.of)))
@@ -160,20 +164,20 @@ class Experiment:
         return max([cell.seed, *(member.seed for member in self.members(cell))])
 
     def members(self, cell: Cell) -> list[Cell]:
-        """The runs that an ensemble is of: of its seed; of seeds of its own where a model is named again.
+        """The runs that an ensemble averages: of its seed; of other seeds where a model is named again.
 
-        Ensembles that had members in common would seem to agree more than others do.
+        No two ensembles have a member in common, since they would agree too well.
         """
         names, each = cell.entry.of, cell.entry.seeds
         seeds = [cell.seed * each + names[:i].count(name) for i, name in enumerate(names)]
         return [cell._replace(entry=self.suite.entry(name), seed=seed) for name, seed in zip(names, seeds, strict=True)]
 
-    def place(self, world: Source, seed: int) -> Path:
-        """A world's folder."""
-        return self.folder / "worlds" / (f"{world.name}-seed-{seed}" if world.redrawn else world.name)
+    def place(self, dataset: Source, seed: int) -> Path:
+        """A data set's folder."""
+        return self.folder / "worlds" / (f"{dataset.name}-seed-{seed}" if dataset.redrawn else dataset.name)
 
     def run_folder(self, cell: Cell) -> Path:
-        return self.folder / "runs" / cell.world.name / f"{cell.family}-{cell.entry.name}-seed-{cell.seed}"
+        return self.folder / "runs" / cell.dataset.name / f"{cell.family}-{cell.entry.name}-seed-{cell.seed}"
 
     def scores(self, cell: Cell) -> Path:
         return self.run_folder(cell) / "evaluation" / SCORES_FILE
@@ -183,14 +187,14 @@ class Experiment:
         name = f"test-runs-{self.scale.test_runs}-of-{self.scale.test_sample}.json"
         return self.run_folder(cell) / "evaluation" / name
 
-    def truth(self, world: Source, seed: int) -> Path:
-        return self.place(world, seed) / "test.npz"
+    def truth(self, dataset: Source, seed: int) -> Path:
+        return self.place(dataset, seed) / "test.npz"
 
-    def data(self, world: Source, seed: int) -> Data:
-        """A world's clips, once it is made."""
-        place = self.place(world, seed)
+    def data(self, dataset: Source, seed: int) -> Data:
+        """A data set's clips, once it is made."""
+        place = self.place(dataset, seed)
         if place not in self.opened:
-            self.opened[place] = world.open(place, self.inputs)
+            self.opened[place] = dataset.open(place, self.inputs)
         return self.opened[place]
 
     @cached_property
@@ -198,20 +202,20 @@ class Experiment:
         return self.main.shape(self.inputs)
 
     def further_towers(self) -> list[str]:
-        """Kinds of towers that no model listens to, of the first family: the paper's joined form, and other weights."""
+        """Kinds of towers that no model uses, of the first family: the paper's joined form, and other weights."""
         usual = TOWER_RECIPES[f"correlation-{self.scale.families[0]}"].negatives.weight
         weights = self.scale.negative_weights
         return ["joined", *(f"weight-{weight:g}" for weight in weights if weight != usual)] if weights else []
 
-    def tower_folder(self, world: Source, family: str, kind: str, seed: int) -> Path:
-        return self.folder / "towers" / world.name / f"{self.suite.tower_family(family)}-{kind}-seed-{seed}"
+    def tower_folder(self, dataset: Source, family: str, kind: str, seed: int) -> Path:
+        return self.folder / "towers" / dataset.name / f"{self.suite.tower_family_of(family)}-{kind}-seed-{seed}"
 
-    def judged(self, world: Source, family: str, kind: str, seed: int) -> Path:
-        """What `counterpoint.evaluation.tower.measure` found."""
-        return self.tower_folder(world, family, kind, seed) / "evaluation" / "tower.json"
+    def tower_figures(self, dataset: Source, family: str, kind: str, seed: int) -> Path:
+        """The figures of `counterpoint.evaluation.tower.measure`."""
+        return self.tower_folder(dataset, family, kind, seed) / "evaluation" / "tower.json"
 
     def explained(self, family: str) -> Path:
-        """The picture of one clip's weights over time, and which it is of."""
+        """One clip's weights over time: which clip, and beside it the picture."""
         return self.run_folder(Cell(self.main, family, self.suite.entry(HEADLINE), 0)) / "evaluation" / "clip.json"
 
     # --- recipes ------------------------------------------------------------------------------------------------------
@@ -227,17 +231,16 @@ class Experiment:
     def recipe(self, family: str, entry: Entry, seed: int, trial: dict[str, Any] | None = None) -> Recipe:
         """An entry's recipe, with what the searches found; ``trial`` are settings to use instead of the best.
 
-        Of late fusion's settings a rival, which has other parts, takes those that it has: the training's, the head's
+        Of late fusion's settings a baseline, which has other parts, takes those that it has: the training's, the head's
         and, of a Transformer, those of its layers.
         """
-        recipe = RECIPES[entry.recipe if entry.rival else f"{family}-{entry.recipe}"]
-        crossed = isinstance(recipe.fusion, CrossModal)
+        recipe = RECIPES[entry.recipe if entry.baseline else f"{family}-{entry.recipe}"]
         settings = {**self.suite.settings.get(family, {})}
-        settings |= self.search(family, BASELINE).best() if trial is None or crossed else trial
-        if entry.rival:
+        settings |= self.search(family, BASELINE).best() if trial is None or entry.cross_modal else trial
+        if entry.baseline:
             of = {"training", "head", *(f"family.{each}" for each in vars(recipe.family))}
             settings = {name: value for name, value in settings.items() if {name, name.partition(".")[0]} & of}
-        if crossed:
+        if entry.cross_modal:
             settings |= self.search(family, SEARCHED).best() if trial is None else trial
         settings |= {"training.max_epochs": self.scale.epochs, "training.seed": seed}
         settings |= {"training.precision": self.scale.precision}
@@ -252,14 +255,14 @@ class Experiment:
 
     def count(self, recipe: Recipe, family: str) -> int:
         """A recipe's parameters."""
-        tower = self.tower_recipe(family, "trained", 0) if recipe.fusion.tower else None
+        tower = self.tower_recipe(family, "trained", 0) if recipe.needs_tower else None
         return parameters(recipe, self.shape.sizes, self.shape.categories, tower)
 
     def tower_recipe(self, family: str, kind: str, seed: int) -> TowerRecipe:
         """A tower's recipe: ``trained``, ``random``, ``constant``, ``joined``, or a weight of false pairs."""
         if kind == "constant":
             return with_settings(CONSTANT, {"training.seed": seed})
-        family = self.suite.tower_family(family)
+        family = self.suite.tower_family_of(family)
         suffix = f"-{kind}" if kind in ("random", "joined") else ""
         recipe = TOWER_RECIPES[f"correlation-{family}{suffix}"]
         settings = {**self.suite.towers.get(family, {}), "training.seed": seed}

@@ -1,11 +1,186 @@
-"""The numbers that the paper reports (Goyal et al., Tables 4, 5, 8 and 9; section 5.1), error rates in percent.
+"""What is compared: the paper's models, controls that separate the idea from capacity, ensembles; the paper's numbers.
 
-They are of 128,000 test videos of frame-level YouTube-8M, with models trained on 4 million: beside another data set's
-numbers they tell what to compare, not what to reach.
+The numbers are Goyal et al.'s (Tables 4, 5, 8 and 9; section 5.1), error rates in percent. They are of 128,000 test
+videos of frame-level YouTube-8M, with models trained on 4 million. Beside another data set's numbers they show what to
+compare, not what to reach.
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One model of a comparison.
+
+    Attributes:
+        name: as in folders and on the command line.
+        title: as in the paper's tables.
+        recipe: what follows the family's name, as in ``nv-cm-c``; a baseline's is the same in every family.
+        what: for a reader who knows the paper.
+        part: where the report shows it.
+        tower: the kind of correlation tower that it uses, if any.
+        like: the entry whose number of parameters it gets.
+        widths: whether it gets there by other widths, rather than by the head alone.
+        of: the entries whose probabilities it averages; one that is named again is another seed's.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    what: str
+    part: Literal["paper", "control", "ensemble"] = "control"
+    tower: Literal["", "trained", "random", "constant"] = ""
+    like: str = ""
+    widths: bool = False
+    of: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds it averages."""
+        return max(map(self.of.count, self.of), default=1)
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is a model of other papers, which has no family."""
+        return self.recipe.startswith("tm-")
+
+    @property
+    def cross_modal(self) -> bool:
+        """Whether it has F, whose sizes are searched."""
+        return self.recipe.startswith(SEARCHED)
+
+
+BASELINE, HEADLINE = "l", "cm-c"
+SEARCHED = "cm"  # F is searched without a tower, which it would have to wait for
+PAPER = (
+    Entry(
+        name="e",
+        title="E",
+        recipe="e",
+        part="paper",
+        widths=True,
+        what="early fusion: features joined per second",
+    ),
+    Entry(name="l", title="L", recipe="l", part="paper", what="late fusion: no influence between modalities"),
+    Entry(
+        name="cm",
+        title="CM",
+        recipe="cm",
+        part="paper",
+        what="cross-modal: each modality influences the other, without a tower",
+    ),
+    Entry(
+        name="cm-g",
+        title="CM-G",
+        recipe="cm-g",
+        part="paper",
+        tower="trained",
+        what="gated: influence in clips that the tower calls correlated",
+    ),
+    Entry(
+        name="cm-c",
+        title="CM-C",
+        recipe="cm-c",
+        part="paper",
+        tower="trained",
+        what="concatenated: the tower's output is an input of F",
+    ),
+)
+CONTROLS = (
+    Entry(
+        name="cm-a",
+        title="CM-A",
+        recipe="cm-a",
+        tower="trained",
+        what="as CM-C, but the input of F is the product of the tower's two embeddings",
+    ),
+    Entry(
+        name="l-equal",
+        title="L, equal",
+        recipe="l",
+        like=HEADLINE,
+        what="late fusion with as many parameters as CM-C (a wider head)",
+    ),
+    Entry(
+        name="e-equal",
+        title="E, equal",
+        recipe="e",
+        like=HEADLINE,
+        widths=True,
+        what="early fusion with as many parameters as CM-C",
+    ),
+    Entry(
+        name="cm-g-random",
+        title="CM-G, random tower",
+        recipe="cm-g",
+        tower="random",
+        what="half of the gates open, by chance",
+    ),
+    Entry(
+        name="cm-c-random",
+        title="CM-C, random tower",
+        recipe="cm-c",
+        tower="random",
+        what="an untrained tower's output is an input of F",
+    ),
+    Entry(
+        name="cm-c-constant",
+        title="CM-C, constant tower",
+        recipe="cm-c",
+        tower="constant",
+        what="F gets the same input for every clip",
+    ),
+    Entry(
+        name="cm-self",
+        title="CM, self-influence",
+        recipe="cm-self",
+        what="all that F brings, but each modality influences itself and not the other",
+    ),
+    Entry(name="picture", title="picture only", recipe="picture", what="late fusion's picture, without sound"),
+    Entry(name="sound", title="sound only", recipe="sound", what="late fusion's sound, without picture"),
+    *(
+        Entry(
+            name=name, title=name, recipe=name, like=HEADLINE, widths=True, what=f"{what}, as many parameters as CM-C"
+        )
+        for name, what in (
+            ("tm-xattn", "cross-attention between modalities"),
+            ("tm-mbt", "attention bottlenecks (Nagrani et al. 2021)"),
+            ("tm-bert", "one Transformer over the steps of both modalities"),
+        )
+    ),
+)
+ENSEMBLES = (
+    Entry(
+        name="ensemble",
+        title="ensemble",
+        recipe="",
+        part="ensemble",
+        of=("cm", "cm-g", "cm-c"),
+        what="CM's, CM-G's and CM-C's probabilities averaged",
+    ),
+    *(
+        Entry(name=f"{name}-seeds", title=f"{name.upper()}, three seeds", recipe="", of=(name,) * 3, what=what)
+        for name, what in (
+            (BASELINE, "late fusion's probabilities averaged: what averaging alone gives"),
+            (HEADLINE, "CM-C's probabilities averaged"),
+        )
+    ),
+    Entry(
+        name="distilled",
+        title="distilled",
+        recipe="cm",
+        part="ensemble",
+        of=("cm", "cm-g", "cm-c"),
+        what="the ensemble distilled into one CM",
+    ),
+)
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*PAPER, *CONTROLS, *ENSEMBLES)}
+
+# --- the paper's numbers ----------------------------------------------------------------------------------------------
+
 FAMILIES = {"nv": "NetVLAD", "tm": "Transformer", "rnn": "Attention clusters"}
-TABLES = {
+TABLE_NUMBERS = {
     "tm": {"levels": "4", "tops": "5", "wins": "6", "losses": "7"},
     "nv": {"levels": "8", "tops": "9", "wins": "10", "losses": "11"},
 }

@@ -1,6 +1,6 @@
-"""What runs say of a world's test clips, kept so that every table and interval is made without the models.
+"""Predictions of a data set's test clips, kept so that every table and interval is made without the models.
 
-Scores are log-odds, not probabilities, since many of those would be equal near 1 in 16 bits.
+Scores are log-odds, not probabilities, since many probabilities near 1 are equal in 16 bits.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from jaxtyping import Bool, Float, Int
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import UNREADABLE, Error
 from counterpoint.evaluation.breakdown import Breakdown, Figures, break_down
+from counterpoint.evaluation.ranking import from_log_odds, log_odds
 from counterpoint.files import appending, replacing
 from counterpoint.predict import Predictions
 from counterpoint.run import write_json
 from counterpoint.taxonomy import Taxonomy
 
 SCORES_FILE = "scores.npy"
-LEAST = 1e-7  # probabilities are kept within this of 0 and 1: float32 knows no closer to 1
 
 
 class Truth(NamedTuple):
-    """A world's test clips."""
+    """The ids and labels of a data set's test clips."""
 
     ids: list[str]
     labels: Bool[np.ndarray, "clip category"]
@@ -39,55 +39,44 @@ class Truth(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> "Truth":
+        """Read what `save` wrote.
+
+        Raises:
+            Error: the file cannot be read.
+        """
         with _read(path, path), np.load(path) as stored:
             labels = np.unpackbits(stored["labels"], axis=1, count=int(stored["shape"][1])).view(np.bool_)
             return cls(stored["ids"].tolist(), labels)
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Truth":
-        told = [(clip.id, targets) for clip, targets in (dataset[i] for i in range(len(dataset)))]
-        return cls([name for name, _ in told], np.stack([targets for _, targets in told]))
+        pairs = [(clip.id, targets) for clip, targets in (dataset[i] for i in range(len(dataset)))]
+        return cls([name for name, _ in pairs], np.stack([targets for _, targets in pairs]))
 
 
 def save_scores(predictions: Iterable[Predictions], clips: int, categories: int, path: Path) -> None:
     """Write (clip, category) log-odds as float16, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with appending(path, (clips, categories)) as add:
-        for part in predictions:
-            add(log_odds(part.probabilities))
+        for batch in predictions:
+            add(log_odds(batch.probabilities))
 
 
 def probabilities(path: Path) -> Float[np.ndarray, "clip category"]:
-    """The probabilities behind the scores, float32."""
+    """The probabilities behind kept scores, float32.
+
+    Raises:
+        Error: the file cannot be read.
+    """
     with _read(path, path.parent):
         return from_log_odds(np.load(path))
-
-
-@contextlib.contextmanager
-def _read(path: Path, made: Path) -> Iterator[None]:
-    """Say which file cannot be read, and what to delete so that it is made again."""
-    try:
-        yield
-    except (*UNREADABLE, EOFError, zipfile.BadZipFile) as error:
-        raise Error(f"{path}: cannot be read ({error}); delete {made}, and the same command makes it again") from error
-
-
-def log_odds(probabilities: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:
-    """The scores that are kept, float16."""
-    probability = np.clip(probabilities.astype(np.float64), LEAST, 1 - LEAST)
-    return np.asarray(np.log(probability / (1 - probability)), np.float16)
-
-
-def from_log_odds(scores: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip category"]:
-    """The probabilities behind kept scores, float32."""
-    return np.asarray(1 / (1 + np.exp(-scores.astype(np.float32))), np.float32)
 
 
 def draw_runs(clips: int, runs: int, sample: int, seed: int = 0) -> tuple[list[Int[np.ndarray, "sampled"]], bool]:
     """The clips of each test run, and whether they are bootstrap samples.
 
     Random samples, as the paper's (section 4.2); where there are fewer than twice as many clips, bootstrap samples of
-    all. The same for all models, so that these are compared on the same clips.
+    all. They are the same for all models, so that models are compared on the same clips.
     """
     random = np.random.default_rng(seed)
     if clips >= 2 * sample:
@@ -99,16 +88,29 @@ def measure(
     scores: Path, truth: Truth, taxonomy: Taxonomy, samples: list[Int[np.ndarray, "sampled"]], to: Path
 ) -> float:
     """Write the metrics of each test run; return the mean of their GAP."""
-    said = probabilities(scores)
-    breakdowns = [break_down(said[clips], truth.labels[clips], taxonomy) for clips in samples]
+    predicted = probabilities(scores)
+    breakdowns = [break_down(predicted[clips], truth.labels[clips], taxonomy) for clips in samples]
     write_json(to, [each.to_dict() for each in breakdowns])
     return float(np.mean([each.overall.gap for each in breakdowns]))
 
 
 def measured(path: Path) -> list[Breakdown]:
-    """The metrics of each test run."""
+    """The metrics of each test run, as `measure` wrote them.
+
+    Raises:
+        Error: the file cannot be read.
+    """
     with _read(path, path.parent):
         return [_breakdown(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+
+
+@contextlib.contextmanager
+def _read(path: Path, made: Path) -> Iterator[None]:
+    """Name the file that cannot be read, and what to delete so that it is made again."""
+    try:
+        yield
+    except (*UNREADABLE, EOFError, zipfile.BadZipFile) as error:
+        raise Error(f"{path}: cannot be read ({error}); delete {made}, and the same command makes it again") from error
 
 
 def _breakdown(stored: dict[str, Any]) -> Breakdown:

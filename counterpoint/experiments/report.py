@@ -1,36 +1,140 @@
-"""An experiment's report: one HTML file that needs no other, the same as Markdown, and every number as JSON."""
+"""An experiment's report: one HTML file that needs no other, the same as Markdown, and every number as JSON.
+
+Every table is one function of a `counterpoint.experiments.results.Frame`, listed in `CHAPTERS`. A module outside of the
+package adds one by `report_table`, and is named to `counterpoint.experiments.reproduce` (``tables``)::
+
+    @report_table("{family}")  # once a family; without {family}, once, of all families together
+    def seeds(frame: Frame) -> Table:
+        main = frame.main  # the data set that is compared in full
+        rows = [[entry.title, str(len(main.seeds(entry.name)))] for entry in main.entries()]
+        return Table("Seeds", ["model", "seeds"], rows)
+"""
 
 import math
+import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 
 from counterpoint import __version__
-from counterpoint.experiments import pages, paper, tables
-from counterpoint.experiments.document import Document, Picture, Section
+from counterpoint.experiments import clips, paper, tables
+from counterpoint.experiments.document import Block, Document, Picture, Section
 from counterpoint.experiments.engine import Job, Log, duration
-from counterpoint.experiments.entries import BASELINE, SEARCHED
 from counterpoint.experiments.experiment import Experiment
-from counterpoint.experiments.predictions import Truth, draw_runs
-from counterpoint.experiments.statistics import Results
+from counterpoint.experiments.paper import BASELINE, SEARCHED
+from counterpoint.experiments.predictions import measured
+from counterpoint.experiments.results import Frame
 from counterpoint.files import replacing, write_text
 from counterpoint.run import environment, write_json
 from counterpoint.tables import Cell, Table
+from counterpoint.taxonomy import Labelling
+from counterpoint.taxonomy.render import svg
 
 PICTURES = "figures"
-FEW = 5
+Made = Block | Sequence[Block] | None
+
+
+class Chapter(NamedTuple):
+    """A section of the report, and the functions that make its tables.
+
+    Attributes:
+        title: with ``{family}`` in it there is one for each family, and the functions get that family's results.
+        level: of the title.
+        folded: it opens on demand.
+    """
+
+    title: str
+    tables: list[Callable[[Frame], Made]]
+    level: int = 2
+    folded: bool = False
+
+    @property
+    def each_family(self) -> bool:
+        return "{family}" in self.title
+
+    def section(self, frame: Frame, family: str) -> Section:
+        """What the functions make of the results."""
+        blocks: list[Block] = []
+        for table in self.tables:
+            made = table(frame)
+            blocks += [] if made is None else [made] if isinstance(made, str | Table | Picture) else made
+        return Section(self.title.replace("{family}", paper.FAMILIES.get(family, family)), blocks, *self[2:])
+
+
+def taxonomy_trees(frame: Frame) -> list[Block]:
+    """Every top-level category's tree."""
+    experiment = frame.experiment
+    made = experiment.truth(experiment.main, 0).exists()
+    return list(trees(experiment.data(experiment.main, 0).labelling)) if made else []
+
+
+def trees(labelling: Labelling) -> list[Picture]:
+    """A picture of each top-level category's tree."""
+    taxonomy = labelling.taxonomy
+    roots = [i for i, level in enumerate(taxonomy.levels) if level == 0]
+    # Ids may hold anything, AudioSet's a slash.
+    names = [id_ if re.fullmatch(r"[\w-]+", id_) else f"no-{n}" for n, id_ in enumerate(taxonomy.ids[i] for i in roots)]
+    return [
+        Picture(
+            f"tree-{name}.svg",
+            svg(labelling, taxonomy.ids[root]).encode(),
+            f"{taxonomy.names[root]}: {1 + len(taxonomy.descendants(root))} categories",
+            wide=True,
+        )
+        for name, root in zip(names, roots, strict=True)
+    ]
+
+
+CHAPTERS = [
+    Chapter("What came out", [tables.tested, tables.summary]),
+    Chapter("{family}", [tables.order, tables.questions, tables.all_models, tables.by_sound]),
+    Chapter("{family}: the paper's tables", [tables.by_level, tables.levels_picture, tables.by_top], level=3),
+    Chapter("{family}: single clips", [clips.explained, clips.contrasted], level=3),
+    Chapter("Data sets", [tables.across]),
+    Chapter("Correlation towers", [tables.tower_table, tables.tower_pictures]),
+    Chapter("Pairs with surprising tower outputs", [clips.surprising], level=3, folded=True),
+    Chapter("Taxonomy trees, as the paper's Figs. 6 and 7", [taxonomy_trees], folded=True),
+    Chapter("Search", [tables.searches]),
+]
+"""The whole report, but for its last section; `report_table` adds to it."""
+F = TypeVar("F", bound=Callable[[Frame], Made])
+
+
+def report_table(section: str) -> Callable[[F], F]:
+    """Put what a function makes of the results into the report: tables, paragraphs and pictures, or None.
+
+    Args:
+        section: the title of a `Chapter`, an old or a new one.
+    """
+
+    def register(make: F) -> F:
+        for chapter in CHAPTERS:
+            if chapter.title == section:
+                chapter.tables.append(make)
+                return make
+        new = Chapter(section, [make])
+        alike = [i for i, chapter in enumerate(CHAPTERS) if chapter.each_family == new.each_family]
+        CHAPTERS.insert(alike[-1] + 1, new._replace(level=3) if new.each_family else new)
+        return make
+
+    return register
 
 
 def write(experiment: Experiment, console: Console, jobs: Sequence[Job]) -> Path:
-    """Write the report of what is finished; return its HTML file."""
-    results = Results(experiment)
+    """Write the report of what is finished; return its HTML file.
+
+    Args:
+        jobs: those that the experiment consists of, finished or not.
+    """
     with console.status("writing the report"):
-        document = _document(results, jobs)
+        frame = Frame.load(experiment)
+        document = _document(frame, jobs)
     folder = experiment.folder / PICTURES
     folder.mkdir(exist_ok=True)
     for picture in document.pictures:
@@ -39,132 +143,58 @@ def write(experiment: Experiment, console: Console, jobs: Sequence[Job]) -> Path
     page = experiment.folder / "report.html"
     write_text(page.with_suffix(".md"), document.markdown(PICTURES))
     write_text(page, document.html())
-    write_json(page.with_suffix(".json"), _numbers(results))
+    write_json(page.with_suffix(".json"), _numbers(frame))
     return page
 
 
 def made_by() -> dict[str, str]:
     """The commit and the hardware of what this process does."""
-    told = environment()
-    gpus = ", ".join(told["gpus"]) or "no GPU"
-    return {"commit": commit(), "hardware": f"{told['processor']}, {told['threads']} threads of PyTorch, {gpus}"}
+    system = environment()
+    gpus = ", ".join(system["gpus"]) or "no GPU"
+    return {"commit": commit(), "hardware": f"{system['processor']}, {system['threads']} threads of PyTorch, {gpus}"}
 
 
 def commit() -> str:
     """The commit of the package's source, `+` where that differs from it; the version where it is in no repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    try:  # an installed package may lie, ignored, in the repository of something else
+    try:  # an installed package may be, ignored, in the repository of something else
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
-        told = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".."], check=False).returncode
     except (OSError, subprocess.CalledProcessError):
         return f"counterpoint {__version__}"
-    return told.stdout.strip() + ("+" if changed else "")
+    return head.stdout.strip() + ("+" if changed else "")
 
 
-def _document(results: Results, jobs: Sequence[Job]) -> Document:
-    experiment = results.experiment
-    suite, main = experiment.suite, experiment.main
+def _document(frame: Frame, jobs: Sequence[Job]) -> Document:
+    experiment = frame.experiment
     unfinished = sum(not job.finished for job in jobs)
-    lead = suite.what + (
+    lead = experiment.suite.what + (
         f" Not finished yet: {unfinished} of {len(jobs)} jobs; all below is of the others." * bool(unfinished)
     )
-    families = [family for family in experiment.scale.families if results.entries(main, family)]
-    sections = [Section("What came out", [*_tested(results), *([tables.summary(results)] if families else [])])]
-    for family in families:
-        sections += _family(results, family)
-    if len(experiment.worlds) > 1 and families:
-        sections.append(Section("Worlds", [tables.across(results, family) for family in families]))
-    if found := pages.judged(results):
-        pictures = [
-            picture
-            for family in dict.fromkeys(one.family for one in found)
-            for picture in pages.tower_pictures(found, family)
-        ]
-        sections.append(Section("Correlation towers", [pages.tower_table(results, found), *pictures]))
-        first = [one for one in found if one.kind == "trained" and one.seed == 0]
-        pairs = [table for one in first for table in pages.surprising(results, one)]
-        sections.append(Section("Pairs that surprise the towers", pairs, level=3, folded=True))
-    if experiment.truth(main, 0).exists():
-        trees = pages.trees(experiment.data(main, 0).labelling)
-        sections.append(Section("Taxonomy trees, as the paper's Figs. 6 and 7", trees, folded=True))
-    searched = [
-        tables.searches(results, family, name)
-        for family in experiment.scale.families
-        for name in (BASELINE, SEARCHED)
-        if experiment.search(family, name).results()
-    ]
-    if searched:
-        told = (
-            f"Late fusion's architecture is searched on {experiment.searched.name}'s validation clips and kept by its "
-            "variants, as in the paper; then F, with the cross-modal model that needs no tower. The first trial is the "
-            "recipe as it is."
-        )
-        sections.append(Section("Search", [told, *searched]))
+    finished = frame.main.unique("family")
+    families = [family for family in experiment.scale.families if family in finished]
+    sections = []
+    for each_family, alike in groupby(CHAPTERS, key=lambda chapter: chapter.each_family):
+        chapters = list(alike)
+        for family in families if each_family else [""]:
+            part = frame.select(family=family) if each_family else frame
+            sections += [chapter.section(part, family) for chapter in chapters]
     sections.append(Section("How this was made", [_made(experiment, jobs)]))
-    return Document(f"Counterpoint: {suite.title.lower()}", lead, sections)
-
-
-def _family(results: Results, family: str) -> list[Section]:
-    """All of one family, whose parts are sections below it."""
-    main, name = results.experiment.main, paper.FAMILIES[family]
-    compared: list[str | Table | Picture] = [
-        tables.by_level(results, main, family),
-        pages.levels(results, family),
-        tables.by_top(results, main, family),
-    ]
-    told = [*tables.findings(results, family), tables.controls(results, main, family)]
-    sections = [
-        Section(name, [*told, *tables.by_sound(results, family)]),
-        Section(f"{name}: the paper's tables", compared, level=3),
-    ]
-    clips: list[str | Table | Picture] = [*pages.explained(results, family), *pages.contrasted(results, family)]
-    if clips:
-        sections.append(Section(f"{name}: single clips", clips, level=3))
-    return sections
-
-
-def _tested(results: Results) -> list[str]:
-    """What test runs are, in sentences."""
-    experiment = results.experiment
-    path = experiment.truth(experiment.main, 0)
-    if not path.exists():
-        return ["Nothing is finished yet."]
-    clips, runs = len(Truth.load(path).ids), experiment.scale.test_runs
-    _, bootstrap = draw_runs(clips, runs, experiment.scale.test_sample)
-    told = (
-        f"There are {clips:,} test clips, too few to draw {runs} samples of {experiment.scale.test_sample:,} from "
-        f"as the paper does: the {runs} test runs are bootstrap samples of all of them, the same for every model. "
-        "Such a sample holds some clips several times and others not at all, so that figures over few clips, MAP's "
-        "above all, are not those of all clips."
-        if bootstrap
-        else f"The {runs} test runs are random samples of {experiment.scale.test_sample:,} of {clips:,} test clips, "
-        "the same for every model."
-    )
-    seeds = experiment.scale.seeds
-    trained = f"Each model is trained with {seeds} seeds" if seeds > 1 else "Each model is trained once"
-    if experiment.scale.control_seeds < seeds:
-        trained += f", controls with {experiment.scale.control_seeds}"
-    resampled = "clips and seeds" if seeds > 1 else "clips"
-    fewest = min(map(len, results.breakdowns.values()), default=FEW)
-    few = f" Where there are fewer than {FEW} seeds they are too narrow; over one, they are over clips alone."
-    return [
-        f"{told} {trained}. Intervals are by paired bootstrap over {resampled}, {experiment.scale.resamples:,} "
-        f"samples: both models are measured on the same ones.{few * (fewest < FEW)}"
-    ]
+    return Document(f"Counterpoint: {experiment.suite.title.lower()}", lead, [each for each in sections if each.blocks])
 
 
 def _made(experiment: Experiment, jobs: Sequence[Job]) -> Table:
     """Command, commit, hardware, settings and time; of a job that was done again, the last time."""
-    told, wanted = environment(), {job.name for job in jobs}
+    system, wanted = environment(), {job.name for job in jobs}
     done = {line["job"]: line for line in Log(experiment.folder).lines() if line["job"] in wanted}
     commits, machines = (dict.fromkeys(str(line[k]) for line in done.values() if k in line) for k in made_by())
     seconds = sum(float(line["seconds"]) for line in done.values())
     rows = {
-        "this report's command": shlex.join([Path(told["command"][0]).name, *told["command"][1:]]),
+        "this report's command": shlex.join([Path(system["command"][0]).name, *system["command"][1:]]),
         "commit": ", ".join(commits),
         "hardware": "; ".join(machines),
-        "software": f"Python {told['python']}, PyTorch {told['torch']}, {told['platform']}",
+        "software": f"Python {system['python']}, PyTorch {system['torch']}, {system['platform']}",
         "time": f"{duration(seconds)} in {len(done)} jobs, added up; of those that went on, since then",
         **{name.replace("_", " "): tables.plain(value) for name, value in asdict(experiment.scale).items()},
     }
@@ -174,30 +204,30 @@ def _made(experiment: Experiment, jobs: Sequence[Job]) -> Table:
     return Table("", ["what", ""], [[name, Cell(value)] for name, value in rows.items()], labels=2)
 
 
-def _numbers(results: Results) -> dict[str, Any]:
+def _numbers(frame: Frame) -> dict[str, Any]:
     """Every test run of every model, and every gain."""
-    experiment = results.experiment
+    experiment = frame.experiment
+    log = Log(experiment.folder)
+    cells = [cell for cell in experiment.cells() if experiment.measured(cell).exists()]
     return {
         "suite": experiment.suite.name,
         "scale": asdict(experiment.scale),
-        "environment": environment()
-        | {"commits": sorted({str(line["commit"]) for line in Log(experiment.folder).lines()})},
-        "seconds": Log(experiment.folder).seconds,
+        "environment": environment() | {"commits": sorted({str(line["commit"]) for line in log.lines()})},
+        "seconds": log.seconds,
         "test_runs": [
-            {"world": world, "family": family, "model": name, "seed": seed, "runs": [run.to_dict() for run in runs]}
-            for (world, family, name), by_seed in results.breakdowns.items()
-            for seed, runs in by_seed.items()
+            {"dataset": dataset.name, "family": family, "model": entry.name, "seed": seed}
+            | {"runs": [run.to_dict() for run in measured(experiment.measured(cell))]}
+            for cell in cells
+            for dataset, family, entry, seed in [cell]
         ],
         "gains": [
-            {"world": world, "family": family, "model": ours, "over": theirs, "metric": metric, "group": group}
-            | {"seeds": seeds}
-            | {name: value if math.isfinite(value) else None for name, value in gain._asdict().items()}
-            for (world, family, ours, theirs, metric, group, seeds), gain in results.gains.items()
+            key._asdict() | {name: value if math.isfinite(value) else None for name, value in gain._asdict().items()}
+            for key, gain in frame.clips.gains.items()
         ],
         "towers": [
-            {"family": one.family, "kind": one.kind, "seed": one.seed}
-            | {name: value for name, value in one.told.items() if name not in ("true", "surprising")}
-            for one in pages.judged(results)
+            {"family": tower.family, "kind": tower.kind, "seed": tower.seed}
+            | {name: value for name, value in tower.figures.items() if name not in ("true", "surprising")}
+            for tower in tables.evaluated_towers(frame)
         ],
         "searches": {
             f"{family}-{name}": experiment.search(family, name).results()

@@ -1,25 +1,29 @@
-"""Grid search on validation clips: Optuna keeps the trials, so that another process, or another day, goes on with them.
+"""The sizes of recipes: a grid search on validation clips, and recipes of equal size.
 
-A grid is values by dotted field of a recipe. The first trial is the recipe as it is; the others are other points of the
-grid in a random order that depends on the grid alone, so the trials are known before any is trained.
+Optuna keeps the trials, so that another process, or another day, goes on with them. A grid is values by dotted field of
+a recipe. The first trial is the recipe as it is; the others are other points of the grid in a random order that depends
+on the grid alone, so the trials are known before any is trained.
 """
 
 import contextlib
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from math import prod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from counterpoint.errors import Error
+from counterpoint.recipes import Recipe, TowerRecipe
 from counterpoint.run import read_json, write_json
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial
 
 STORAGE = "trials.db"
 Grid = Mapping[str, list[Any]]
@@ -50,47 +54,47 @@ class Search:
     def __init__(self, folder: Path, grid: Grid, trials: int, given: Mapping[str, Any]) -> None:
         self.folder = folder
         self.grid = grid
-        self.given = {name: json.dumps(value, sort_keys=True) for name, value in given.items()}
+        self.given = {name: _text(value) for name, value in given.items()}
         points = prod(len(values) for values in grid.values()) if grid else 0
         new = points - all(given[name] in values for name, values in grid.items())
         self.count = min(trials, 1 + max(new, 0))
 
     def trials(self) -> list[Trial]:
-        """All trials, the first time drawn. Call it in one process at a time."""
-        with self._kept() as storage:
-            return self._trials(storage)
+        """All trials, drawn the first time. Only one process at a time may call it."""
+        with self._storage() as storage:
+            from optuna.trial import TrialState, create_trial
 
-    def _trials(self, storage: "RDBStorage") -> list[Trial]:
-        study = self._study(storage)
-        # Drawn in memory, where all of them come again in the same order, and each kept at once or not at all.
-        points = self._study(None)
-        points.add_trial(_as_it_is())
-        drawn = points.trials
-        while len(drawn) < self.count:
-            asked = points.ask()
-            for name, values in self.grid.items():
-                asked.suggest_categorical(name, [json.dumps(value, sort_keys=True) for value in values])
-            drawn = [trial for trial in points.trials if trial.params != self.given]
-        for trial in drawn[len(study.trials) : self.count]:
-            study.add_trial(trial)
-        return [
-            Trial(trial.number, {name: json.loads(value) for name, value in sorted(trial.params.items())})
-            for trial in study.trials[: self.count]
-        ]
+            study = self._study(storage)
+            # Drawn in memory, where all of them come again in the same order, and each kept at once or not at all.
+            points = self._study(None)
+            points.add_trial(create_trial(state=TrialState.RUNNING))
+            drawn = points.trials
+            while len(drawn) < self.count:
+                point = points.ask()
+                for name, values in self.grid.items():
+                    point.suggest_categorical(name, list(map(_text, values)))
+                drawn = [trial for trial in points.trials if trial.params != self.given]
+            for trial in drawn[len(study.trials) : self.count]:
+                study.add_trial(trial)
+            return [
+                Trial(trial.number, {name: json.loads(value) for name, value in sorted(trial.params.items())})
+                for trial in study.trials[: self.count]
+            ]
 
-    def tell(self, trial: Trial, value: float) -> None:
+    def save(self, trial: Trial, value: float) -> None:
         """Keep a trial's validation figure."""
-        with self._kept() as storage:
+        with self._storage() as storage:
             self._study(storage).tell(trial.number, value, skip_if_finished=True)
-        write_json(self.told(trial.number), {"settings": trial.settings, "validation_gap": value})
+        write_json(self.result_file(trial.number), {"settings": trial.settings, "validation_gap": value})
 
-    def told(self, number: int) -> Path:
+    def result_file(self, number: int) -> Path:
         """Where a trial's figure is, once it is known."""
         return self.folder / f"trial-{number:02}.json"
 
     def results(self) -> list[dict[str, Any]]:
         """The settings and figures of the finished trials, in order."""
-        return [read_json(self.told(i)) for i in range(self.count) if self.told(i).exists()]
+        files = (self.result_file(i) for i in range(self.count))
+        return [read_json(file) for file in files if file.exists()]
 
     def best(self) -> dict[str, Any]:
         """The settings with the highest figure; the first of equals."""
@@ -98,13 +102,13 @@ class Search:
         return dict(max(results, key=lambda result: result["validation_gap"])["settings"]) if results else {}
 
     @contextlib.contextmanager
-    def _kept(self) -> Iterator["RDBStorage"]:
-        """Optuna's storage, closed afterwards; says in a line what is wrong with it, such as a full disk."""
+    def _storage(self) -> Iterator["RDBStorage"]:
+        """Optuna's storage, closed afterwards; Error in one line for what is wrong with it, such as a full disk."""
         try:
             import optuna
         except ImportError:
             raise Error(
-                "searching an architecture takes Optuna: pip install 'counterpoint[reproduce]', or search none "
+                "the search of an architecture needs Optuna: pip install 'counterpoint[reproduce]', or search none "
                 "(--trials 0 --influence-trials 0)"
             ) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -120,34 +124,88 @@ class Search:
             cause = error.__cause__ if type(error).__name__ == "StorageInternalError" else error
             if type(cause).__name__ not in ("OperationalError", "DatabaseError"):
                 raise
-            told = getattr(cause, "orig", cause)
-            raise Error(f"{self.folder / STORAGE}: {told}; the same command goes on from there") from error
+            message = getattr(cause, "orig", cause)
+            raise Error(f"{self.folder / STORAGE}: {message}; the same command goes on from there") from error
 
     def _study(self, storage: "RDBStorage | None") -> "Study":
         import optuna
 
-        space = {name: [json.dumps(value, sort_keys=True) for value in values] for name, values in self.grid.items()}
-
         class Points(optuna.samplers.GridSampler):
-            def after_trial(self, *told: Any) -> None:
-                """Nothing: it would stop an optimization that is not Optuna's to run."""
+            def after_trial(self, *_: Any) -> None:
+                """Nothing: it would stop an optimization that Optuna does not run."""
 
         return optuna.create_study(
             study_name=self.folder.name,
             storage=storage,
-            sampler=Points(space, seed=0),
+            sampler=Points({name: list(map(_text, values)) for name, values in self.grid.items()}, seed=0),
             direction="maximize",
             load_if_exists=True,
         )
 
 
-def _as_it_is() -> "FrozenTrial":
-    import optuna
-
-    return optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
+def _text(value: object) -> str:
+    """A grid's value as Optuna keeps it."""
+    return json.dumps(value, sort_keys=True)
 
 
 def best_validation(run: Path, figure: str = "validation_gap") -> float:
     """The best validation figure of a run's epochs."""
     with (run / "epochs.csv").open(newline="", encoding="utf-8") as file:
         return max(float(row[figure]) for row in csv.DictReader(file))
+
+
+# --- equal sizes ------------------------------------------------------------------------------------------------------
+
+
+def parameters(
+    recipe: Recipe | TowerRecipe, sizes: Mapping[str, int], categories: int, tower: TowerRecipe | None = None
+) -> int:
+    """How many numbers a recipe's model learns; those of the ``tower`` that it uses stay as they are.
+
+    >>> from counterpoint.recipes import RECIPES
+    >>> parameters(RECIPES["nv-l"], {"video": 1024, "audio": 128}, categories=640)
+    19024448
+    """
+    with torch.device("meta"):  # shapes only
+        model = recipe.build(sizes, categories, tower.build(sizes) if tower else None)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def matched(recipe: Recipe, goal: int, count: Callable[[Recipe], int], widths: bool = False, even: int = 2) -> Recipe:
+    """The recipe with at least ``goal`` parameters, and hardly more: its head's width makes up for the difference.
+
+    Args:
+        count: returns a recipe's parameters, as `parameters` does.
+        widths: first bring the family's widths as near to the goal as they come; the head then makes up for the rest.
+        even: the head's width is a multiple of this.
+
+    Raises:
+        ValueError: no head is small enough.
+    """
+    if widths:
+        recipe = _widened(recipe, goal, count)
+
+    def with_head(hidden: int) -> Recipe:
+        return replace(recipe, head=replace(recipe.head, hidden=hidden))
+
+    # The parameters are linear in the head's width.
+    least, more = count(with_head(even)), count(with_head(2 * even))
+    units = 1 + ceil((goal - least) / (more - least))
+    if units < 1:
+        raise ValueError(f"{recipe.name} with the smallest head has {least:,} parameters, more than {goal:,}")
+    return with_head(units * even)
+
+
+def _widened(recipe: Recipe, goal: int, count: Callable[[Recipe], int]) -> Recipe:
+    """The widths whose number of parameters is nearest, by bisection of the factor that they are multiplied with."""
+
+    def at(factor: float) -> Recipe:
+        return replace(recipe, family=recipe.family.scaled(factor))
+
+    low, high = 0.0, 1.0
+    while count(at(high)) < goal:
+        low, high = high, 2 * high
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if count(at(middle)) < goal else (low, middle)
+    return min(at(low), at(high), key=lambda made: abs(count(made) - goal))

@@ -1,4 +1,4 @@
-"""Suites: whole experiments as plain data. What is compared on which worlds, and how large.
+"""Suites: whole experiments as plain data. What is compared on which data sets, and how large.
 
 The protocol is the paper's (section 4.2): the baseline's architecture is searched on validation clips, its variants
 keep it, F's sizes and depth are searched likewise, and five test runs measure every model.
@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from counterpoint.errors import Error
 from counterpoint.experiments.datasets import KnownTruth, Mosaics, RealRecords, Source
-from counterpoint.experiments.entries import ENTRIES, HEADLINE, Entry
-from counterpoint.models.categorizer import JOINED
+from counterpoint.experiments.paper import ENTRIES, HEADLINE, Entry
+from counterpoint.models.fusion import JOINED
 from counterpoint.recipes import (
     AttentionClusterFamily,
     ContrastiveConfig,
@@ -34,14 +34,14 @@ class Scale:
     Args:
         families: families of models.
         models: models of each family.
-        worlds: data sets, where a suite has several; the first has all tables.
+        datasets: data sets, where a suite has several; the first has all tables.
         clips: clips by split; without, as many as there are, or as the suite makes.
         seeds: seeds of each model and its tower.
         control_seeds: seeds of each control.
         epochs: epochs at most; training stops sooner where validation no longer improves.
         tower_epochs: the same of towers.
         precision: of training, as in Lightning; bf16-mixed takes about half the time where the processor has it.
-        trials: architectures of late fusion that are tried on validation; 0: the suite's own.
+        trials: architectures of late fusion that are tried on validation clips; 0: the suite's own.
         influence_trials: sizes and depths of F that are tried likewise.
         grid: values of late fusion to try, by family and dotted field, instead of the suite's.
         negative_weights: weights of false pairs that towers are trained with (the paper's Fig. 8).
@@ -52,7 +52,7 @@ class Scale:
 
     families: tuple[str, ...] = ("nv", "tm", "rnn")
     models: tuple[str, ...] = tuple(ENTRIES)
-    worlds: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
     clips: dict[str, int] = field(default_factory=dict)
     seeds: int = 5
     control_seeds: int = 5
@@ -68,7 +68,7 @@ class Scale:
     resamples: int = 1000
 
     def seeds_of(self, entry: Entry) -> int:
-        """How many times an entry is made: with each seed, or of seeds that no other of its kind has."""
+        """How many times an entry is trained: with each seed, or of seeds that no other ensemble has."""
         return self.seeds if entry.part == "paper" else min(self.seeds // entry.seeds, self.control_seeds)
 
 
@@ -77,9 +77,9 @@ class Suite:
     """A whole experiment.
 
     Attributes:
-        worlds: the data sets; the first is compared in full, the others with ``further`` models only.
+        datasets: the first is compared in full, the others with ``further`` models only.
         settings, towers: what differs from the recipes of models and of towers, by family.
-        judge: the family whose towers all models listen to; without, each family has its own.
+        tower_family: the family whose towers all models use; without, each family has its own.
         grid: values for the search of late fusion's architecture, by family.
         influence: the same for F.
         equal: whether all variants get as many parameters as CM-C.
@@ -88,21 +88,22 @@ class Suite:
     name: str
     title: str
     what: str
-    worlds: tuple[Source, ...]
+    datasets: tuple[Source, ...]
     scale: Scale
     further: tuple[str, ...] = ("l", "cm", "cm-g", "cm-c")
     settings: Mapping[str, Settings] = field(default_factory=dict)
     towers: Mapping[str, Settings] = field(default_factory=dict)
     grid: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
     influence: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
-    judge: str = ""
+    tower_family: str = ""
     equal: bool = False
 
-    def tower_family(self, family: str) -> str:
-        """The family whose towers a family's models listen to."""
-        return self.judge or family
+    def tower_family_of(self, family: str) -> str:
+        """The family whose towers a family's models use."""
+        return self.tower_family or family
 
     def entry(self, name: str) -> Entry:
+        """A model of the comparison, with the size that this suite gives it."""
         entry = ENTRIES[name]
         return replace(entry, like=HEADLINE) if self.equal and entry.part == "paper" and name != HEADLINE else entry
 
@@ -150,9 +151,9 @@ SETTINGS: dict[str, Settings] = {
     "tm": {**RAPID, "family.widths": _widths(128, 128), "family.heads": 4},
     "rnn": {**RAPID, "family.recurrence": "none", "family.widths": _widths(256, 128), "family.hidden": 256},
 }
-# F has few numbers, which at the rate of the rest come too late: by then the rest knows its training clips by heart.
-HEARING: dict[str, Settings] = {
-    family: {**told, "training.influence_lr_scale": 10} for family, told in SETTINGS.items()
+# F has few parameters. At the learning rate of the rest they change too late, when the rest has overfitted.
+INFLUENCE_SETTINGS: dict[str, Settings] = {
+    family: {**settings, "training.influence_lr_scale": 10} for family, settings in SETTINGS.items()
 }
 HEADS: dict[str, list[Any]] = {
     "head.hidden": [256, 512],
@@ -178,19 +179,19 @@ GRID: dict[str, dict[str, list[Any]]] = {
         **HEADS,
     },
 }
-OVER_TIME: dict[str, list[Any]] = {"fusion.hidden": [[], [1]], "fusion.reach": [10, 30]}  # hidden: only how many
-# With one step a clip there is nothing to either side.
-AT_ONCE: dict[str, dict[str, list[Any]]] = {"nv": {"fusion.hidden": [[], [32], [64], [128]]}}
-IN_TIME: dict[str, dict[str, list[Any]]] = {
+OVER_TIME: dict[str, list[Any]] = {"fusion.hidden": [[], [1]], "fusion.reach": [10, 30]}  # of hidden, only the number
+# With one step a clip there is no reach.
+ONE_STEP: dict[str, dict[str, list[Any]]] = {"nv": {"fusion.hidden": [[], [32], [64], [128]]}}
+FRAME_LEVEL: dict[str, dict[str, list[Any]]] = {
     "nv": {"fusion.hidden": [[64], [128]], "fusion.reach": [10, 30]},
     "tm": OVER_TIME,
     "rnn": OVER_TIME,
 }
-# Of the three families' towers NetVLAD's tells most: on mosaics AUC 0.64, where the attention clusters' reaches 0.57.
-JUDGE = "nv"
-TOWERS: dict[str, Settings] = {JUDGE: {"training.stop_patience": 3}}
+# Of the three families' towers NetVLAD's is the best: on mosaics AUC 0.64, where the attention clusters' reaches 0.57.
+TOWER_FAMILY = "nv"
+TOWERS: dict[str, Settings] = {TOWER_FAMILY: {"training.stop_patience": 3}}
 SMALL: Settings = {"training.learning_rate": 1e-3, "training.batch_size": 64}
-WORLD_FAMILIES: dict[str, Family] = {
+SMALL_FAMILIES: dict[str, Family] = {
     "nv": NetVLADFamily(clusters=_clusters(24, 24), hidden=128),
     "tm": TransformerFamily(widths=_widths(64, 64), heads=2),
     "rnn": AttentionClusterFamily(recurrence="none", widths=_widths(64, 64), units=8, hidden=128),
@@ -213,46 +214,46 @@ SUITES: dict[str, Suite] = {
             name="video-level",
             title="Video-level records",
             what="One step a clip, the mean over its seconds: no time to attend over.",
-            worlds=(RealRecords(name="video-level", what="real video-level records, as they are"),),
+            datasets=(RealRecords(name="video-level", what="real video-level records, as they are"),),
             scale=Scale(families=("nv",), epochs=20, tower_epochs=20, control_seeds=2, influence_trials=4),
             settings=SETTINGS,
             towers=TOWERS,
-            judge=JUDGE,
+            tower_family=TOWER_FAMILY,
             grid=GRID,
-            influence=AT_ONCE,
+            influence=ONE_STEP,
         ),
         Suite(
             name="mosaic",
             title="Mosaics of real records",
             what="Frame-level clips composed from real video-level records: vectors and labels are real, their order "
             "in time is made up.",
-            worlds=(
+            datasets=(
                 Mosaics(name="mosaic", what="sound 5 s later and a quarter longer; unrelated in a quarter of clips"),
                 Mosaics(name="no-shift", what="sound and picture in step", shift=0, stretch=1.0, unrelated=0.0),
-                Mosaics(name="unrelated", what="all sound unrelated: nothing to hear", unrelated=1.0),
+                Mosaics(name="unrelated", what="all sound unrelated: no information in it", unrelated=1.0),
             ),
             scale=Scale(
                 families=("nv", "rnn", "tm"),
-                worlds=("mosaic", "no-shift", "unrelated"),
+                datasets=("mosaic", "no-shift", "unrelated"),
                 clips={"train": 20_000, "validation": 1_000, "test": 2_000},
                 control_seeds=2,
                 influence_trials=4,
             ),
             further=("l", "cm", "cm-self", "cm-g", "cm-c"),
-            settings=HEARING,
+            settings=INFLUENCE_SETTINGS,
             towers=TOWERS,
-            judge=JUDGE,
+            tower_family=TOWER_FAMILY,
             grid=GRID,
-            influence=IN_TIME,
+            influence=FRAME_LEVEL,
         ),
         Suite(
             name="synthetic",
-            title="The known-truth world",
-            what="Made-up clips whose truth is known: a seed draws world, tower and model anew.",
-            worlds=KNOWN_TRUTH,
+            title="Synthetic clips of known truth",
+            what="Generated clips whose truth is known: each seed draws clips, tower and model anew.",
+            datasets=KNOWN_TRUTH,
             scale=Scale(
                 models=("l", "cm", "cm-g", "cm-c", "cm-g-random"),
-                worlds=tuple(world.name for world in KNOWN_TRUTH),
+                datasets=tuple(source.name for source in KNOWN_TRUTH),
                 clips={"train": 3000, "validation": 400, "test": 500},
                 epochs=8,
                 tower_epochs=20,
@@ -261,10 +262,10 @@ SUITES: dict[str, Suite] = {
                 negative_weights=(),
             ),
             further=("l", "cm", "cm-g", "cm-c", "cm-g-random"),
-            settings={family: {"family": made, "head.hidden": 256, **SMALL} for family, made in WORLD_FAMILIES.items()},
+            settings={family: {"family": made, "head.hidden": 256, **SMALL} for family, made in SMALL_FAMILIES.items()},
             towers={
                 family: {"family": made, "comparison": ContrastiveConfig(dropout=0.0), **SMALL}
-                for family, made in WORLD_FAMILIES.items()
+                for family, made in SMALL_FAMILIES.items()
             },
             equal=True,
         ),

@@ -1,300 +1,345 @@
-"""The tables that compare models: the paper's, and those that tell the idea from capacity."""
+"""The report's tables of models and towers: the paper's, and those that separate the idea from capacity."""
 
 import csv
 import math
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torchmetrics.functional.classification import binary_auroc
 
-from counterpoint.evaluation.breakdown import DASH, TITLES
-from counterpoint.evaluation.tower import CORRELATED
+from counterpoint.evaluation import metrics
+from counterpoint.evaluation import tower as towers
+from counterpoint.evaluation.breakdown import DASH, Breakdown, Figures
+from counterpoint.evaluation.plots import draw_levels
 from counterpoint.experiments import paper
-from counterpoint.experiments.datasets import Source
 from counterpoint.experiments.document import Picture
-from counterpoint.experiments.entries import BASELINE, HEADLINE, Entry
 from counterpoint.experiments.experiment import Cell as RunCell
-from counterpoint.experiments.statistics import ALL, Gain, Group, Results, Value
-from counterpoint.models.categorizer import JOINED
+from counterpoint.experiments.paper import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
+from counterpoint.experiments.predictions import draw_runs
+from counterpoint.experiments.results import ALL, Frame, Gain, Value
+from counterpoint.models.fusion import JOINED
 from counterpoint.recipes import Recipe
 from counterpoint.run import RunFolder, read_json
 from counterpoint.tables import Cell, Table
 
 METRICS = ("gap", "map", "perr", "hit_at_1")
-SPREAD = "Error rates in %, lower is better; small: standard deviation over test runs / over seeds."
-GAIN = "A gain is the share of L's error that CM-C does without, with its 95 % interval; bold where that is clear of 0."
+STD = "Error rates in %, lower is better; small: standard deviation over test runs / over seeds."
+FEW = 5  # seeds, below which intervals are too narrow
+GAIN = "A gain is the share of L's error that CM-C avoids, with its 95 % interval; bold where that is clear of 0."
 
 
-def pair(results: Results, world: Source, family: str, one: str, other: str) -> tuple[Entry, Entry] | None:
-    """Two entries that have a seed in common; None where they have not."""
-    found = {entry.name: entry for entry in results.entries(world, family)}
-    if one not in found or other not in found or not results.seeds(world, family, found[one], found[other]):
-        return None
-    return found[one], found[other]
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
-def by_level(results: Results, world: Source, family: str) -> Table:
-    """Tables 4 and 8: each metric overall and by level, the gain of CM-C over L, and the paper's numbers."""
-    entries = results.entries(world, family)
-    shown = [entry for entry in entries if entry.part in ("paper", "ensemble")] or entries
-    both = pair(results, world, family, HEADLINE, BASELINE)
-    known = paper.LEVELS.get(family, {})
-    levels = len(next(iter(results.breakdowns[world.name, family, shown[0].name].values()))[0].levels)
-    groups: list[Group] = [ALL, *(("level", str(level)) for level in range(levels))]
-    rows = []
-    for metric in (*METRICS, "gap_full"):
-        for group in groups:
-            row: list[Cell | str] = [TITLES[metric], group[1] or "all"]
-            row += [_value(results.value(world, family, entry, metric, group)) for entry in shown]
-            if both:
-                row.append(_gain(results.gain(world, family, *both, metric, group)) if metric in METRICS else "")
-            if known:
-                numbers = known.get((metric, group[1] or "all"))
-                row += [Cell(f"{number:.2f}", dim=True) for number in numbers] if numbers else [""] * len(paper.MODELS)
-                row.append(Cell(_percent(100 * (1 - numbers[3] / numbers[1])), dim=True) if numbers else "")
-            rows.append(row)
-    header = ["metric", "level", *(entry.title for entry in shown), *(["gain"] if both else [])]
-    spans = [("", 2), ("this experiment", len(header) - 2)]
-    if known:
-        header += ["E", "L", "CM-G", "CM-C", "gain"]
-        spans.append(("the paper", 5))
-    number = f", as the paper's Table {paper.TABLES[family]['levels']}" if family in paper.TABLES else ""
-    title = f"{paper.FAMILIES[family]} by level{number}"
-    caption = " ".join(
-        [SPREAD, *([GAIN] if both else []), *(["The paper's numbers are of its own data."] if known else [])]
+def tested(frame: Frame) -> str:
+    """What test runs are, in sentences."""
+    experiment = frame.experiment
+    scale = experiment.scale
+    if not experiment.truth(experiment.main, 0).exists():
+        return "Nothing is finished yet."
+    clips, runs = len(frame.clips.truth(experiment.main, 0).ids), scale.test_runs
+    _, bootstrap = draw_runs(clips, runs, scale.test_sample)
+    drawn = (
+        f"There are {clips:,} test clips, too few to draw {runs} samples of {scale.test_sample:,} from "
+        f"as the paper does: the {runs} test runs are bootstrap samples of all of them, the same for every model. "
+        "Such a sample holds some clips several times and others not at all, so that figures over few clips, MAP's "
+        "above all, are not those of all clips."
+        if bootstrap
+        else f"The {runs} test runs are random samples of {scale.test_sample:,} of {clips:,} test clips, "
+        "the same for every model."
     )
-    return Table(title, header, rows, caption, 2, spans if known else (), parts=True)
-
-
-def by_top(results: Results, world: Source, family: str) -> Table:
-    """Tables 5 and 9: GAP by top-level category."""
-    entries = results.entries(world, family)
-    shown = [entry for entry in entries if entry.part == "paper"] or entries
-    both = pair(results, world, family, HEADLINE, BASELINE)
-    known = paper.TOPS.get(family, {})
-    seed, runs = next(iter(results.breakdowns[world.name, family, shown[0].name].items()))
-    clips = {name: results.positives(world, seed, name) for name in runs[0].tops}
-    rows = []
-    for name in sorted(clips, key=lambda name: -clips[name]):
-        if not clips[name]:
-            continue
-        group = ("top", name)
-        row: list[Cell | str] = [name, f"{clips[name]:,}"]
-        row += [_value(results.value(world, family, entry, "gap", group)) for entry in shown]
-        if both:
-            row.append(_gain(results.gain(world, family, *both, "gap", group)))
-        if known:
-            numbers = known.get(name)
-            row += [Cell(f"{number:.2f}", dim=True) for number in numbers] if numbers else ["", ""]
-            row.append(Cell(_percent(100 * (1 - numbers[1] / numbers[0])), dim=True) if numbers else "")
-        rows.append(row)
-    header = ["category", "clips", *(entry.title for entry in shown), *(["gain"] if both else [])]
-    spans = [("", 2), ("this experiment", len(header) - 2)]
-    if known:
-        header += ["L", "CM-C", "gain"]
-        spans.append(("the paper", 3))
-    number = f", as the paper's Table {paper.TABLES[family]['tops']}" if family in paper.TABLES else ""
-    title = f"{paper.FAMILIES[family]}, GAP by top-level category{number}"
-    caption = f"{SPREAD} Over all test clips; the column of clips counts those that are in the category."
-    return Table(title, header, rows, caption, 1, spans if known else ())
-
-
-def controls(results: Results, world: Source, family: str) -> Table:
-    """Every model with its size, and how it compares with the baseline and with the headline model."""
-    rows = []
-    for entry in results.entries(world, family):
-        row: list[Cell | str] = [Cell(entry.title, entry.what)]
-        row += [*_cost(results, world, family, entry), _value(results.value(world, family, entry, "gap"))]
-        for name in (BASELINE, HEADLINE):
-            both = None if name == entry.name else pair(results, world, family, entry.name, name)
-            row.append(_gain(results.gain(world, family, *both, "gap")) if both else DASH)
-        rows.append(row)
-    header = [
-        "model",
-        "parameters",
-        "seeds",
-        "best epoch",
-        "minutes a run",
-        "GAP error",
-        "less than L",
-        "less than CM-C",
-    ]
-    caption = (
-        "The last two columns: how much less GAP error the model has than L and than CM-C, in % of theirs, over the "
-        "seeds that both have (over one seed, the interval is over clips alone); below 0 it has more. Parameters are "
-        "those that are learned with the model, without its tower's; of an ensemble, its members' together. Rivals "
-        "take what late fusion's search chose, as far as they have it; they were not searched themselves."
+    trained = f"Each model is trained with {scale.seeds} seeds" if scale.seeds > 1 else "Each model is trained once"
+    if scale.control_seeds < scale.seeds:
+        trained += f", controls with {scale.control_seeds}"
+    resampled = "clips and seeds" if scale.seeds > 1 else "clips"
+    few = f" Where there are fewer than {FEW} seeds they are too narrow; over one, they are over clips alone."
+    return (
+        f"{drawn} {trained}. Intervals are by paired bootstrap over {resampled}, {scale.resamples:,} "
+        f"samples: both models are measured on the same ones.{few * (_fewest_seeds(frame) < FEW)}"
     )
-    return Table(f"{paper.FAMILIES[family]}: all models", header, rows, caption)
 
 
-def across(results: Results, family: str) -> Table:
-    """GAP error of the models that every world has, world by world."""
-    worlds = [world for world in results.experiment.worlds if results.entries(world, family)]
-    names = dict.fromkeys(entry.name for world in worlds[1:] or worlds for entry in results.entries(world, family))
-    titles: dict[str, str] = {}
-    rows = []
-    for world in worlds:
-        entries = {entry.name: entry for entry in results.entries(world, family) if entry.name in names}
-        titles |= {name: entry.title for name, entry in entries.items()}
-        row: list[Cell | str] = [Cell(world.name, world.what)]
-        row += [
-            _value(results.value(world, family, entries[name], "gap")) if name in entries else DASH for name in names
-        ]
-        both = pair(results, world, family, HEADLINE, BASELINE)
-        rows.append([*row, _gain(results.gain(world, family, *both, "gap")) if both else DASH])
-    header = ["world", *(titles[name] for name in names), "gain"]
-    return Table(f"{paper.FAMILIES[family]}, GAP error by world", header, rows, f"{SPREAD} {GAIN}")
+def _fewest_seeds(frame: Frame) -> int:
+    """Of all models."""
+    runs = {record[:4] for record in frame.select(group=ALL, metric="gap")}
+    return min(Counter(run[:3] for run in runs).values(), default=FEW)
 
 
-def by_sound(results: Results, family: str) -> list[Table]:
-    """Who gains, in worlds that tell: GAP error in clips whose sound has to do with the picture, and in the others."""
-    suite, rows = results.experiment.suite, []
-    worlds = [world for world in results.experiment.worlds if results.entries(world, family)]
-    shown = [e for e in results.entries(worlds[0], family) if e.part == "paper" or e.name in suite.further]
-    for world in worlds:
-        both = pair(results, world, family, HEADLINE, BASELINE)
-        there = results.entries(world, family)
-        seed = min(seed for entry in results.entries(world, family) for seed in results.seeds(world, family, entry))
-        if (related := results.related(world, seed)) is None:
-            continue
-        what = world.what  # told once
-        for sound, clips in (("related", related), ("unrelated", ~related)):
-            if clips.any():
-                group = ("sound", sound)
-                row: list[Cell | str] = [Cell(world.name, what), sound, f"{clips.sum():,}"]
-                what = ""
-                for entry in shown:
-                    row.append(_value(results.value(world, family, entry, "gap", group)) if entry in there else DASH)
-                row.append(_gain(results.gain(world, family, *both, "gap", group)) if both else DASH)
-                rows.append([*row, _open(results, world, family, sound)])
-    header = ["world", "sound", "clips", *(entry.title for entry in shown), "gain", "gate open"]
-    caption = f"GAP. {SPREAD} {GAIN} Gate open: the clips that the trained tower calls correlated, in % (over seeds)."
-    title = f"{paper.FAMILIES[family]}: where sound and picture belong together, and where not"
-    return [Table(title, header, rows, caption, 2)] if rows else []
-
-
-def _open(results: Results, world: Source, family: str, sound: str) -> Cell | str:
-    """In what share of such clips the trained tower's gate is open."""
-    shares = []
-    for seed in range(results.experiment.scale.seeds):
-        path = results.experiment.judged(world, family, "trained", seed)
-        if path.exists() and (related := results.related(world, seed)) is not None:
-            opened = np.array(read_json(path)["true"]) >= CORRELATED
-            shares.append(100 * opened[related if sound == "related" else ~related].mean())
-    if not shares:
-        return DASH
-    return Cell(f"{np.mean(shares):.0f}", f"± {np.std(shares, ddof=1):.0f}" if len(shares) > 1 else "")
-
-
-def summary(results: Results) -> Table:
+def summary(frame: Frame) -> Table | None:
     """The headline of each family."""
-    world = results.experiment.main
     rows: list[list[Cell | str]] = []
-    for family in results.experiment.scale.families:
-        both = pair(results, world, family, HEADLINE, BASELINE)
-        if not both:
+    for family in frame.main.unique("family"):
+        main = frame.main.select(family=family)
+        if not (seeds := main.seeds(HEADLINE, BASELINE)):
             continue
-        ours, theirs = (results.value(world, family, entry, "gap") for entry in both)
-        gain = results.gain(world, family, *both, "gap")
-        levels = len(next(iter(results.breakdowns[world.name, family, HEADLINE].values()))[0].levels)
-        grows = results.grows(world, family, *both, levels)
-        seeds = len(results.seeds(world, family, both[0]))
-        entries = [entry for entry in results.entries(world, family) if entry.recipe]
-        single = [entry for entry in entries if len(results.seeds(world, family, entry)) >= seeds]
-        best = min(single, key=lambda entry: results.value(world, family, entry, "gap").mean)
-        rows.append([paper.FAMILIES[family], _value(theirs), _value(ours), _gain(gain), _gain(grows), best.title])
+        single = [each for each in main.entries() if each.recipe and len(main.seeds(each.name)) >= len(seeds)]
+        best = min(single, key=lambda entry: main.value(entry.name).mean)
+        row = [value_cell(main.value(BASELINE)), value_cell(main.value(HEADLINE))]
+        row += [gain_cell(main.gain(HEADLINE, BASELINE)), gain_cell(main.growth(HEADLINE, BASELINE))]
+        rows.append([paper.FAMILIES[family], *row, best.title])
     deeper = "deepest level's gain above the top's"
     header = ["family", "L", "CM-C", "gain", deeper, "least error of one model"]
     caption = (
-        f"GAP. {SPREAD} {GAIN} The gain grows with the level, as the paper found, where the {deeper} (in percentage "
+        f"GAP. {STD} {GAIN} The gain grows with the level, as the paper found, where the {deeper} (in percentage "
         "points) is clearly above 0. The last column is of models with as many seeds as CM-C."
     )
-    return Table("CM-C against L", header, rows, caption)
+    return Table("CM-C against L", header, rows, caption) if rows else None
 
 
 QUESTIONS = {
     "l-equal": "Would more parameters alone do?",
     "e-equal": "Would early fusion of the same size?",
-    "cm-self": "Would F alone, with nothing of the other modality?",
+    "cm-self": "Would F alone, without the other modality?",
     "cm": "Does the tower help?",
-    "cm-c-random": "Or would one that knows nothing?",
-    "cm-c-constant": "Or one that always says the same?",
+    "cm-c-random": "Would an untrained tower do?",
+    "cm-c-constant": "Would a tower with a constant output do?",
     "tm-xattn": "Would cross-attention of the same size do?",
     "tm-mbt": "Would attention bottlenecks?",
     "tm-bert": "Would one Transformer over both?",
 }
 
 
-def findings(results: Results, family: str) -> list[str | Table | Picture]:
-    """What the comparison says: the order of the paper's models, and CM-C against each control."""
-    world = results.experiment.main
-    found = {entry.name: entry for entry in results.entries(world, family)}
-    told: list[str | Table | Picture] = []
-    names = (BASELINE, "cm-g", HEADLINE)
-    order = [found[name] for name in names if name in found]
-    if len(order) == len(names) and (seeds := results.seeds(world, family, *order)):
-        means = [results.value(world, family, entry, "gap", seeds=seeds).mean for entry in order]
-        shown = ", ".join(f"{entry.title} {mean:.2f}" for entry, mean in zip(order, means, strict=True))
-        steps = [results.gain(world, family, less, more, "gap", seeds=seeds) for more, less in pairwise(order)]
-        verdict = "does not hold"
-        if means[0] > means[1] > means[2]:
-            clear = all(step.low > 0 for step in steps)
-            verdict = "holds" if clear else "holds in the means, but not every step is clear of 0"
-        gains = ", ".join(f"{_percent(step.percent)} {_bounds(step)}" for step in steps)
-        told.append(f"The paper's order of GAP errors, L > CM-G > CM-C, {verdict}: {shown}; each less by {gains}.")
+def order(frame: Frame) -> str | None:
+    """Whether the paper's order of models holds, over the seeds that all of them have."""
+    main, names = frame.main, (BASELINE, "cm-g", HEADLINE)
+    if not (seeds := main.seeds(*names)):
+        return None
+    means = [main.value(name, seeds=seeds).mean for name in names]
+    steps = [main.gain(less, more, seeds=seeds) for more, less in pairwise(names)]
+    verdict = "does not hold"
+    if means[0] > means[1] > means[2]:
+        clear = all(step.low > 0 for step in steps)
+        verdict = "holds" if clear else "holds in the means, but not every step is clear of 0"
+    shown = ", ".join(f"{ENTRIES[name].title} {mean:.2f}" for name, mean in zip(names, means, strict=True))
+    gains = ", ".join(f"{_percent(step.percent)} {_bounds(step)}" for step in steps)
+    return f"The paper's order of GAP errors, L > CM-G > CM-C, {verdict}: {shown}; each less by {gains}."
+
+
+def questions(frame: Frame) -> Table | None:
+    """CM-C against each control."""
     rows: list[list[Cell | str]] = []
+    main = frame.main
     for name, question in QUESTIONS.items():
-        if both := pair(results, world, family, HEADLINE, name):
-            gain = results.gain(world, family, *both, "gap")
-            verdict = "CM-C errs less" if gain.low > 0 else "CM-C errs more" if gain.high < 0 else "no clear difference"
-            seeds = results.seeds(world, family, *both)
-            rows.append([question, found[name].title, verdict, _gain(gain), str(len(seeds))])
-    if rows:
-        header = ["question", "control", "answer", "CM-C's gain over it", "seeds"]
-        caption = "Over the seeds that both have; over one, the interval is over clips alone."
-        told.append(Table(f"{paper.FAMILIES[family]}: the idea or capacity?", header, rows, caption, 3))
-    return told
+        if seeds := main.seeds(HEADLINE, name):
+            gain = main.gain(HEADLINE, name)
+            answer = "CM-C errs less" if gain.low > 0 else "CM-C errs more" if gain.high < 0 else "no clear difference"
+            rows.append([question, ENTRIES[name].title, answer, gain_cell(gain), str(len(seeds))])
+    header = ["question", "control", "answer", "CM-C's gain over it", "seeds"]
+    caption = "Over the seeds that both have; over one, the interval is over clips alone."
+    return Table(f"{paper.FAMILIES[frame.family]}: the idea or capacity?", header, rows, caption, 3) if rows else None
 
 
-def searches(results: Results, family: str, name: str) -> Table:
-    """What a search tried, the best first."""
-    tried = sorted(results.experiment.search(family, name).results(), key=lambda t: -t["validation_gap"])
-    fields = sorted({field for trial in tried for field in trial["settings"]})
-    rows = [
-        [
-            f"{trial['validation_gap']:.4f}",
-            *(plain(trial["settings"].get(field, "as the recipe has it")) for field in fields),
-        ]
-        for trial in tried
-    ]
-    return Table(f"{family}-{name}, {len(tried)} trials", ["validation GAP", *fields], rows, labels=1 + len(fields))
+def all_models(frame: Frame) -> Table:
+    """Every model with its size, and how it compares with the baseline and with the headline model."""
+    rows, main = [], frame.main
+    for entry in main.entries():
+        row: list[Cell | str] = [Cell(entry.title, entry.what), *_cost(main, entry), value_cell(main.value(entry.name))]
+        for name in (BASELINE, HEADLINE):
+            both = name != entry.name and main.seeds(entry.name, name)
+            row.append(gain_cell(main.gain(entry.name, name)) if both else DASH)
+        rows.append(row)
+    header = ["model", "parameters", "seeds", "best epoch", "minutes a run", "GAP error", "less than L"]
+    header.append("less than CM-C")
+    caption = (
+        "The last two columns: how much less GAP error the model has than L and than CM-C, in % of theirs, over the "
+        "seeds that both have (over one seed, the interval is over clips alone); below 0 it has more. Parameters are "
+        "those that are learned with the model, without its tower's; of an ensemble, its members' together. Baselines "
+        "take the settings that late fusion's search chose, as far as they have them; they were not searched "
+        "themselves."
+    )
+    return Table(f"{paper.FAMILIES[frame.family]}: all models", header, rows, caption)
 
 
-def plain(value: object) -> str:
-    """A setting for people."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {plain(size)}" for name, size in value.items() if name != JOINED) or DASH
-    return ", ".join(map(str, value)) or DASH if isinstance(value, list | tuple) else str(value)
+def by_sound(frame: Frame) -> Table | None:
+    """GAP error in clips whose sound belongs to the picture, and in the others, of data sets where that is known."""
+    experiment, rows = frame.experiment, []
+    shown = [entry for entry in frame.main.entries() if entry.part == "paper" or entry.name in experiment.suite.further]
+    for name in frame.unique("dataset"):
+        part = frame.select(dataset=name)
+        seed = min(part.columns["seed"].tolist())
+        found, both = [entry.name for entry in part.entries()], part.seeds(HEADLINE, BASELINE)
+        what = part.dataset.what  # in the first row
+        for group in ("sound related", "sound unrelated"):
+            clips = frame.clips.of_sound(part.dataset, seed, group)
+            if clips is None or not clips.any():
+                continue
+            row: list[Cell | str] = [Cell(name, what), group.removeprefix("sound "), f"{clips.sum():,}"]
+            row += [value_cell(part.value(e.name, "gap", group)) if e.name in found else DASH for e in shown]
+            row.append(gain_cell(part.gain(HEADLINE, BASELINE, "gap", group)) if both else DASH)
+            rows.append([*row, _gate_open(part, group)])
+            what = ""
+    header = ["data set", "sound", "clips", *(entry.title for entry in shown), "gain", "gate open"]
+    caption = f"GAP. {STD} {GAIN} Gate open: the clips that the trained tower calls correlated, in % (over seeds)."
+    title = f"{paper.FAMILIES[frame.family]}: where sound and picture belong together, and where not"
+    return Table(title, header, rows, caption, 2) if rows else None
 
 
-def _cost(results: Results, world: Source, family: str, entry: Entry) -> list[str]:
+def _gate_open(part: Frame, group: str) -> Cell | str:
+    """In what share of such clips the trained tower's gate is open."""
+    shares = []
+    for seed in range(part.experiment.scale.seeds):
+        path = part.experiment.tower_figures(part.dataset, part.family, "trained", seed)
+        if path.exists() and (clips := part.clips.of_sound(part.dataset, seed, group)) is not None:
+            shares.append(100 * (np.array(read_json(path)["true"])[clips] >= towers.CORRELATED).mean())
+    return _over_seeds(shares, 0) if shares else DASH
+
+
+def by_level(frame: Frame) -> Table:
+    """Tables 4 and 8: each metric overall and by level, the gain of CM-C over L, and the paper's numbers."""
+    main, family = frame.main, frame.family
+    shown = _shown(main, "paper", "ensemble")
+    both = main.seeds(HEADLINE, BASELINE)
+    known = paper.LEVELS.get(family, {})
+    rows = []
+    for metric in (*METRICS, "gap_full"):
+        for group in (ALL, *main.levels):
+            level = group.removeprefix("level ")
+            row: list[Cell | str] = [metrics.METRICS[metric].title, level]
+            row += [value_cell(main.value(entry.name, metric, group)) for entry in shown]
+            if both:
+                row.append(gain_cell(main.gain(HEADLINE, BASELINE, metric, group)) if metric in METRICS else "")
+            if known:
+                row += _paper_cells(known.get((metric, level)), len(paper.MODELS), 1)
+            rows.append(row)
+    header = ["metric", "level", *(entry.title for entry in shown), *(["gain"] if both else [])]
+    caption = " ".join(
+        [STD, *([GAIN] if both else []), *(["The paper's numbers are of its own data."] if known else [])]
+    )
+    table = Table(f"{paper.FAMILIES[family]} by level", header, rows, caption, 2, parts=True)
+    return _beside_paper(table, family, "levels", ["E", "L", "CM-G", "CM-C"] if known else [])
+
+
+def levels_picture(frame: Frame) -> Picture:
+    """GAP error by level, the paper's models side by side."""
+    main, title = frame.main, paper.FAMILIES[frame.family]
+
+    def figures(entry: Entry, group: str) -> Figures:
+        return Figures(0, gap=1 - main.value(entry.name, "gap", group).mean / 100)
+
+    models = []
+    for entry in _shown(main, "paper"):
+        levels = tuple(figures(entry, group) for group in main.levels)
+        models.append((entry.title, Breakdown(figures(entry, ALL), levels, {})))
+    with tempfile.TemporaryDirectory() as folder:
+        content = draw_levels(models, Path(folder) / "levels.png").read_bytes()
+    return Picture(f"levels-{frame.family}.png", content, f"{title}: GAP error overall and by level.", wide=True)
+
+
+def by_top(frame: Frame) -> Table:
+    """Tables 5 and 9: GAP by top-level category."""
+    main, family = frame.main, frame.family
+    shown = _shown(main, "paper")
+    both = main.seeds(HEADLINE, BASELINE)
+    known = paper.TOPS.get(family, {})
+    names = [group.removeprefix("top ") for group in main.unique("group") if group.startswith("top ")]
+    seed = main.select(model=shown[0].name).unique("seed")[0]
+    clips = {name: frame.clips.positives(main.dataset, seed, name) for name in names}
+    rows = []
+    for name in sorted(filter(clips.get, clips), key=lambda name: -clips[name]):
+        row: list[Cell | str] = [name, f"{clips[name]:,}"]
+        row += [value_cell(main.value(entry.name, "gap", f"top {name}")) for entry in shown]
+        if both:
+            row.append(gain_cell(main.gain(HEADLINE, BASELINE, "gap", f"top {name}")))
+        if known:
+            row += _paper_cells(known.get(name), 2, 0)
+        rows.append(row)
+    header = ["category", "clips", *(entry.title for entry in shown), *(["gain"] if both else [])]
+    caption = f"{STD} Over all test clips; the column of clips counts those that are in the category."
+    table = Table(f"{paper.FAMILIES[family]}, GAP by top-level category", header, rows, caption)
+    return _beside_paper(table, family, "tops", ["L", "CM-C"] if known else [])
+
+
+def _shown(main: Frame, *parts: str) -> list[Entry]:
+    """The models of some parts of the comparison; all, where none of those is finished."""
+    return [entry for entry in main.entries() if entry.part in parts] or main.entries()
+
+
+def _paper_cells(numbers: Sequence[float] | None, count: int, baseline: int) -> list[Cell | str]:
+    """The paper's numbers and their gain, of the last model over another one."""
+    if not numbers:
+        return [""] * (count + 1)
+    gain = 100 * (1 - numbers[-1] / numbers[baseline])
+    return [Cell(text, dim=True) for text in (*(f"{number:.2f}" for number in numbers), _percent(gain))]
+
+
+def _beside_paper(table: Table, family: str, name: str, printed: list[str]) -> Table:
+    """The header and title of a table that may have the paper's columns on the right."""
+    number = f", as the paper's Table {paper.TABLE_NUMBERS[family][name]}" if family in paper.TABLE_NUMBERS else ""
+    table = replace(table, title=table.title + number)
+    if not printed:
+        return table
+    spans = [("", 2), ("this experiment", len(table.header) - 2), ("the paper", len(printed) + 1)]
+    return replace(table, header=[*table.header, *printed, "gain"], spans=spans)
+
+
+def across(frame: Frame) -> list[Table]:
+    """GAP error of the models that every data set has, one data set a row."""
+    if len(frame.experiment.datasets) < 2:
+        return []
+    return [_across(frame.select(family=family)) for family in frame.main.unique("family")]
+
+
+def _across(frame: Frame) -> Table:
+    parts = [frame.select(dataset=name) for name in frame.unique("dataset")]
+    names = list(dict.fromkeys(entry.name for part in parts[1:] or parts for entry in part.entries()))
+    rows = []
+    for part in parts:
+        found = [entry.name for entry in part.entries()]
+        row: list[Cell | str] = [Cell(part.dataset.name, part.dataset.what)]
+        row += [value_cell(part.value(name)) if name in found else DASH for name in names]
+        both = part.seeds(HEADLINE, BASELINE)
+        rows.append([*row, gain_cell(part.gain(HEADLINE, BASELINE)) if both else DASH])
+    header = ["data set", *(ENTRIES[name].title for name in names), "gain"]
+    return Table(f"{paper.FAMILIES[frame.family]}, GAP error by data set", header, rows, f"{STD} {GAIN}")
+
+
+def searches(frame: Frame) -> list[str | Table]:
+    """The trials of each search, the best first."""
+    experiment = frame.experiment
+    tables = []
+    for family in experiment.scale.families:
+        for name in (BASELINE, SEARCHED):
+            trials = sorted(experiment.search(family, name).results(), key=lambda trial: -trial["validation_gap"])
+            fields = sorted({field for trial in trials for field in trial["settings"]})
+            rows = [
+                [f"{trial['validation_gap']:.4f}"]
+                + [plain(trial["settings"].get(field, "as the recipe has it")) for field in fields]
+                for trial in trials
+            ]
+            title, header = f"{family}-{name}, {len(trials)} trials", ["validation GAP", *fields]
+            tables += [Table(title, header, rows, labels=1 + len(fields))] if trials else []
+    what = (
+        f"Late fusion's architecture is searched on {experiment.searched.name}'s validation clips and kept by its "
+        "variants, as in the paper; then F, with the cross-modal model that needs no tower. The first trial is the "
+        "recipe as it is."
+    )
+    return [what, *tables] if tables else []
+
+
+def _cost(main: Frame, entry: Entry) -> list[str]:
     """Parameters, seeds, best epoch and minutes of a model's runs."""
-    experiment = results.experiment
-    seeds = results.seeds(world, family, entry)
-    cells = [RunCell(world, family, entry, seed) for seed in seeds]
+    experiment = main.experiment
+    cells = [main.cell(entry.name, seed) for seed in main.seeds(entry.name)]
     if not entry.recipe:
         members = experiment.members(cells[0])
-        return [f"{sum(_parameters(results, member) for member in members):,}", str(len(seeds)), DASH, DASH]
+        return [f"{sum(_parameters(main, member) for member in members):,}", str(len(cells)), DASH, DASH]
     epochs = [_epochs(experiment.run_folder(cell) / "epochs.csv") for cell in cells]
     best, minutes = (f"{np.mean(column):.1f}" for column in zip(*epochs, strict=True))
-    return [f"{_parameters(results, cells[0]):,}", str(len(seeds)), best, minutes]
+    return [f"{_parameters(main, cells[0]):,}", str(len(cells)), best, minutes]
 
 
-def _parameters(results: Results, cell: RunCell) -> int:
-    recipe = RunFolder.load(results.experiment.run_folder(cell)).recipe
+def _parameters(main: Frame, cell: RunCell) -> int:
+    recipe = RunFolder.load(main.experiment.run_folder(cell)).recipe
     assert isinstance(recipe, Recipe)
-    return results.experiment.count(recipe, cell.family)
+    return main.experiment.count(recipe, cell.family)
 
 
 def _epochs(path: Path) -> tuple[int, float]:
@@ -305,14 +350,117 @@ def _epochs(path: Path) -> tuple[int, float]:
     return int(best["epoch"]), sum(float(row["seconds"]) for row in rows) / 60
 
 
-def _value(value: Value) -> Cell:
+# --- towers -----------------------------------------------------------------------------------------------------------
+
+
+class EvaluatedTower(NamedTuple):
+    """A tower of the main data set with its stored figures."""
+
+    family: str
+    kind: str
+    seed: int
+    figures: dict[str, Any]
+
+
+def evaluated_towers(frame: Frame) -> list[EvaluatedTower]:
+    """The main data set's towers whose figures are there."""
+    experiment, found = frame.experiment, []
+    families = list(dict.fromkeys(map(experiment.suite.tower_family_of, experiment.scale.families)))
+    for family in families:
+        for kind in ("trained", *(experiment.further_towers() if family == families[0] else [])):
+            for seed in range(experiment.scale.seeds):
+                path = experiment.tower_figures(experiment.main, family, kind, seed)
+                if path.exists():
+                    found.append(EvaluatedTower(family, kind, seed, read_json(path)))
+    return found
+
+
+def tower_table(frame: Frame) -> Table | None:
+    """How well towers separate true pairs from false ones; mean and standard deviation over seeds."""
+    if not (found := evaluated_towers(frame)):
+        return None
+    rows: list[list[Cell | str]] = []
+    related = {tower.seed: frame.clips.related(frame.experiment.main, tower.seed) for tower in found}
+    both = all(clips is not None and clips.any() and not clips.all() for clips in related.values())
+    for family, kind in dict.fromkeys((tower.family, tower.kind) for tower in found):
+        alike = [tower for tower in found if (tower.family, tower.kind) == (family, kind)]
+        form = "joined, the paper's form" if kind == "joined" else "contrastive"
+        weight = f"{alike[0].figures['negative_weight']:g}"
+        row: list[Cell | str] = [paper.FAMILIES[family], form, weight, str(len(alike))]
+        for figure, scale in (("error", 100), ("fpr", 100), ("fnr", 100), ("accuracy", 100), ("auc", 1)):
+            row.append(_over_seeds([scale * tower.figures[figure] for tower in alike], 1 if scale == 100 else 3))
+        if both:
+            row.append(_over_seeds([_auc(np.array(t.figures["true"]), related[t.seed]) for t in alike], 3))
+        rows.append(row)
+    known = [f"{paper.TOWER[name]:.1f}" for name in ("FPR", "FNR", "accuracy")]
+    rows.append([Cell(text, dim=True) for text in ("the paper, on its own data", "joined", "2", "", "", *known, "")])
+    header = ["family", "form", "weight of false pairs", "seeds", "error %", "FPR %", "FNR %", "accuracy %", "AUC"]
+    caption = "Of picture and sound of the test clips: true pairs, and false ones that share no top-level category."
+    if both:
+        header.append("AUC of related against unrelated")
+        rows[-1].append("")
+        caption += (
+            " A true pair is a clip's own picture and sound, also where its sound is unrelated. The last column is of "
+            "true pairs alone: how well the tower separates related from unrelated sound, as a gate has to."
+        )
+    return Table("Correlation towers", header, rows, caption, 2)
+
+
+def _over_seeds(values: list[float], digits: int) -> Cell:
+    std = f"± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return Cell(f"{np.mean(values):.{digits}f}", std)
+
+
+def _auc(scores: Float[np.ndarray, "clip"], related: Any) -> float:
+    """The share of pairs of a related and an unrelated clip of which the related one scores higher."""
+    return float(binary_auroc(torch.from_numpy(scores), torch.from_numpy(related).int(), thresholds=None))
+
+
+def tower_pictures(frame: Frame) -> list[Picture]:
+    """Fig. 9, and Fig. 8 where there are towers of several weights."""
+    found = evaluated_towers(frame)
+    captions = (
+        "as the paper's Fig. 9: towers' outputs for true pairs; those below 0.5 are called uncorrelated.",
+        "as the paper's Fig. 8: error, false positive and false negative rate by the weight of false pairs, seed 0.",
+    )
+    pictures = []
+    for family in dict.fromkeys(tower.family for tower in found):
+        alike = [
+            tower.figures for tower in found if tower.family == family and tower.seed == 0 and tower.kind != "joined"
+        ]
+        results = []
+        for stored in sorted(alike, key=lambda figures: float(figures["negative_weight"])):
+            figures = towers.TowerFigures(**{name: stored[name] for name in towers.TowerFigures.__annotations__})
+            results.append(towers.TowerResult(figures, np.array(stored["true"]), {}))
+        if results:
+            with tempfile.TemporaryDirectory() as folder:
+                drawn = [path.read_bytes() for path in towers.draw(results, Path(folder))]
+            for number, (content, caption) in enumerate(zip(drawn, captions, strict=False)):
+                caption = f"{paper.FAMILIES[family]}, {caption}"
+                pictures.append(Picture(f"tower-{family}-{number}.png", content, caption))
+    return pictures
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------
+
+
+def plain(value: object) -> str:
+    """A setting for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(size)}" for name, size in value.items() if name != JOINED) or DASH
+    return ", ".join(map(str, value)) or DASH if isinstance(value, list | tuple) else str(value)
+
+
+def value_cell(value: Value) -> Cell:
+    """A mean, and below it the standard deviations."""
     if math.isnan(value.mean):
         return Cell(DASH)
-    spread = [DASH if math.isnan(sd) else f"{sd:.2f}" for sd in (value.over_runs, value.over_seeds)]
-    return Cell(f"{value.mean:.2f}", f"± {' / '.join(spread)}" if set(spread) != {DASH} else "")
+    stds = [DASH if math.isnan(std) else f"{std:.2f}" for std in (value.run_std, value.seed_std)]
+    return Cell(f"{value.mean:.2f}", f"± {' / '.join(stds)}" if set(stds) != {DASH} else "")
 
 
-def _gain(gain: Gain) -> Cell:
+def gain_cell(gain: Gain) -> Cell:
+    """A gain, and below it the interval; bold where it is clear."""
     if not math.isfinite(gain.percent):  # the other model has no error
         return Cell(DASH)
     return Cell(_percent(gain.percent), _bounds(gain), bold=gain.clear)

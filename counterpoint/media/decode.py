@@ -1,10 +1,10 @@
 """A video file -> one frame a second and its sound at 16 kHz, both counted from the start of its picture.
 
 Step k's frame is the one nearest to k seconds, its sound the second from k to k + 1. Frames that no other frame is
-predicted from, and that no step needs, are not decoded: a first pass over the packets' times tells which. What comes
-out is the same, bit for bit. Damage costs what is damaged: packets that do not decode are counted and passed over.
+predicted from, and that no step needs, are not decoded: a first pass over the packets' times finds them. The other
+frames stay the same, bit for bit. Damaged packets are counted and passed over.
 
-Nothing but the file is opened: formats that lead elsewhere (playlists, ``concat:``) are not known here, and no protocol
+Nothing but the file is opened: formats that name other files (playlists, ``concat:``) are refused, and all protocols
 but ``file``.
 """
 
@@ -37,14 +37,18 @@ SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
 _SOUNDS = "aac ac3 aiff amr flac gif m4a mp3 oga ogg opus wav"
 SOUNDS = frozenset(f".{name}" for name in _SOUNDS.split(" "))
 """Of further files that are read where they are named."""
-UNSPECIFIED = (0, 2)  # colour spaces that say nothing
-HIGH_DEFINITION = 720  # lines, from which on a picture that says nothing about its colours has BT.709's
+UNSPECIFIED = (0, 2)  # colour spaces
+HIGH_DEFINITION = 720  # lines, from which on a picture without a colour space has BT.709's
 NO_MEMORY = "get_buffer() failed"
 
-EARLY = 0.05  # of the length that a file says it has, which may be missing without a word
+EARLY = 0.05  # of a file's stated length, which may be missing without a note
 
 Frame = UInt8[np.ndarray, "height width 3"]
 Size = Callable[[float, float], tuple[int, int]]
+
+
+class OutOfMemoryError(Error):
+    """Decoding or encoding a file takes more memory than the process may have."""
 
 
 class Limits(NamedTuple):
@@ -60,7 +64,7 @@ DEFAULT = Limits()
 class Video:
     """A file, decoded once: first `frames`, to the end, then `sound`; both are empty where the file has none.
 
-    Used as a context. ``notes`` says in a few words what was amiss, if anything.
+    Used as a context. ``notes`` are lines about what was amiss, if anything.
 
     Raises:
         Error: it cannot be opened, or is none of the known formats, or its picture is too large.
@@ -84,7 +88,7 @@ class Video:
         except BaseException:
             self._stack.close()
             raise
-        self._listener = SoundDecoder(limits.seconds)
+        self._sound = SoundDecoder(limits.seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +100,7 @@ class Video:
 
     @property
     def duration(self) -> float | None:
-        """Seconds that the file says it lasts."""
+        """The stated length in seconds."""
         return None if self._container.duration is None else self._container.duration / av.time_base
 
     def frames(self, size: Size) -> Iterator[Frame]:
@@ -114,19 +118,19 @@ class Video:
                 yield self._rgb(chosen, size)
         for chosen in chooser.rest():
             yield self._rgb(chosen, size)
-        steps, heard = chooser.steps, self._listener.heard.any()
-        if not steps and not heard:
+        steps, audible = chooser.steps, self._sound.present.any()
+        if not steps and not audible:
             raise Error(f"{self.path}: nothing in it can be decoded{self._because()}")
         if self._damaged:
             self.notes.append(f"damaged packets: {self._damaged}")
-        ended, length = max(chooser.end, self._listener.position), (self._container.duration or 0) / av.time_base
+        ended, length = max(chooser.end, self._sound.position), (self._container.duration or 0) / av.time_base
         if ended < min(length, self.limits.seconds) - max(1, EARLY * length):
             self.notes.append(f"ends after {ended:.0f} of {length:.0f} s")
-        self.notes += [f"no {what}" for what, there in (("picture", steps), ("sound", heard)) if not there]
+        self.notes += [f"no {what}" for what, found in (("picture", steps), ("sound", audible)) if not found]
 
     def sound(self) -> Sound:
         """The sound, after `frames`."""
-        return self._listener.sound()
+        return self._sound.sound()
 
     # --- opening ---
 
@@ -150,17 +154,17 @@ class Video:
         stream.codec_context.options = {"max_pixels": str(self.limits.pixels)}  # should it grow on the way
 
     def _because(self, error: av.FFmpegError | None = None) -> str:
-        """What FFmpeg said first, in parentheses."""
-        said = [message.strip() for level, _, message in self._log if level <= av.logging.ERROR]
-        told = said[0] if said else str(error.strerror) if error else ""
-        if told.startswith("Format not on whitelist"):  # which FFmpeg then lists
-            told = "A playlist, a picture, or of another kind that is not read"
-        return f" ({told[0].lower()}{told[1:].rstrip('.')})" if told else ""
+        """FFmpeg's first message, in parentheses."""
+        messages = [message.strip() for level, _, message in self._log if level <= av.logging.ERROR]
+        cause = messages[0] if messages else str(error.strerror) if error else ""
+        if cause.startswith("Format not on whitelist"):  # which FFmpeg then lists
+            cause = "A playlist, a picture, or of another kind that is not read"
+        return f" ({cause[0].lower()}{cause[1:].rstrip('.')})" if cause else ""
 
     # --- decoding ---
 
     def _decoded(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
-        """(seconds, end in seconds, frame) in the order of display; the sound goes to the listener meanwhile."""
+        """(seconds, end in seconds, frame) in the order of display; the sound is decoded meanwhile."""
         picture: Any = self._picture
         audio: Any = self._audio
         wanted = self._wanted() if picture is not None else None
@@ -168,7 +172,7 @@ class Video:
         streams: list[Any] = [stream for stream in (picture, audio) if stream is not None]
         for stream in streams:
             stream.codec_context.thread_count = 1
-        interval = 1 / float((picture and picture.average_rate) or 25)  # where frames do not say
+        interval = 1 / float((picture and picture.average_rate) or 25)  # where frames have no time
         going = set(streams)
         count = 0
         for packet in self._packets(self._container, streams):
@@ -181,7 +185,7 @@ class Video:
                 frames = packet.decode()
             except av.FFmpegError as error:
                 if any(NO_MEMORY in message for _, _, message in self._log[-8:]):  # FFmpeg calls the packet damaged
-                    raise Error(f"{self.path}: its pictures take more memory than is allowed") from error
+                    raise OutOfMemoryError(f"{self.path}: its pictures take more memory than is allowed") from error
                 self._damaged += 1
                 continue
             for frame in frames:
@@ -196,7 +200,7 @@ class Video:
                     yield time, time + (length or interval), frame
                     over = time > self.limits.seconds
                 else:
-                    over = self._listener.add(time, frame)
+                    over = self._sound.add(time, frame)
                 if over:
                     going.discard(stream)
             if not going:
@@ -220,7 +224,7 @@ class Video:
             assert stream is not None
             times, unit, start = [], float(stream.time_base or 1), start_of(stream)
             last = math.inf if start is None else (start + self.limits.seconds + 1) / unit
-            with contextlib.suppress(av.FFmpegError):  # the second pass will say so
+            with contextlib.suppress(av.FFmpegError):  # the second pass will report it
                 for packet in container.demux(stream):
                     if not packet.size or packet.is_discard:
                         continue
@@ -238,7 +242,7 @@ class Video:
             targets = first + np.arange(seconds + 1) / unit
             after = np.searchsorted(ordered, targets).clip(1, max(1, len(ordered) - 1))
             near = np.stack([ordered[after - 1], ordered[np.minimum(after, len(ordered) - 1)]])
-            # Both where it is a tie, so that the choice is left to one place.
+            # Both of two that are as near, so that one place chooses.
             closest = np.abs(near - targets) <= np.abs(near - targets).min(0)
             return set(near[closest].tolist())
 
@@ -269,7 +273,7 @@ class _Chooser:
         self.time = self.end = -math.inf
 
     def add(self, time: float, end: float, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
-        if time <= self.time:  # a decoder that has lost its way
+        if time <= self.time:  # out of order
             return
         while self.steps < self.seconds and self.steps <= time:
             earlier = self.last is not None and self.steps - self.time <= time - self.steps
@@ -278,7 +282,7 @@ class _Chooser:
         self.last, self.time, self.end = frame, time, end
 
     def rest(self) -> Iterator[av.VideoFrame]:
-        """What the last frame is on show for."""
+        """The last frame, for as long as it is shown."""
         while self.last is not None and self.steps < min(self.seconds, self.end - 1e-3):
             self.steps += 1
             yield self.last
@@ -299,7 +303,7 @@ def _picture(container: InputContainer) -> VideoStream | None:
 
 
 def start_of(stream: Any) -> float | None:
-    """Where a stream begins, in seconds; None if the file does not say."""
+    """Where a stream begins, in seconds; None if the file does not state it."""
     return (
         None if stream.start_time is None or stream.time_base is None else float(stream.start_time * stream.time_base)
     )
@@ -307,12 +311,12 @@ def start_of(stream: Any) -> float | None:
 
 @contextlib.contextmanager
 def logged() -> Iterator[list[tuple[int, str, str]]]:
-    """What FFmpeg says, instead of on the terminal."""
+    """FFmpeg's messages, which are kept from the terminal."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)  # or what was said of the file before comes up again
+    av.logging.set_skip_repeated(False)  # or a message about the file before is repeated
     try:
-        with av.logging.Capture() as said:
-            yield said
+        with av.logging.Capture() as messages:
+            yield messages
     finally:
         av.logging.set_level(level)

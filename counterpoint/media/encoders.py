@@ -1,18 +1,23 @@
 """Files -> clips: sets of encoders, each with a name and a fingerprint that goes wherever its features go.
 
-===================  =================================================================================================
-``lite``             picture: EfficientNet-Lite0; sound: mean and deviation of log-mel bands. Works as installed
-``youtube8m``        those of YouTube-8M, for models trained on it; `counterpoint weights fetch` gets their weights
-``any:IMAGE,AUDIO``  models of timm and Hugging Face by name (extra `any`); see `counterpoint.media.pretrained`
-``...+text``         any of these, and subtitles as a third modality (extra `text`)
-===================  =================================================================================================
+=======================  =============================================================================================
+``lite``                 picture: EfficientNet-Lite0; sound: mean and deviation of log-mel bands. Works as installed
+``youtube8m``            those of YouTube-8M, for models trained on it; `counterpoint weights fetch` gets their weights
+``any:IMAGE,AUDIO``      models of timm and Hugging Face by name (extra `any`); see `counterpoint.media.pretrained`
+``package.module:NAME``  your own: an `Encoders`, or a function without parameters that is annotated to return one
+``...+text``             any of these, and subtitles as a third modality (extra `text`)
+=======================  =============================================================================================
 
-Features are 8-bit codes over [-2, 2] (`counterpoint.data.records`); encoders scale what they find to that range.
+Features are 8-bit codes over [-2, 2] (`counterpoint.data.records`); encoders scale their output to that range.
 """
 
 import hashlib
+import importlib
+import inspect
 import itertools
-from collections.abc import Iterable
+import re
+import typing
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,13 +30,16 @@ from torch import Tensor
 from counterpoint.data.clip import Clip, TrackArray
 from counterpoint.data.features import YOUTUBE8M, FeatureSet
 from counterpoint.data.records import quantize
-from counterpoint.errors import Error
-from counterpoint.media import efficientnet, logmel, pretrained
+from counterpoint.errors import Error, suggestion
+from counterpoint.media import efficientnet, pretrained
 from counterpoint.media.decode import DEFAULT, Frame, Limits, Video
+from counterpoint.media.sound import BANDS, log_mel
 from counterpoint.media.text import MiniLM, spoken
 
 LITE = "lite"
 TEXT = "+text"
+OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""Names of encoders outside the package."""
 BATCH = 4  # frames that are encoded together; with more, layers outgrow what glibc keeps for the next (32 MB)
 SECONDS = 16  # of sound, so that memory does not grow with a film's length
 
@@ -43,7 +51,7 @@ class PictureEncoder(Protocol):
     fingerprint: str
 
     def size(self, width: float, height: float) -> tuple[int, int]:
-        """What to scale a picture to that is so wide and high when it is shown."""
+        """Width and height in pixels to which a picture of this width and height is scaled."""
 
     def __call__(self, frames: UInt8[Tensor, "frame height width 3"]) -> Float[Tensor, "frame feature"]:
         """The features."""
@@ -70,7 +78,7 @@ class TextEncoder(Protocol):
 
 
 class Encoded(NamedTuple):
-    """A clip without labels, and in a few words each what was amiss with its file."""
+    """A clip without labels, and notes of what was amiss with its file."""
 
     clip: Clip
     notes: list[str]
@@ -87,7 +95,7 @@ class Encoders:
 
     @property
     def features(self) -> FeatureSet:
-        """What they make: the name with a digest of all their fingerprints is what models know them by."""
+        """The features that they make, under their name with a digest of all their fingerprints."""
         parts: dict[str, Any] = {"audio": self.sound, "video": self.picture}
         parts |= {"text": self.text} if self.text else {}
         digest = hashlib.sha256("/".join(part.fingerprint for part in parts.values()).encode()).hexdigest()[:8]
@@ -109,10 +117,10 @@ class Encoders:
             tracks: dict[str, TrackArray] = {}
             if pictures:
                 tracks["video"] = np.concatenate(pictures)
-            if sound.heard.any():
+            if sound.present.any():
                 parts = torch.from_numpy(sound.seconds).split(SECONDS)
                 codes = np.concatenate([quantize(self.sound(part)) for part in parts])
-                tracks["audio"] = np.where(sound.heard[:, None], codes, np.uint8(0))
+                tracks["audio"] = np.where(sound.present[:, None], codes, np.uint8(0))
             if self.text is not None:
                 words = spoken(Path(path), limits.seconds)
                 if any(words):
@@ -123,7 +131,7 @@ class Encoders:
 
 
 def _encoded_text(encoder: TextEncoder, words: list[str]) -> TrackArray:
-    """Each second's features, zeros where nothing is said; what is said for many seconds is encoded once."""
+    """Each second's features, zeros where there are no words; the same words are encoded once."""
     different = [text for text in dict.fromkeys(words) if text]
     codes = np.concatenate([np.zeros((1, encoder.features), np.uint8), quantize(encoder(different))])
     rows = {"": 0} | {text: row for row, text in enumerate(different, 1)}
@@ -137,23 +145,54 @@ def _batches(frames: Iterable[Frame]) -> Iterable[list[Frame]]:
             yield batch
 
 
+# --- by name ----------------------------------------------------------------------------------------------------------
+
+Factory = Callable[[str], Encoders]
+"""A function of a module that builds the encoders of a name."""
+
+
+def register(name: str, factory: Factory) -> None:
+    """Add encoders under a name.
+
+    Args:
+        factory: a function of a module, which child processes import.
+    """
+    _REGISTRY[name] = factory
+
+
 def build(name: str) -> Encoders:
-    """The encoders of this name.
+    """The encoders of this name; see the module.
 
     Raises:
         Error: there are none, or their weights are not here.
     """
-    if name.endswith(TEXT):
-        return replace(build(name.removesuffix(TEXT)), name=name, text=MiniLM())
-    if name == LITE:
-        return Encoders(name, LitePicture(), LiteSound())
-    if name == YOUTUBE8M:
-        from counterpoint.media import youtube8m
+    encoders = factory_of(name)(base_name(name))
+    return replace(encoders, name=name, text=MiniLM()) if name.endswith(TEXT) else encoders
 
-        return Encoders(name, *youtube8m.load())
-    if name.startswith(pretrained.PREFIX):
-        return Encoders(name, *pretrained.load(name))
-    raise Error(f"no encoders are called {name!r}; there are {LITE}, {YOUTUBE8M} and any:IMAGE,AUDIO")
+
+def base_name(name: str) -> str:
+    """A name without ``+text``."""
+    return name.removesuffix(TEXT)
+
+
+def factory_of(name: str) -> Factory:
+    """The function that builds the encoders of this name, ``+text`` apart.
+
+    Raises:
+        Error: there is none.
+    """
+    base = base_name(name)
+    if base in _REGISTRY:
+        return _REGISTRY[base]
+    if base.startswith(pretrained.PREFIX):
+        return _pretrained
+    if OWN.fullmatch(base):
+        return _own
+    guess = suggestion(base, _REGISTRY) or "."
+    known = ", ".join(sorted(_REGISTRY))
+    raise Error(
+        f"no encoders are called {name!r}{guess} There are {known}, any:IMAGE,AUDIO and package.module:NAME of your own"
+    )
 
 
 def of(features: FeatureSet, model: str) -> Encoders:
@@ -163,7 +202,8 @@ def of(features: FeatureSet, model: str) -> Encoders:
         Error: they are not of this version, or cannot be built.
     """
     name = features.encoder.rpartition("-")[0] or features.encoder
-    if name.removesuffix(TEXT) not in (LITE, YOUTUBE8M) and not name.startswith(pretrained.PREFIX):
+    base = base_name(name)
+    if base not in _REGISTRY and not base.startswith(pretrained.PREFIX) and not OWN.fullmatch(base):
         raise Error(f"{model} reads {features}, which are not made of video files")
     encoders = build(name)
     made = encoders.features
@@ -173,13 +213,44 @@ def of(features: FeatureSet, model: str) -> Encoders:
     return encoders
 
 
+def _lite(name: str) -> Encoders:
+    return Encoders(name, LitePicture(), LiteSound())
+
+
+def _youtube8m(name: str) -> Encoders:
+    from counterpoint.media import youtube8m
+
+    return Encoders(name, *youtube8m.load())
+
+
+def _pretrained(name: str) -> Encoders:
+    return Encoders(name, *pretrained.load(name))
+
+
+def _own(name: str) -> Encoders:
+    """Encoders outside the package. A function is called only if its annotation promises encoders."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+        returned = typing.get_type_hints(found).get("return") if inspect.isfunction(found) else None
+    except (ImportError, AttributeError, NameError) as error:
+        raise Error(f"{name}: cannot be imported ({error})") from error
+    found = found() if returned is Encoders else found
+    if not isinstance(found, Encoders):
+        raise Error(f"{name}: neither an Encoders nor a function annotated to return one")
+    return replace(found, name=name)
+
+
+_REGISTRY: dict[str, Factory] = {LITE: _lite, YOUTUBE8M: _youtube8m}
+
+
 # --- lite -------------------------------------------------------------------------------------------------------------
 
 
 class LitePicture:
     """EfficientNet-Lite0's pooled features, 0 to 6 and mostly small, by their square root.
 
-    The network sees the whole picture in its own shape, with as many pixels as those that it was trained on.
+    The network reads the whole picture in its own shape, with as many pixels as those that it was trained on.
     """
 
     features = efficientnet.FEATURES
@@ -211,9 +282,9 @@ class LitePicture:
 class LiteSound:
     """Mean and standard deviation over each second of each log-mel band, in [-4.6, 3.5] and [0, 2.4] as a rule."""
 
-    features = 2 * logmel.BANDS
+    features = 2 * BANDS
     fingerprint = "1"
 
     def __call__(self, seconds: Float[Tensor, "step 16000"]) -> Float[Tensor, "step 128"]:
-        spectrogram = logmel.log_mel(seconds)
+        spectrogram = log_mel(seconds)
         return torch.cat([(spectrogram.mean(1) + 0.75) / 2, (spectrogram.std(1) - 0.75) * 1.2], 1)

@@ -1,12 +1,12 @@
 """Folders of video files -> feature shards.
 
-A clip is on the disk as soon as it is made, in a file of its own in ``.parts``; so many of them become a shard, whole
-or not at all. The same call goes on where an interrupted one stopped, and takes in what is new.
+A clip is on the disk as soon as it is made, in a file of its own in ``.parts``; 200 of them become a shard, whole or
+not at all. The same call continues where an interrupted one stopped, and adds new files.
 
 ===============================  ==================================================
 ``clips-0000.tfrecord`` ...      the clips; an id is a file's path below its folder
 ``features.json``                which encoders made them
-``sources.jsonl``                how large the file of each was, and where it was cut
+``sources.jsonl``                the size of each clip's file in bytes, and the second at which it was cut
 ``taxonomy/``                    categories and labels, if there is a labels file
 ===============================  ==================================================
 """
@@ -14,6 +14,7 @@ or not at all. The same call goes on where an interrupted one stopped, and takes
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,25 +24,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FEATURES_FILE, FeatureSet
 from counterpoint.data.records import clip_of, encode
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.errors import UNREADABLE, Error
-from counterpoint.files import holds_anything
-from counterpoint.media.decode import DEFAULT, SUFFIXES, Limits
-from counterpoint.media.encoders import Encoders
-from counterpoint.media.labels import Labels
+from counterpoint.files import check_output_folder, claimed
+from counterpoint.media.decode import DEFAULT, SOUNDS, SUFFIXES, Limits
+from counterpoint.media.encoders import LITE, Encoded, Encoders, build
+from counterpoint.media.labels import Labels, read
 from counterpoint.media.workers import TIME_LIMIT, Engine, Failure, Source, encode_all
 from counterpoint.taxonomy import Labelling, load
 from counterpoint.taxonomy.mapping import LABELS_FILE
 
 PARTS = ".parts"
 SOURCES_FILE = "sources.jsonl"
-LOCK = ".lock"
+FIRST_SHARD = "clips-0000.tfrecord"
+TAXONOMY_FOLDER = "taxonomy"
 CLIPS_PER_SHARD = 200
+NO_UNICODE = "its name is not UTF-8, and no clip could have it; rename it"
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass
@@ -55,40 +59,35 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
     notes: list[tuple[Path, str]] = field(default_factory=list)
     """What was amiss with files that gave clips nonetheless, and with clips of earlier calls."""
+    left_out: list[Path] = field(default_factory=list)
+    """Video files that the labels file does not name."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return vars(self) | {
+        return {
+            "new": self.new,
+            "before": self.before,
+            "shards": self.shards,
             "failures": [{"file": str(path), "cause": cause} for path, cause in self.failures],
             "notes": [{"file": str(path), "note": note} for path, note in self.notes],
         }
 
 
-def find(paths: Sequence[str | Path]) -> list[Source]:
-    """The video files that files and folders (everything below them that is called like a video) name, in order.
+def find(paths: Paths) -> list[Source]:
+    """The video files that files and folders (everything below them with a video's suffix) name, in order.
 
-    One that is named twice is the clip that it was first.
+    A file that is named twice is one clip, with the id of its first name.
 
     Raises:
-        Error: nothing is there, or two files would have one id.
+        Error: there is no such file or folder, no video in a folder, or two files would have one id.
     """
     sources: dict[str, Source] = {}
     taken: set[Path] = set()
+    paths = _listed(paths)
     if not all(map(str, paths)):
         raise Error("an empty name is no folder of video files (a variable of the shell that is not set?)")
     for path in map(Path, paths):
-        if path.is_dir():
-            named = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            below = (p for p in named if p.is_file() or not p.exists())  # a link to nowhere will be reported
-            found = [Source(p.relative_to(path).as_posix(), p) for p in below]
-            found = [source for source in found if not any(part.startswith(".") for part in source.id.split("/"))]
-            if not found:
-                raise Error(f"{path}: no video files there ({', '.join(sorted(SUFFIXES))})")
-        elif path.exists():
-            found = [Source(path.name, path)]
-        else:
-            raise Error(f"{path}: no such file or folder")
-        for source in sorted(found):
+        for source in sorted(_found(path)):
             place = source.path.absolute()
             if place in taken:
                 continue
@@ -101,7 +100,135 @@ def find(paths: Sequence[str | Path]) -> list[Source]:
     return list(sources.values())
 
 
+def _listed(paths: Paths) -> Sequence[str | os.PathLike[str]]:
+    return [paths] if isinstance(paths, str | os.PathLike) else paths
+
+
+def _found(path: Path) -> list[Source]:
+    if not path.is_dir():
+        if not path.exists():
+            raise Error(f"{path}: no such file or folder")
+        return [Source(path.name, path)]
+    named = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    below = (p for p in named if p.is_file() or not p.exists())  # a link to nowhere will be reported
+    found = [Source(p.relative_to(path).as_posix(), p) for p in below]
+    found = [source for source in found if not any(part.startswith(".") for part in source.id.split("/"))]
+    if not found:
+        raise Error(f"{path}: no video files there ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def are_videos(paths: Paths) -> bool:
+    """Whether paths name video files, or folders with video files and without shards.
+
+    Raises:
+        Error: a folder holds both, or some paths name video files and others do not.
+    """
+
+    def is_video(path: Path) -> bool:
+        if path.is_dir():
+            videos = any(p.suffix.lower() in SUFFIXES for p in path.rglob("*"))
+            if videos and any(path.rglob("*.tfrecord")):
+                raise Error(f"{path}: holds video files and shards; name the ones to categorize")
+            return videos
+        return path.suffix.lower() in SUFFIXES | SOUNDS
+
+    kinds = {is_video(Path(path)) for path in _listed(paths)}
+    if len(kinds) > 1:
+        raise Error("video files and shards cannot be categorized in one call")
+    return kinds == {True}
+
+
+def clips(
+    sources: Sequence[Source],
+    encoders: Encoders,
+    *,
+    workers: int | None = None,
+    limits: Limits = DEFAULT,
+    time_limit: float = TIME_LIMIT,
+    engine: Engine | None = None,
+) -> Iterator[tuple[Source, Encoded | Failure]]:
+    """The clip of each file with notes of what was amiss with it, or why there is none, in the order given.
+
+    Nothing is written. The parameters are those of `extract`.
+    """
+    todo = [source for source in sources if _is_unicode(source.id)]
+    made: dict[str, Encoded | Failure] = {
+        source.id: Failure(source.path, NO_UNICODE) for source in sources if not _is_unicode(source.id)
+    }
+    order = deque(sources)
+    for done, result in (engine or encode_all)(todo, encoders.name, workers or cores(), limits, time_limit):
+        made[done.id] = result
+        while order and order[0].id in made:
+            source = order.popleft()
+            yield source, made.pop(source.id)
+    yield from ((source, made[source.id]) for source in order)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def extract(
+    videos: Paths,
+    out: str | os.PathLike[str],
+    labels: str | os.PathLike[str] | None = None,
+    taxonomy: str | os.PathLike[str] | None = None,
+    encoders: str | Encoders = LITE,
+    *,
+    workers: int | None = None,
+    limits: Limits = DEFAULT,
+    time_limit: float = TIME_LIMIT,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    engine: Engine | None = None,
+) -> Report:
+    """Make feature shards of video files, or continue with those of an earlier call; see the module.
+
+    Args:
+        videos: files, and folders whose video files are taken at any depth.
+        out: the folder of the shards.
+        labels: a labels file (see `counterpoint.media.labels`); only the files that it names are extracted.
+        taxonomy: the taxonomy of the labels file's categories; without, it is made from their names.
+        encoders: what makes features of pictures and sound, or its name; see `counterpoint.media.encoders`.
+        workers: child processes; without, one for each core.
+        limits: seconds at which videos are cut, and pixels above which they are refused.
+        time_limit: seconds that one file may take.
+        progress: called with the number of files that are done, and of all that there are to do.
+        engine: what encodes the files, such as `counterpoint.cluster.extraction`; the shards are the same.
+
+    Raises:
+        Error: there are no videos, the labels file is faulty or names none of them, or ``out`` holds something else.
+    """
+    out = Path(out)
+    _check_output(out)
+    if taxonomy and not labels:
+        raise Error("--taxonomy is for the categories of a labels file: give --labels too")
+    sources = find(videos)
+    named, table = sources, None
+    if labels:
+        begun = (out / TAXONOMY_FOLDER / LABELS_FILE).exists()  # which is written last, and before any clip
+        known = load(os.fspath(taxonomy or out / TAXONOMY_FOLDER)) if taxonomy or begun else None
+        table = read(Path(labels), known, fixed=taxonomy is not None)
+        named = [source for source in sources if source.path.resolve() in table.of]
+        if not named:
+            raise Error(f"{labels}: names none of the {len(sources)} video files")
+    report = extract_sources(
+        named,
+        out,
+        build(encoders) if isinstance(encoders, str) else encoders,
+        table,
+        workers=workers or cores(),
+        limits=limits,
+        time_limit=time_limit,
+        progress=progress,
+        engine=engine,
+    )
+    report.left_out = [source.path for source in sources if source not in named]
+    return report
+
+
+def extract_sources(
     sources: Sequence[Source],
     out: str | Path,
     made_by: Encoders,
@@ -113,14 +240,9 @@ def extract(
     progress: Callable[[int, int], None] = lambda done, total: None,
     engine: Engine | None = None,
 ) -> Report:
-    """Make a clip of each file that has none yet; see the module.
+    """Make a clip of each file that has none yet; the parameters are those of `extract`.
 
-    With ``labels`` clips of earlier calls get their present labels. Files that failed before are tried again.
-
-    Args:
-        time_limit: seconds that one file may take.
-        progress: is called with the number of files that are through and of all that there are to do.
-        engine: who encodes the files, instead of `encode_all`; what it makes has no part in what the shards are.
+    With ``labels``, clips of earlier calls get their present labels. Files that failed before are tried again.
 
     Raises:
         Error: ``out`` holds features of other encoders, or other things than features, or another process
@@ -153,21 +275,14 @@ def _extract(
     of = {source.id: labels.of.get(source.path.resolve(), ()) for source in sources} if labels else {}
     if labels:
         _check_labels(out, labels.labelling, of)
-        labels.labelling.save(out / "taxonomy")
+        labels.labelling.save(out / TAXONOMY_FOLDER)
     store = _Store(out, of, [source.id for source in sources])
     report.before = len(store.ids)
-    if unnamed := len(store.ids - of.keys() - others) if labels else 0:
-        report.notes.append((out, f"{unnamed:,} clips of earlier calls, which the labels file does not name, stay"))
-    cut = Counter(one.get("cut", limits.seconds) for name, one in made.items() if name in store.ids)
-    for seconds in cut.keys() - {limits.seconds}:
-        told = f"{cut[seconds]:,} clips of earlier calls were cut at {seconds} s, and stay so (--max-seconds)"
-        report.notes.append((out, told))
-    todo = []
-    for source in sources:
-        if _is_unicode(source.id):
-            todo += [source] if source.id not in store.ids else []
-        else:
-            report.failures.append(Failure(source.path, "its name is not UTF-8, and no clip could bear it; rename it"))
+    unnamed = len(store.ids - of.keys() - others) if labels else 0
+    report.notes += [(out, note) for note in _notes_of_earlier(made, store.ids, unnamed, limits.seconds)]
+    nameless = [source for source in sources if not _is_unicode(source.id)]
+    report.failures += [Failure(source.path, NO_UNICODE) for source in nameless]
+    todo = [source for source in sources if source not in nameless and source.id not in store.ids]
     progress(0, len(todo))
     encoded = (engine or encode_all)(todo, made_by.name, workers, limits, time_limit)
     for done, (source, result) in enumerate(encoded, 1):
@@ -187,25 +302,34 @@ def _extract(
     return report
 
 
+def _notes_of_earlier(made: dict[str, dict[str, Any]], ids: set[str], unnamed: int, seconds: int) -> Iterator[str]:
+    """What distinguishes clips of earlier calls."""
+    if unnamed:
+        yield f"{unnamed:,} clips of earlier calls, which the labels file does not name, stay"
+    cut = Counter(source.get("cut", seconds) for name, source in made.items() if name in ids)
+    for other in cut.keys() - {seconds}:
+        yield f"{cut[other]:,} clips of earlier calls were cut at {other} s, and stay so (--max-seconds)"
+
+
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
 def _made(out: Path) -> dict[str, dict[str, Any]]:
-    """Of the files that clips were made of, by the clips' ids; older folders do not tell."""
+    """The lines of ``sources.jsonl``, which older folders lack, by clip."""
     path, made = out / SOURCES_FILE, {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         with contextlib.suppress(*UNREADABLE):  # a killed process leaves a line unfinished
-            told = json.loads(line)
-            made[told["id"]] = {**told}
+            source = json.loads(line)
+            made[source["id"]] = {**source}
     return made
 
 
 def _check_labels(out: Path, new: Labelling, of: dict[str, tuple[int, ...]]) -> None:
     """Raise Error where a clip that keeps its labels would be in other categories by them."""
-    if not (out / "taxonomy" / LABELS_FILE).exists():
+    if not (out / TAXONOMY_FOLDER / LABELS_FILE).exists():
         return
-    was = {label.index: label.categories for label in load(out / "taxonomy").labels.labels}
+    was = {label.index: label.categories for label in load(out / TAXONOMY_FOLDER).labels.labels}
     now = {label.index: label.categories for label in new.labels.labels}
     other = {index for index, categories in was.items() if now.get(index) != categories}
     if not other:
@@ -224,26 +348,23 @@ def _is_unicode(name: str) -> bool:
     return name.encode(errors="replace") == name.encode(errors="surrogateescape")
 
 
+def _check_output(out: Path) -> None:
+    check_output_folder(out, SOURCES_FILE, PARTS, FIRST_SHARD)
+
+
 @contextlib.contextmanager
 def _claimed(out: Path, features: FeatureSet) -> Iterator[None]:
-    """The folder, ready to be written to and this process's alone; the system frees it when the process dies."""
-    if (out / FEATURES_FILE).exists():
-        there = FeatureSet.load(out)
-        if there != features:
-            raise Error(f"{out}: holds {there}, not {features}; choose another --out")
-    elif holds_anything(out):
-        raise Error(f"{out}: not empty and not a folder of features; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / LOCK, blocking=False):
-            features.save(out)
-            for left in (*out.glob(".*.tfrecord.*"), *(out / PARTS).glob(".*")):  # by a process that was killed
-                left.unlink()
-            (out / PARTS).mkdir(exist_ok=True)
-            yield
-    except Timeout as error:
-        told = f"{out}: another process extracts into it; wait for it, or choose another --out"
-        raise Error(told) from error
+    """The folder, ready to be written to by this process only."""
+    if (out / FEATURES_FILE).exists() and (stored := FeatureSet.load(out)) != features:
+        raise Error(f"{out}: holds {stored}, not {features}; choose another --out")
+    _check_output(out)
+    with claimed(out, "another process extracts into it; wait for it, or choose another --out"):
+        (out / PARTS).mkdir(exist_ok=True)
+        (out / SOURCES_FILE).touch()
+        features.save(out)
+        for left in (*out.glob(".*.tfrecord.*"), *(out / PARTS).glob(".*")):  # by a process that was killed
+            left.unlink()
+        yield
 
 
 class _Store:

@@ -2,8 +2,8 @@
 
     python -m counterpoint.media.films FOLDER      # films to train on and to test with, and their labels.csv
 
-A film's category is a pair: what the picture shows (rain, balls, rings) and what is heard with it (wind, music,
-clockwork). Neither tells the category alone. Colours, numbers, speeds, pitches, noise and loudness vary between films.
+A film's category is a pair: what the picture shows (rain, balls, rings) and its sound (wind, music, clockwork). Neither
+determines the category alone. Colours, numbers, speeds, pitches, noise and loudness vary between films.
 """
 
 import csv
@@ -53,11 +53,10 @@ def write(
         if sound is not None:
             samples = (sound.clip(-1, 1) * LARGEST).astype(np.int16)[None]
             for start in range(0, samples.shape[1], 1024):
-                heard = av.AudioFrame.from_ndarray(
-                    np.ascontiguousarray(samples[:, start : start + 1024]), "s16", "mono"
-                )
-                heard.sample_rate, heard.pts, heard.time_base = RATE, start, Fraction(1, RATE)
-                container.mux(audio.encode(heard))
+                chunk = np.ascontiguousarray(samples[:, start : start + 1024])
+                part = av.AudioFrame.from_ndarray(chunk, "s16", "mono")
+                part.sample_rate, part.pts, part.time_base = RATE, start, Fraction(1, RATE)
+                container.mux(audio.encode(part))
         for stream in (picture, audio):
             if stream is not None:
                 container.mux(stream.encode(None))
@@ -68,10 +67,10 @@ def film(
     path: Path, category: str, seed: int, seconds: float = 4, size: tuple[int, int] = (240, 180), fps: int = 10
 ) -> None:
     """Write a film of a category of `CATEGORIES`, (width, height) large; the seed decides what varies."""
-    shown, heard = category.split(":")
+    drawing, waves = category.split(":")
     random = np.random.default_rng((seed, *category.encode()))
-    frames = _pictures(PICTURES[shown], random, round(seconds * fps), size, fps)
-    sound = SOUNDS[heard](random, np.arange(round(seconds * RATE)) / RATE)
+    frames = _pictures(PICTURES[drawing], random, round(seconds * fps), size, fps)
+    sound = SOUNDS[waves](random, np.arange(round(seconds * RATE)) / RATE)
     sound = sound / np.abs(sound).max() * random.uniform(0.2, 0.9) + random.normal(0, 0.01, len(sound))
     write(path, frames, sound, fps=fps, options={"preset": "veryfast"})
 
@@ -145,7 +144,7 @@ def _clockwork(random: Random, time: Waves) -> Waves:
 
 PICTURES: dict[str, Drawing] = {"Rain": _rain, "Balls": _balls, "Rings": _rings}
 SOUNDS: dict[str, Callable[[Random, Waves], Waves]] = {"Wind": _wind, "Music": _music, "Clockwork": _clockwork}
-CATEGORIES = tuple(f"{shown}:{heard}" for shown in PICTURES for heard in SOUNDS)
+CATEGORIES = tuple(f"{drawing}:{waves}" for drawing in PICTURES for waves in SOUNDS)
 
 
 def films(folder: Path, splits: Mapping[str, range]) -> dict[str, list[Path]]:

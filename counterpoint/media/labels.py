@@ -87,10 +87,10 @@ def _rows(path: Path) -> list[tuple[int, Path, list[str]]]:
     for line, name, categories in rows:
         file = path.parent / name
         try:
-            there = bool(name) and file.is_file()
+            exists = bool(name) and file.is_file()
         except OSError:  # no name that a file could have
-            there = False
-        if not there:
+            exists = False
+        if not exists:
             raise Error(f"{path}, line {line}: no file {name!r} (paths are relative to {path.parent}/)")
         names = [_clean(category, f"{path}, line {line}") for category in categories.split(BETWEEN) if category.strip()]
         if not names:
@@ -115,11 +115,11 @@ def _grown(known: Labelling | None, names: Sequence[str]) -> Labelling:
     for name in sorted(set(names)):
         parts = name.split(SEPARATOR)
         for depth in range(1, len(parts) + 1):
-            here = SEPARATOR.join(parts[:depth])
-            if here not in ids:
-                ids[here] = _free("/".join(map(_slug, parts[:depth])), ids.values())
+            path = SEPARATOR.join(parts[:depth])
+            if path not in ids:
+                ids[path] = _free("/".join(map(_slug, parts[:depth])), ids.values())
                 categories.append(
-                    Category(ids[here], ids.get(SEPARATOR.join(parts[: depth - 1]), ""), parts[depth - 1])
+                    Category(ids[path], ids.get(SEPARATOR.join(parts[: depth - 1]), ""), parts[depth - 1])
                 )
     taxonomy = Taxonomy(tuple(categories))
     return Labelling(taxonomy, LabelMap.identity(taxonomy))

@@ -43,11 +43,11 @@ def load(name: str) -> "tuple[Picture, HuggingFaceSound]":
 
 
 def _check_torchvision(name: str) -> None:
-    """timm needs it, and transformers import it where it is; one made for another PyTorch breaks both obscurely."""
+    """timm needs it, and transformers import it if it is installed; one for another PyTorch breaks both."""
     try:
         import torchvision  # noqa: F401
     except ModuleNotFoundError:
-        pass  # transformers do without, and timm says that it cannot
+        pass  # transformers do without, and timm raises an error
     except Exception as error:
         raise Error(
             f"{name}: the torchvision that is installed does not fit this PyTorch ({error}); install it from where "
@@ -96,7 +96,7 @@ class TimmPicture(Picture):
 
 
 class HuggingFacePicture(Picture):
-    """A model of pictures that Hugging Face's transformers know."""
+    """A model of pictures of Hugging Face's transformers."""
 
     def __init__(self, name: str) -> None:
         from transformers import AutoImageProcessor, AutoModel
@@ -114,14 +114,14 @@ class HuggingFacePicture(Picture):
 
 
 class HuggingFaceSound:
-    """A model of sound at 16 kHz that Hugging Face's transformers know."""
+    """A model of sound at 16 kHz of Hugging Face's transformers."""
 
     def __init__(self, name: str) -> None:
         from transformers import AutoFeatureExtractor, AutoModel
 
         self.network, self.prepare = AutoModel.from_pretrained(name).eval(), AutoFeatureExtractor.from_pretrained(name)
         if self.prepare.sampling_rate != RATE:
-            raise ValueError(f"it hears {self.prepare.sampling_rate} samples a second, not {RATE}")
+            raise ValueError(f"it reads {self.prepare.sampling_rate} samples of sound a second, not {RATE}")
         self.features = int(self.network.config.hidden_size)
         self.fingerprint = _fingerprint(self.network)
 

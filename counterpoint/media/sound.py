@@ -1,4 +1,9 @@
-"""Decoded sound -> seconds of it at 16 kHz, each sample at its time."""
+"""Decoded sound -> seconds of it at 16 kHz, each sample at its time, and their log-mel spectrograms.
+
+The spectrograms are VGGish's: 25 ms periodic Hann windows every 10 ms, magnitudes of a 512-point FFT, 64 triangular
+bands evenly spaced in mel (HTK's formula) from 125 to 7,500 Hz, and the logarithm of each band plus 0.01 (Hershey et
+al., https://arxiv.org/abs/1609.09430, and the code published with AudioSet).
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -6,8 +11,10 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import soxr
-from jaxtyping import Bool, Float32
+import torch
+from jaxtyping import Bool, Float, Float32
 from numpy.typing import NDArray
+from torch import Tensor
 
 RATE = 16_000
 """Samples of sound in a second."""
@@ -16,10 +23,10 @@ INTEGERS = {"u1": (128, 128), "i2": (0, 2**15), "i4": (0, 2**31)}  # samples: (z
 
 
 class Sound(NamedTuple):
-    """Samples in [-1, 1] by second, zero where there are none, and the seconds of which half or more is there."""
+    """Samples in [-1, 1] by second, zero where there are none, and whether half or more of each second has sound."""
 
     seconds: Float32[np.ndarray, "step 16000"]
-    heard: Bool[np.ndarray, "step"]
+    present: Bool[np.ndarray, "step"]
 
 
 class SoundDecoder:
@@ -28,7 +35,7 @@ class SoundDecoder:
     def __init__(self, seconds: int) -> None:
         self.limit = seconds
         self.position = 0.0  # seconds that have been taken in
-        self.there = np.zeros(seconds)  # of each second, how much
+        self.coverage = np.zeros(seconds)  # of each second, the part that has sound
         self.samples = np.zeros(0, np.float32)  # grows as it is written to
         self.written = 0
         self.resampler: soxr.ResampleStream | None = None
@@ -44,30 +51,30 @@ class SoundDecoder:
             self.resampler, self.rate = soxr.ResampleStream(rate, RATE, 1, "float32"), rate
         gap = 0.0 if math.isnan(time) else time - self.position
         if gap < 0 and (self.position == 0 or gap < -JITTER):
-            samples = samples[round(-gap * rate) :]  # before the picture begins, or heard already
+            samples = samples[round(-gap * rate) :]  # before the picture begins, or there already
         elif gap > (0 if self.position == 0 else JITTER):
             self._resample(np.zeros(round(min(gap, self.limit - self.position) * rate), np.float32))
         samples = samples[: max(0, round((self.limit - self.position) * rate))]
         begin = self.position
         self._resample(samples)
         for second in range(int(begin), min(self.limit, math.ceil(self.position))):
-            self.there[second] += min(self.position, second + 1) - max(begin, second)
+            self.coverage[second] += min(self.position, second + 1) - max(begin, second)
         return self.position >= self.limit - 0.5 / rate
 
     @property
-    def heard(self) -> Bool[np.ndarray, "second"]:
-        """The seconds of which half or more is there."""
-        return np.asarray(self.there >= 0.5)
+    def present(self) -> Bool[np.ndarray, "second"]:
+        """Whether half or more of each second has sound."""
+        return np.asarray(self.coverage >= 0.5)
 
     def sound(self) -> Sound:
         """All of it, once."""
         self._finish()
-        heard = self.heard
-        steps = int(heard.nonzero()[0].max(initial=-1)) + 1
-        missing = steps * RATE - len(self.samples)  # of the last second, half of which may do
+        present = self.present
+        steps = int(present.nonzero()[0].max(initial=-1)) + 1
+        missing = steps * RATE - len(self.samples)  # of the last second, half of which is enough
         if missing > 0:
             self.samples = np.concatenate([self.samples, np.zeros(missing, np.float32)])
-        return Sound(self.samples[: steps * RATE].reshape(steps, RATE), heard[:steps])
+        return Sound(self.samples[: steps * RATE].reshape(steps, RATE), present[:steps])
 
     def _resample(self, samples: NDArray[np.float32]) -> None:
         assert self.resampler is not None
@@ -103,3 +110,40 @@ def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
     zero, largest = INTEGERS.get(samples.dtype.str[1:], (0, 1))
     mean: NDArray[np.float32] = samples.mean(0, dtype=np.float32)
     return mean if largest == 1 else (mean - np.float32(zero)) / np.float32(largest)
+
+
+# --- log-mel spectrograms ---------------------------------------------------------------------------------------------
+
+BANDS = 64
+LOWEST, HIGHEST = 125.0, 7500.0  # Hz
+WINDOW, HOP, POINTS = 400, 160, 512  # samples
+OFFSET = 0.01
+FRAMES = (RATE - WINDOW) // HOP + 1
+"""Windows that lie within a second."""
+
+
+def mel(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Hz -> mel."""
+    return np.asarray(1127.0 * np.log1p(frequencies / 700.0))
+
+
+def bands() -> Float[Tensor, "frequency band"]:
+    """What each frequency of the FFT adds to each band; the constant one adds nothing."""
+    of_frequency = mel(np.linspace(0, RATE / 2, POINTS // 2 + 1))[:, None]
+    lowest, highest = mel(np.array([LOWEST, HIGHEST])).tolist()
+    edges = np.linspace(lowest, highest, BANDS + 2)
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    up, down = (of_frequency - low) / (middle - low), (high - of_frequency) / (high - middle)
+    weights = np.maximum(0, np.minimum(up, down))
+    weights[0] = 0
+    return torch.from_numpy(weights).float()
+
+
+_BANDS = bands()
+_HANN = torch.hann_window(WINDOW, periodic=True)
+
+
+def log_mel(seconds: Float[Tensor, "step 16000"]) -> Float[Tensor, "step 98 64"]:
+    """The spectrogram of each second by itself."""
+    windows = seconds.unfold(-1, WINDOW, HOP) * _HANN
+    return torch.log(torch.fft.rfft(windows, POINTS).abs() @ _BANDS + OFFSET)

@@ -1,4 +1,4 @@
-"""What is said in a film, second by second, as a third modality: its subtitles, or else its title.
+"""A film's words, second by second, as a third modality: its subtitles, or else its title.
 
 Subtitles are a file beside the film, of the same name but for its ending (``film.srt``, ``film.vtt``, or with a
 language in between: ``film.en.srt``), or else a stream of text in the film itself. A film with neither has its title,
@@ -47,7 +47,7 @@ def _beside(path: Path) -> Path | None:
     """`film.srt`, `film.vtt`, then those with something in between."""
     name, endings = re.escape(path.stem), "|".join(map(re.escape, ENDINGS))
     beside = list(path.parent.iterdir())
-    films = {p.stem for p in beside if p != path and p.suffix.lower() in SUFFIXES}  # which have theirs
+    films = {p.stem for p in beside if p != path and p.suffix.lower() in SUFFIXES}  # which have subtitles of their own
     found = [p for p in beside if re.fullmatch(rf"{name}(\.[\w-]+)?(?i:{endings})", p.name)]
     found = [p for p in found if p.stem == path.stem or p.stem not in films]
     return min(found, key=lambda p: (len(p.suffixes), p.name), default=None)
@@ -71,14 +71,14 @@ def _by_second(container: InputContainer, path: Path, seconds: int) -> list[str]
                 continue
             first = float(packet.pts * packet.time_base) - begin
             last = first + float((packet.duration or 0) * packet.time_base)
-            said = [_plain(subtitle) for subtitle in packet.decode()]
+            lines = [_plain(subtitle) for subtitle in packet.decode()]
             for second in range(max(0, int(first)), min(seconds, max(int(first) + 1, math.ceil(last)))):
                 words += [[] for _ in range(second + 1 - len(words))]
-                words[second] += said
+                words[second] += lines
     except (av.FFmpegError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise Error(f"{path}: its subtitles cannot be read ({reason})") from error
-    return [" ".join(dict.fromkeys(filter(None, said))) for said in words]
+    return [" ".join(dict.fromkeys(filter(None, lines))) for lines in words]
 
 
 def _plain(subtitle: Any) -> str:

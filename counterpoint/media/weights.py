@@ -13,10 +13,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from counterpoint.errors import UNREADABLE, Error
-from counterpoint.files import cache_folder
+from counterpoint.files import cache_folder, claimed
 
 URLS = {
     "inception": "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -55,17 +53,20 @@ def files() -> dict[str, Path]:
 def fetch(source: Path | None = None, progress: Progress = lambda name, done, total: None) -> list[Path]:
     """Bring every file that is not here yet: from its place on the network, or from a folder that holds it.
 
-    A download that broke off goes on where it stopped. Returns the files that are new.
+    A download that broke off continues where it stopped.
+
+    Args:
+        source: the folder to copy the files from.
+        progress: called with a file's name, the bytes that are here, and all of its bytes.
+
+    Returns:
+        The files that are new.
 
     Raises:
         Error: a file cannot be had, or is not what it should be.
     """
-    folder().mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder() / ".lock", blocking=False):
-            return _fetched(source, progress)
-    except Timeout:
-        raise Error(f"{folder()}: another process fetches into it; wait for it") from None
+    with claimed(folder(), "another process fetches into it; wait for it"):
+        return _fetched(source, progress)
 
 
 def _fetched(source: Path | None, progress: Progress) -> list[Path]:
@@ -101,10 +102,10 @@ def _download(url: str, part: Path, progress: Progress) -> None:
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            goes_on = answer.status == 206
-            have = have if goes_on else 0  # a server that knows no ranges begins anew
+            continues = answer.status == 206
+            have = have if continues else 0  # a server without ranges starts from the beginning
             total = have + int(answer.headers.get("Content-Length") or 0)
-            with part.open("ab" if goes_on else "wb") as file:
+            with part.open("ab" if continues else "wb") as file:
                 while chunk := answer.read(CHUNK):
                     file.write(chunk)
                     have += len(chunk)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from counterpoint.data.features import YOUTUBE8M_SIZES
 from counterpoint.errors import Error
 from counterpoint.media import inception, weights
-from counterpoint.media.logmel import log_mel
+from counterpoint.media.sound import log_mel
 
 T = TypeVar("T")
 
@@ -46,10 +46,7 @@ class YouTubePicture:
     """Inception's last pool and 1,024 components of it."""
 
     fingerprint = "2015-12-05"
-    LARGEST = (
-        640,
-        360,
-    )  # width, height: larger pictures are scaled down, as the network's own scaling does not average
+    LARGEST = (640, 360)  # width, height; larger pictures are scaled down: the network's own scaling does not average
 
     def __init__(self, network: inception.Inception, components: Components) -> None:
         self.network = network.eval()
@@ -116,12 +113,12 @@ def load() -> tuple[YouTubePicture, YouTubeSound]:
         Error: a file is missing, or is not what it should be.
     """
     files = weights.files()
-    sight, hearing = inception.Inception(), VGGish()
-    _read(files["inception"], lambda path: sight.load_state_dict(_state(path, without="fc.")))
-    _read(files["vggish"], lambda path: hearing.load_state_dict(_state(path)))
+    picture, sound = inception.Inception(), VGGish()
+    _read(files["inception"], lambda path: picture.load_state_dict(_state(path, without="fc.")))
+    _read(files["vggish"], lambda path: sound.load_state_dict(_state(path)))
     return (
-        YouTubePicture(sight, _read(files["inception-pca"], picture_components)),
-        YouTubeSound(hearing, _read(files["vggish-pca"], sound_components)),
+        YouTubePicture(picture, _read(files["inception-pca"], picture_components)),
+        YouTubeSound(sound, _read(files["vggish-pca"], sound_components)),
     )
 
 
@@ -154,6 +151,6 @@ def _state(path: Path, without: str = "\n") -> dict[str, Tensor]:
 def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
         return read(path)
-    except Exception as error:  # PyTorch does not say what a strange file may raise
+    except Exception as error:  # PyTorch does not document what a strange file raises
         first = " ".join(str(error).split())[:100]
         raise Error(f"{path}: not the weights that it should hold ({first})") from error

@@ -1,1 +1,1 @@
-"""The paper's models: *weigh -> hear the other modalities -> combine*, in three families and five fusions."""
+"""The models: attention weights, the influence of other modalities on them, aggregation; families and fusions."""

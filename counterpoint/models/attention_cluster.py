@@ -6,13 +6,16 @@
     c_u = sum_t (a_u + F(a'_u))_t h_t                      a' being the other modality's attention, unit by unit
 """
 
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from counterpoint.data.tracks import Track, masked_softmax
-from counterpoint.models.fusion import AttentionMaps, AttentionModule, Axis, Influences, Weights
+from counterpoint.fields import by_modality
+from counterpoint.models.family import AttentionFamily, multiple
+from counterpoint.models.fusion import JOINED, AttentionMaps, AttentionModule, Axis, Influences, Weights
 from counterpoint.models.netvlad import Descriptor
 
 Recurrence = Literal["lstm", "gru", "none"]
@@ -67,3 +70,32 @@ class AttentionCluster(AttentionModule):
     ) -> Float[Tensor, "row step"]:
         """Attention units by step."""
         return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionClusterFamily(AttentionFamily):
+    """Attention clusters over a recurrent network.
+
+    Args:
+        recurrence: ``lstm``, ``gru`` or ``none`` (attention clusters over the features themselves).
+        widths: features of the recurrent network by modality; a modality that is not named has 128.
+        units: attention units, the same number in every modality, since F maps each to its counterpart.
+        hidden: features of one modality's mapped descriptor.
+    """
+
+    label: ClassVar[str] = "Attention clusters"
+    prefix: ClassVar[str] = "rnn"
+    recurrence: Recurrence = "lstm"
+    widths: dict[str, int] = by_modality({"video": 512, "audio": 128, JOINED: 640})
+    units: int = 16
+    hidden: int = 512
+
+    def reader(self, name: str, inputs: int) -> tuple[nn.Module, int]:
+        width = self.widths.get(name, 128)
+        return Recurrent(inputs, width, self.recurrence), width
+
+    def attention(self, name: str, inputs: int, max_steps: int) -> AttentionModule:
+        return AttentionCluster(inputs, self.units, self.hidden, max_steps)
+
+    def scaled(self, factor: float) -> "AttentionClusterFamily":
+        return replace(self, widths={name: multiple(width * factor) for name, width in self.widths.items()})

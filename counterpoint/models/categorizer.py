@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from counterpoint.data.records import CODE_OFFSET, CODE_SCALE
 from counterpoint.data.tracks import Track, Tracks
-from counterpoint.models.fusion import AttentionMaps, Correlation, Layer
-
-JOINED = "joined"
-"""The name of early fusion's single track."""
+from counterpoint.models.family import Family
+from counterpoint.models.fusion import JOINED, AttentionMaps, Correlation, Fusion, Layer
 
 
 class Output(NamedTuple):
-    """What a categorizer says of a batch."""
+    """A categorizer's output for a batch."""
 
     logits: Float[Tensor, "batch category"]
     weights: list[dict[str, AttentionMaps]]
@@ -28,20 +26,20 @@ class Output(NamedTuple):
 
 
 class Read(nn.Module):
-    """Tracks as stored -> tracks of floats that are zero where nothing is.
+    """Tracks as stored -> tracks of floats that are zero at missing steps.
 
     8-bit codes become values here, on the device that computes (the range is the data set's, see
     `counterpoint.data.records`). With ``joined`` (early fusion) the features of all modalities stand side by side in
-    one track, in the order of their names; a step is there if any modality has it.
+    one track, in the order of their names; it has a step where any modality has one.
 
-    ``damping`` is for whitened principal components, most telling first, as YouTube-8M's features are: whitening has
-    blown the last ones up to the size of the first, and a model with few examples learns their noise. Feature i of n is
-    divided by ``1 + damping i / n``, and all are scaled so that their size stays.
+    ``damping`` is for whitened principal components in the order of their variance, as YouTube-8M's features are:
+    whitening scales the last ones up to the size of the first, and a model with few examples learns their noise.
+    Feature i of n is divided by ``1 + damping i / n``, and all are scaled so that their size stays.
 
     Args:
-        modules: what reads each track: of a modality, or of all joined.
-        modalities: those that are read; others are as if never recorded.
-        averaged: a modality's steps become one, their mean.
+        modules: the reader of each track: of a modality, or of all joined.
+        modalities: the modalities to read; others count as never recorded.
+        averaged: whether a modality's steps become one, their mean.
     """
 
     like: Tensor
@@ -91,7 +89,7 @@ def _values(track: Track, dtype: torch.dtype) -> Track:
     if track.features.dtype != torch.uint8:
         return Track(track.features.to(dtype), track.mask).zeroed()
     values = track.features.to(dtype).mul_(CODE_SCALE).add_(CODE_OFFSET)
-    # Codes are finite wherever they stand, and multiplying in place is faster than choosing.
+    # All codes are finite, and multiplying in place is faster than selecting.
     return Track(values.mul_(track.mask.unsqueeze(-1)), track.mask)
 
 
@@ -107,15 +105,32 @@ class Trunk(nn.Module):
         self, tracks: Tracks, correlation: Correlation | None = None, return_attention: bool = False
     ) -> tuple[dict[str, Float[Tensor, "batch feature"]], list[dict[str, AttentionMaps]]]:
         tracks = self.read(tracks)
-        shown = []
+        maps = []
         for layer in self.layers:
             tracks, weights = layer(tracks, correlation, return_attention)
-            shown.append(weights)
-        return {name: pool(track) for name, track in tracks.items()}, shown if return_attention else []
+            maps.append(weights)
+        return {name: pool(track) for name, track in tracks.items()}, maps if return_attention else []
+
+
+def build_trunk(
+    family: Family,
+    fusion: Fusion,
+    sizes: Mapping[str, int],
+    max_steps: int,
+    context: int = 0,
+    damping: float = 0.0,
+    averaged: bool = False,
+) -> tuple[Trunk, dict[str, int]]:
+    """Readers and layers for features of these sizes by modality, and how many features they give by track."""
+    tracks = {JOINED: sum(sizes.values())} if fusion.joined else dict(sizes)
+    readers = {name: family.reader(name, size) for name, size in tracks.items()}
+    read = Read({name: reader for name, (reader, _) in readers.items()}, sizes, fusion.joined, damping, averaged)
+    layers, widths = family.stack({name: width for name, (_, width) in readers.items()}, fusion, max_steps, context)
+    return Trunk(read, layers), dict(widths)
 
 
 def pool(track: Track) -> Float[Tensor, "batch feature"]:
-    """The mean over the steps that are there; zeros for a clip without any."""
+    """The mean over the steps that a clip has; zeros for a clip without any."""
     total = track.zeroed().features.sum(1)
     return total / track.mask.sum(1, keepdim=True).clamp_min(1)
 
@@ -129,7 +144,7 @@ class Head(nn.Module):
         self.network = nn.Sequential(
             nn.LayerNorm(inputs), nn.Dropout(dropout), nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), last
         )
-        # Begin by expecting one category of all: starting at a half each would take epochs to unlearn.
+        # Begin with a probability of one in all categories: a half each would take epochs to unlearn.
         nn.init.constant_(last.bias, -math.log(max(outputs - 1, 1)))
 
     def forward(self, vectors: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch output"], Tensor]:
@@ -143,7 +158,7 @@ class Categorizer(nn.Module):
 
     Args:
         tower: a trained correlation tower, for gated and concatenated fusion. It stays frozen and in evaluation mode,
-            whatever the categorizer is told.
+            also while the categorizer trains.
     """
 
     def __init__(self, trunk: Trunk, head: Head, tower: nn.Module | None = None) -> None:

@@ -9,12 +9,15 @@ contrastive  the paper's future work: an embedding per modality, the score is th
 
 and, as a control, one that compares nothing.
 
-Temperature and bias are fitted after training on validation pairs, half of them true, so that the probability means
-what it says and a gate's threshold of 0.5 is "more likely together than not" on such a mixture.
+Temperature and bias are fitted after training on validation pairs, half of them true, so that the probability is
+calibrated and a gate's threshold of 0.5 is "more likely together than not" on such a mixture.
 """
 
 import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from itertools import combinations
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as functional
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 
 from counterpoint.data.tracks import Track, Tracks
 from counterpoint.errors import Error
+from counterpoint.fields import bounded
 from counterpoint.models.categorizer import Trunk
 from counterpoint.models.fusion import Correlation
 
@@ -34,15 +38,19 @@ class Comparison(nn.Module):
 
     size: int
     """Features of an agreement."""
+    contrastive: ClassVar[bool] = False
+    """Whether it learns from all pairs of clips of a batch at once (InfoNCE), rather than from chosen ones."""
 
     def embed(self, name: str, vector: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch embedding"]:
+        """A modality's vector as it is compared."""
         raise NotImplementedError
 
     def agreement(self, pair: Pair, one: Tensor, other: Tensor) -> Float[Tensor, "... agreement"]:
-        """What the score is made from."""
+        """The vector that the score is computed from."""
         raise NotImplementedError
 
     def score(self, pair: Pair, agreement: Float[Tensor, "... agreement"]) -> Float[Tensor, "..."]:
+        """The raw score; higher is more likely together."""
         raise NotImplementedError
 
     def scores(self, pair: Pair, one: Tensor, other: Tensor) -> Float[Tensor, "one other"]:
@@ -80,6 +88,8 @@ class Joined(Comparison):
 class Contrastive(Comparison):
     """An embedding of unit length for each modality; the score is their cosine, scaled by a learned factor."""
 
+    contrastive = True
+
     def __init__(self, sizes: dict[str, int], embedding: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.size = embedding
@@ -95,7 +105,7 @@ class Contrastive(Comparison):
         return functional.normalize(self.maps[name](vector), dim=-1, eps=1e-6)
 
     def agreement(self, pair: Pair, one: Tensor, other: Tensor) -> Tensor:
-        # Scaled so that an entry is about as large whatever the number of features.
+        # Scaled so that an entry's size does not depend on the number of features.
         return one * other * self.size
 
     def score(self, pair: Pair, agreement: Tensor) -> Tensor:
@@ -112,7 +122,7 @@ class Constant(Comparison):
     """No comparison, but the same probability for every clip: a control.
 
     Raises:
-        Error: it is no probability.
+        Error: the probability is not from 0 to 1.
     """
 
     size = 1
@@ -134,8 +144,67 @@ class Constant(Comparison):
         return torch.full_like(agreement[..., 0], self.logit)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig(ABC):
+    """How a tower compares, as plain data."""
+
+    label: ClassVar[str] = ""
+    """For tables."""
+
+    @abstractmethod
+    def build(self, sizes: dict[str, int]) -> Comparison:
+        """The untrained comparison of vectors of these sizes by modality."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedConfig(ComparisonConfig):
+    """The paper's comparison: a deep network over both modalities' vectors.
+
+    Args:
+        hidden: its hidden features.
+    """
+
+    label: ClassVar[str] = "joined"
+    hidden: int = 512
+
+    def build(self, sizes: dict[str, int]) -> Comparison:
+        return Joined(sizes, self.hidden)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(ComparisonConfig):
+    """An embedding for each modality and their cosine.
+
+    Args:
+        embedding: its features.
+        dropout: the share of a vector's features that are dropped before it, in training.
+    """
+
+    label: ClassVar[str] = "contrastive"
+    embedding: int = 256
+    dropout: float = bounded(0.5, 0, 1)
+
+    def build(self, sizes: dict[str, int]) -> Comparison:
+        return Contrastive(sizes, self.embedding, self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantConfig(ComparisonConfig):
+    """No comparison: the same probability for every clip.
+
+    Args:
+        probability: of every clip.
+    """
+
+    label: ClassVar[str] = "constant"
+    probability: float = bounded(0.5, 0, 1)
+
+    def build(self, sizes: dict[str, int]) -> Comparison:
+        return Constant(self.probability)
+
+
 class Tower(nn.Module):
-    """Tells for every pair of modalities of a clip whether they are from one video."""
+    """The probability that modalities of a clip are from one video, for every pair of them."""
 
     temperature: Tensor
     bias: Tensor
@@ -155,10 +224,10 @@ class Tower(nn.Module):
     def forward(self, tracks: Tracks) -> Correlation:
         """The calibrated probability that the modalities belong together; 0 where a clip lacks one of them."""
         embeddings = self.embed(tracks)
-        there = {name: track.mask.any(1) for name, track in tracks.items()}
+        present = {name: track.mask.any(1) for name, track in tracks.items()}
         probability, agreement = {}, {}
         for pair in combinations(sorted(embeddings), 2):
-            both = there[pair[0]] & there[pair[1]]
+            both = present[pair[0]] & present[pair[1]]
             agreement[pair] = self.comparison.agreement(pair, *(embeddings[name] for name in pair))
             score = self.comparison.score(pair, agreement[pair])
             probability[pair] = self.calibrated(score).masked_fill(~both, 0.0)
@@ -180,19 +249,19 @@ class Tower(nn.Module):
 
 
 def centred(score: Float[Tensor, "pair"]) -> tuple[float, float]:
-    """Temperature and bias for scores that tell nothing: their spread is one, and half of them say yes.
+    """Temperature and bias for scores without meaning: their standard deviation is one, and half are positive.
 
     >>> centred(torch.tensor([1.0, 2.0, 3.0]))
     (1.0, -2.0)
     """
-    spread = score.double().std().item()
-    if not spread:
+    std = score.double().std().item()
+    if not std:
         raise ValueError("the tower's scores are all the same")
-    return spread, -score.double().median().item() / spread
+    return std, -score.double().median().item() / std
 
 
 def fit_calibration(score: Float[Tensor, "pair"], true: Bool[Tensor, "pair"]) -> tuple[float, float]:
-    """Temperature and bias (Platt scaling) for scores of true and false pairs, each kind weighing a half.
+    """Temperature and bias (Platt scaling) for scores of true and false pairs, each kind with half of the weight.
 
     >>> score = torch.cat([torch.full((80,), 2.0), torch.zeros(20), torch.zeros(80), torch.full((20,), 2.0)])
     >>> temperature, bias = fit_calibration(score, torch.arange(200) < 100)
@@ -201,8 +270,8 @@ def fit_calibration(score: Float[Tensor, "pair"], true: Bool[Tensor, "pair"]) ->
     """
     truth = true.double()
     weight = torch.where(true, 0.5 / true.sum(), 0.5 / (~true).sum())
-    centre, spread = score.double().mean(), score.double().std().clamp_min(1e-12)
-    inputs = torch.stack([(score.double() - centre) / spread, torch.ones_like(truth)], 1)
+    centre, std = score.double().mean(), score.double().std().clamp_min(1e-12)
+    inputs = torch.stack([(score.double() - centre) / std, torch.ones_like(truth)], 1)
     parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([parameters], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
 
@@ -214,7 +283,7 @@ def fit_calibration(score: Float[Tensor, "pair"], true: Bool[Tensor, "pair"]) ->
 
     with torch.enable_grad():
         optimizer.step(loss)
-    slope, bias = (parameters[0] / spread).item(), (parameters[1] - parameters[0] * centre / spread).item()
+    slope, bias = (parameters[0] / std).item(), (parameters[1] - parameters[0] * centre / std).item()
     if slope <= 0:
-        raise ValueError("the tower's scores do not tell true pairs from false ones, so they cannot be calibrated")
+        raise ValueError("the tower's scores do not separate true pairs from false ones, so they cannot be calibrated")
     return 1 / slope, bias

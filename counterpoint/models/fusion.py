@@ -1,23 +1,28 @@
-"""How modalities meet: the five fusions of the paper, as what one modality hears of another's weights.
+"""How modalities meet: F, the influence of one modality's attention on another's, and the fusions that use it.
 
-A layer adds to each modality's weights ``a_m`` what it hears of the others (Goyal et al., sections 2.2 to 2.4)::
+A layer gives each modality weights ``a_m``: soft assignments, attention, attention logits. Cross-modal fusion adds to
+them a function F of the other modalities' weights before they aggregate the features (Goyal et al., sections 2.2 to
+2.4)::
 
     a_m + sum over s != m of F_sm(a_s)
 
 ============  ==========================================  =================================================
-fusion        tracks                                      what a modality hears of another
+fusion        tracks                                      influence of modality s on modality m
 ============  ==========================================  =================================================
-early         joined per step into one                    nothing: it has nobody to hear
-late          separate                                    nothing
-cross-modal   separate                                    F(weights)
-gated         separate                                    F(weights) in clips that the tower calls correlated
-concatenated  separate                                    F([weights, correlation])
-self-modal    separate                                    nothing: F reads its own weights (a control, not the paper's)
+early         joined per step into one                    none: there is one track
+late          separate                                    none
+cross-modal   separate                                    F(a_s)
+gated         separate                                    F(a_s) in clips that the tower calls correlated
+concatenated  separate                                    F([a_s, correlation])
+self-modal    separate                                    F(a_m) of its own weights (a control, not the paper's)
 ============  ==========================================  =================================================
 
 ``F`` is a ReLU network along the last axis of the weights, the one they compete over. Without hidden layers it is a
-ReLU-linear map, ``relu(W a + b)``; hidden layers are ReLU layers and the last one is then linear, so that hearing can
-lower a weight as well as raise it.
+ReLU-linear map, ``relu(W a + b)``; hidden layers are ReLU layers and the last one is then linear, so that F can lower a
+weight as well as raise it.
+
+The file reads from top to bottom: what the correlation tower gives, F's maps, F, F of a batch that is not yet computed,
+the fusions as plain data, attention modules and layers. A fusion of your own is a subclass of `Fusion`.
 """
 
 import math
@@ -31,26 +36,41 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from counterpoint.data.tracks import Track, Tracks
+from counterpoint.fields import MANY, bounded
 
 Start = Literal["zero", "identity"]
-Told = Literal["probability", "agreement"]
+Context = Literal["probability", "agreement"]
+"""The part of the tower's output that CM-C concatenates."""
+JOINED = "joined"
+"""The name of early fusion's single track."""
+
+
+# --- the correlation tower's output -----------------------------------------------------------------------------------
 
 
 class Correlation(NamedTuple):
-    """What the correlation tower says of a batch, for each pair of modalities (names in alphabetical order)."""
+    """The correlation tower's output for a batch, by pair of modalities (names in alphabetical order)."""
 
     probability: dict[tuple[str, str], Float[Tensor, "batch"]]
     agreement: dict[tuple[str, str], Float[Tensor, "batch embedding"]]
-    """What the probability is made from, for those who want more of the tower than one number."""
+    """The vector that the probability is computed from."""
 
-    def told(self, pair: tuple[str, str], what: Told) -> Float[Tensor, "batch context"]:
-        """What CM-C concatenates."""
-        return self.probability[pair].unsqueeze(-1) if what == "probability" else self.agreement[pair]
+    def context(self, pair: tuple[str, str], kind: Context) -> Float[Tensor, "batch context"]:
+        """The numbers that CM-C concatenates (section 2.5)."""
+        return self.probability[pair].unsqueeze(-1) if kind == "probability" else self.agreement[pair]
+
+
+def pair(one: str, other: str) -> tuple[str, str]:
+    """The tower's key of two modalities: their names in alphabetical order."""
+    return (min(one, other), max(one, other))
+
+
+# --- weights and linear maps along their last axis --------------------------------------------------------------------
 
 
 @runtime_checkable
 class Weights(Protocol):
-    """A tensor ``(batch, ..., competitor)``, or what multiplies with a matrix and selects clips like one."""
+    """A tensor ``(batch, ..., competitor)``, or an object that multiplies with a matrix and selects clips like one."""
 
     @property
     def ndim(self) -> int: ...
@@ -59,7 +79,7 @@ class Weights(Protocol):
 
 
 class Axis(NamedTuple):
-    """What the weights of a modality compete over: clusters, or steps (of which a batch may have fewer)."""
+    """The axis that a modality's weights compete over: clusters, or steps (of which a batch may have fewer)."""
 
     size: int
     steps: bool
@@ -72,14 +92,18 @@ class AxisMap(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
     width: int | None
-    """The size of the axis that comes out; None: whatever is asked for."""
+    """The size of the output axis; None: any size that is asked for."""
 
     def reads(self, outputs: int) -> int:
-        """How many entries a hidden axis must have for ``outputs`` entries behind it."""
+        """The number of entries that a hidden axis needs before this map, for ``outputs`` entries behind it."""
         raise NotImplementedError
 
     def matrix(self, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
-        """``W`` (..., inputs, outputs) and a bias that broadcasts with what it multiplies."""
+        """``W`` (..., inputs, outputs) and a bias that broadcasts with the product."""
+        raise NotImplementedError
+
+    def add_identity(self) -> None:
+        """Add the identity to ``W``."""
         raise NotImplementedError
 
 
@@ -106,23 +130,26 @@ class DenseMap(AxisMap):
         Raises:
             ValueError: the axis is longer than the map.
         """
-        for asked, known in zip((inputs, outputs), self.weight.shape[-2:], strict=True):
-            if asked > known:
+        for asked, longest in zip((inputs, outputs), self.weight.shape[-2:], strict=True):
+            if asked > longest:
                 raise ValueError(
-                    f"a clip of {asked} steps is longer than the {known} that this model's influence knows: cut the "
-                    "clips (max_steps) or train with a relative influence (reach)"
+                    f"a clip of {asked} steps is longer than the {longest} that this model's influence was made for: "
+                    "cut the clips (max_steps) or train with a relative influence (reach)"
                 )
         return self.weight[..., :inputs, :outputs], self.bias[..., :outputs]
 
+    def add_identity(self) -> None:
+        self.weight.add_(torch.eye(*self.weight.shape[-2:]))
+
 
 class RelativeMap(AxisMap):
-    """A map along steps that knows only how far apart two steps are: ``W[s, t] = w[t - s]``.
+    """A map along steps with one parameter for each distance between two steps: ``W[s, t] = w[t - s]``.
 
     It is tied to no length, and a shift in time, the paper's example of what F should learn (Fig. 1), is one entry of
-    ``w``. Steps further apart than ``reach`` do not hear each other.
+    ``w``. Steps further apart than ``reach`` do not influence each other.
 
     Two axes of different length share their middle. A hidden axis goes on beyond both ends as far as the next map
-    reaches: cut off where the batch ends, it would let a clip hear how far the batch is padded.
+    reaches: cut off where the batch ends, it would make the influence depend on how far the batch is padded.
     """
 
     def __init__(self, reach: int, heads: int = 1) -> None:
@@ -140,6 +167,9 @@ class RelativeMap(AxisMap):
     def matrix(self, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
         return by_distance(self.weight, inputs, outputs), self.bias
 
+    def add_identity(self) -> None:
+        self.weight[..., self.reach] += 1.0
+
 
 def by_distance(kernel: Float[Tensor, "... distance"], inputs: int, outputs: int) -> Tensor:
     """``W[s, t] = kernel[t - s]`` (..., inputs, outputs), zero beyond the kernel, the axes' middles aligned."""
@@ -150,10 +180,10 @@ def by_distance(kernel: Float[Tensor, "... distance"], inputs: int, outputs: int
 
 
 class Nearby(nn.Module):
-    """What F reads where weights compete at each step, as NetVLAD's clusters do: the other's steps around it, mixed.
+    """A weighted sum of the weights of nearby steps, for weights that compete at each step, as NetVLAD's clusters do.
 
-    One number for each distance in time, the same at every step and for every competitor. It begins as the step itself,
-    which is the paper's form (section 2.4).
+    F reads this sum in place of the weights. There is one parameter for each distance in time, the same at every step
+    and for every competitor. It begins as the step itself, which is the paper's form (section 2.4).
     """
 
     def __init__(self, reach: int) -> None:
@@ -167,16 +197,19 @@ class Nearby(nn.Module):
         return (weights.mT @ by_distance(self.weight, steps, steps)).mT
 
 
+# --- F ----------------------------------------------------------------------------------------------------------------
+
+
 class Parts(NamedTuple):
-    """What F is made of.
+    """The parts of F.
 
     Args:
         maps: applied one after the other, with ReLU between them (and after a single one).
         start: ``zero``: F begins near zero, the model as late fusion; ``identity``: F begins as the other modality's
             own weights (section 6: one modality's attention as the prior of the other). A single map should: its ReLU
-            can fall silent near zero, and then never learns.
+            can be zero everywhere if it begins near zero, and then never learns.
         heads: as in ``maps``.
-        nearby: reads the weights first; without, as they are.
+        nearby: applied to the weights first, if any.
     """
 
     maps: Sequence[AxisMap]
@@ -186,11 +219,11 @@ class Parts(NamedTuple):
 
 
 class Influence(nn.Module):
-    """F: what a modality hears of another's weights (section 2).
+    """F: the influence of one modality's weights on another's (section 2).
 
     Args:
         context: how many numbers about the clip are concatenated with the weights (CM-C). A linear map of a
-            concatenation is a sum of two maps, so they come in as a bias and the concatenation is never formed.
+            concatenation is a sum of two maps, so they are added to the bias and the concatenation is never formed.
     """
 
     def __init__(self, parts: Parts, context: int = 0) -> None:
@@ -202,27 +235,23 @@ class Influence(nn.Module):
         self.context = nn.Linear(context, heads * (maps[0].width or 1), bias=False) if context else None
         with torch.no_grad():
             for i, map_ in enumerate(maps):
+                if start == "identity" or i == len(maps) - 1:
+                    map_.weight.mul_(0.01)
                 if start == "identity":
-                    map_.weight.mul_(0.01)
-                    if isinstance(map_, RelativeMap):
-                        map_.weight[..., map_.reach] += 1.0
-                    else:
-                        map_.weight.add_(torch.eye(*map_.weight.shape[-2:]))
-                elif i == len(maps) - 1:
-                    map_.weight.mul_(0.01)
+                    map_.add_identity()
             if self.context is not None:
                 self.context.weight.mul_(0.01)
 
     def forward(
         self, weights: Weights, inputs: int, outputs: int, context: Float[Tensor, "batch context"] | None
     ) -> Float[Tensor, "batch ... outputs"]:
-        """What is heard of ``weights``, whose last axis has ``inputs`` entries, on an axis of ``outputs`` entries."""
-        return self.ear(weights, inputs, outputs, context).heard()
+        """F of ``weights``, whose last axis has ``inputs`` entries, on an axis of ``outputs`` entries."""
+        return self.lazy(weights, inputs, outputs, context).compute()
 
-    def ear(
-        self, weights: Weights, inputs: int, outputs: int, context: Float[Tensor, "batch context"] | None
+    def lazy(
+        self, weights: Weights, inputs: int, outputs: int, context: Float[Tensor, "batch context"] | None = None
     ) -> "LazyInfluence":
-        """The same, ready to be heard: not yet computed."""
+        """The same, not yet computed."""
         maps: Sequence[AxisMap] = self.maps  # type: ignore[assignment]
         if self.nearby is not None:
             weights = self.nearby(weights)
@@ -230,168 +259,200 @@ class Influence(nn.Module):
         for map_ in reversed(maps[1:]):
             widths.insert(0, map_.reads(widths[0]))
         layers = [map_.matrix(*between) for map_, between in zip(maps, pairwise([inputs, *widths]), strict=True)]
-        told = None
+        bias = None
         if self.context is not None:
-            told = self.context(context)
-            told = told.view(len(told), self.heads, *(1,) * (weights.ndim - 3), -1)[..., : layers[0][1].shape[-1]]
-        return LazyInfluence(weights, layers, told)
+            bias = self.context(context)
+            bias = bias.view(len(bias), self.heads, *(1,) * (weights.ndim - 3), -1)[..., : layers[0][1].shape[-1]]
+        return LazyInfluence(weights, layers, bias)
 
-    def hearing(
+    def of_pair(
         self, weights: Weights, inputs: int, outputs: int, correlation: Correlation | None, pair: tuple[str, str]
     ) -> "LazyInfluence":
-        """An ear for ``weights``; ``pair`` names the two modalities to the tower."""
-        return self.ear(weights, inputs, outputs, None)
-
-
-@dataclass(frozen=True)
-class LazyInfluence:
-    """One modality's ear for one other: F, what F reads, and in which clips it listens."""
-
-    weights: Weights
-    layers: Sequence[tuple[Tensor, Tensor]]
-    """F's matrices and biases."""
-    told: Float[Tensor, "batch ... width"] | None
-    """What the tower's word adds to the first bias."""
-    open: Bool[Tensor, "batch"] | None = None
-    """None: in every clip."""
-
-    def heard(self) -> Float[Tensor, "batch ... outputs"]:
-        """F of the weights; zeros in the clips where it does not listen."""
-        heard: Weights = self.weights
-        for i, (matrix, bias) in enumerate(self.layers):
-            heard = heard @ matrix + (bias if i or self.told is None else bias + self.told)
-            # In place, since the sum is in nobody else's hands.
-            heard = heard.relu_() if i < len(self.layers) - 1 or len(self.layers) == 1 else heard
-        assert isinstance(heard, Tensor)
-        if self.open is None:
-            return heard
-        return torch.where(self.open.view(-1, *(1,) * (heard.ndim - 1)), heard, 0.0)
-
-    def __getitem__(self, clips: Tensor) -> "LazyInfluence":
-        """The same for the clips of an index, with no gate if it is open in all of them."""
-        told = None if self.told is None else self.told[clips]
-        gate = None if self.open is None or self.open[clips].all() else self.open[clips]
-        return replace(self, weights=self.weights[clips], told=told, open=gate)
+        """F for a pair of modalities, with the tower's output for it where there is a tower."""
+        return self.lazy(weights, inputs, outputs)
 
 
 class GatedInfluence(Influence):
-    """F, heard only in clips that the tower calls correlated (CM-G, section 2.5)."""
+    """F in clips that the tower calls correlated, zero in others (CM-G, section 2.5)."""
 
     def __init__(self, parts: Parts, threshold: float) -> None:
         super().__init__(parts)
         self.threshold = threshold
 
-    def hearing(
+    def of_pair(
         self, weights: Weights, inputs: int, outputs: int, correlation: Correlation | None, pair: tuple[str, str]
-    ) -> LazyInfluence:
+    ) -> "LazyInfluence":
         assert correlation is not None, "a gated influence needs a correlation tower"
         gate = correlation.probability[pair] >= self.threshold
-        return replace(self.ear(weights, inputs, outputs, None), open=gate)
+        return replace(self.lazy(weights, inputs, outputs), gate=gate)
 
 
 class ConcatenatedInfluence(Influence):
-    """F of the weights and of what the tower says, concatenated (CM-C, section 2.5)."""
+    """F of the weights and of the tower's output, concatenated (CM-C, section 2.5)."""
 
-    def __init__(self, parts: Parts, told: Told, context: int) -> None:
+    def __init__(self, parts: Parts, kind: Context, context: int) -> None:
         super().__init__(parts, context)
-        self.told = told
+        self.kind = kind
 
-    def hearing(
+    def of_pair(
         self, weights: Weights, inputs: int, outputs: int, correlation: Correlation | None, pair: tuple[str, str]
-    ) -> LazyInfluence:
+    ) -> "LazyInfluence":
         assert correlation is not None, "a concatenated influence needs a correlation tower"
-        return self.ear(weights, inputs, outputs, correlation.told(pair, self.told))
-
-
-class Influences:
-    """Everything one modality hears of the others, computed when and for the clips it is asked for.
-
-    Deferred, because a Transformer's logits are too large to hold for a whole batch.
-    """
-
-    def __init__(self, hearings: Sequence[LazyInfluence]) -> None:
-        self.hearings = hearings
-
-    def listeners(self, batch: int, device: torch.device) -> Bool[Tensor, "batch"]:
-        """The clips in which anything is heard at all."""
-        listening = torch.zeros(batch, dtype=torch.bool, device=device)
-        for hearing in self.hearings:
-            listening |= True if hearing.open is None else hearing.open
-        return listening
-
-    def added_to(self, weights: Tensor) -> Tensor:
-        """``weights`` plus the sum of F over all others; unchanged where gates are shut."""
-        for hearing in self.hearings:
-            weights = weights + hearing.heard()
-        return weights
-
-    def __getitem__(self, clips: Tensor) -> "Influences":
-        """What is heard in the clips of an index."""
-        return Influences([hearing[clips] for hearing in self.hearings])
+        return self.lazy(weights, inputs, outputs, correlation.context(pair, self.kind))
 
 
 class InputConditioning(nn.Module):
     """The second reading of CM-C: the correlation concatenated with a modality's own input of the layer.
 
-    What a concatenation adds to any linear map of the features is a linear map of the correlation, so that is added to
-    the features, and their size stays.
+    A linear map of a concatenation is a sum of two maps, so a linear map of the correlation is added to the features,
+    and their size stays.
     """
 
-    def __init__(self, size: int, told: Told, context: int) -> None:
+    def __init__(self, size: int, kind: Context, context: int) -> None:
         super().__init__()
-        self.told = told
+        self.kind = kind
         self.map = nn.Linear(context, size, bias=False)
 
     def forward(self, correlation: Correlation, pair: tuple[str, str]) -> Float[Tensor, "batch 1 feature"]:
-        told: Tensor = self.map(correlation.told(pair, self.told))
-        return told.unsqueeze(1)
+        mapped: Tensor = self.map(correlation.context(pair, self.kind))
+        return mapped.unsqueeze(1)
+
+
+# --- F of a batch, not yet computed -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LazyInfluence:
+    """F of one modality's weights in a batch, not yet computed."""
+
+    weights: Weights
+    layers: Sequence[tuple[Tensor, Tensor]]
+    """F's matrices and biases."""
+    context: Float[Tensor, "batch ... width"] | None
+    """Added to the first bias (CM-C)."""
+    gate: Bool[Tensor, "batch"] | None = None
+    """The clips in which F is added; None: all of them."""
+
+    def compute(self) -> Float[Tensor, "batch ... outputs"]:
+        """F of the weights; zeros in the clips whose gate is shut."""
+        value: Weights = self.weights
+        for i, (matrix, bias) in enumerate(self.layers):
+            value = value @ matrix + (bias if i or self.context is None else bias + self.context)
+            # In place: nothing else holds the sum.
+            value = value.relu_() if i < len(self.layers) - 1 or len(self.layers) == 1 else value
+        assert isinstance(value, Tensor)
+        if self.gate is None:
+            return value
+        return torch.where(self.gate.view(-1, *(1,) * (value.ndim - 1)), value, 0.0)
+
+    def __getitem__(self, clips: Tensor) -> "LazyInfluence":
+        """The same for the clips of an index, without a gate if it is open in all of them."""
+        context = None if self.context is None else self.context[clips]
+        gate = None if self.gate is None or self.gate[clips].all() else self.gate[clips]
+        return replace(self, weights=self.weights[clips], context=context, gate=gate)
+
+
+class Influences:
+    """All influences on one modality, computed when and for the clips they are asked for.
+
+    Deferred, because a Transformer's logits are too large to hold for a whole batch.
+    """
+
+    def __init__(self, parts: Sequence[LazyInfluence]) -> None:
+        self.parts = parts
+
+    def open_clips(self, batch: int, device: torch.device) -> Bool[Tensor, "batch"]:
+        """The clips in which there is any influence."""
+        clips = torch.zeros(batch, dtype=torch.bool, device=device)
+        for part in self.parts:
+            clips |= True if part.gate is None else part.gate
+        return clips
+
+    def added_to(self, weights: Tensor) -> Tensor:
+        """``weights`` plus the sum of F over all other modalities; unchanged where gates are shut."""
+        for part in self.parts:
+            weights = weights + part.compute()
+        return weights
+
+    def __getitem__(self, clips: Tensor) -> "Influences":
+        """The influences in the clips of an index."""
+        return Influences([part[clips] for part in self.parts])
+
+
+# --- fusions, as plain data -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Early:
-    """E: features joined per step, then one tower."""
+class Fusion:
+    """How a recipe's modalities meet, as plain data; a layer asks it for the influence between each two modalities.
 
-    joined: ClassVar[bool] = True
-    tower: ClassVar[bool] = False
-    itself: ClassVar[bool] = False
+    A subclass states in its class attributes what the rest of the package has to know of it.
+    """
+
+    label: ClassVar[str] = ""
+    """For tables: one or two words."""
+    joined: ClassVar[bool] = False
+    """Whether the features of all modalities become one track."""
+    needs_tower: ClassVar[bool] = False
+    """Whether it reads a trained correlation tower."""
+    has_influence: ClassVar[bool] = False
+    """Whether it has an F, whose size can be searched for."""
+    self_influence: ClassVar[bool] = False
     """Whether F reads the modality's own weights instead of the others'."""
+    may_be_idle: ClassVar[bool] = False
+    """Whether a batch may leave some of its parameters without a gradient."""
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
-        """Nobody hears anybody."""
+        """F from the weights along ``source`` to those along ``target``; None: there is no influence.
+
+        Args:
+            context: how many numbers the tower gives for a pair of modalities, see `context_size`.
+        """
         return None
 
     def conditioning(self, size: int, context: int) -> InputConditioning | None:
-        """Nor is anything told to a layer's input."""
+        """The conditioning of a layer's input of ``size`` features on the tower's output; None: there is none."""
         return None
 
-    def context(self, agreement: int) -> int:
-        """How many numbers of the tower, whose agreements have this size, come in."""
+    def context_size(self, agreement: int) -> int:
+        """How many numbers of a tower's output are read for a pair of modalities; its agreements have this size."""
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Late(Early):
-    """L: one tower per modality, outputs joined in a deep network."""
+class Early(Fusion):
+    """E: features joined per step, then one tower."""
 
-    joined: ClassVar[bool] = False
+    label: ClassVar[str] = "early"
+    joined: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossModal(Late):
+class Late(Fusion):
+    """L: one tower per modality, outputs joined in a deep network."""
+
+    label: ClassVar[str] = "late"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossModal(Fusion):
     """CM: late, with F between the towers' weights.
 
     Args:
         hidden: widths of F's hidden layers; none: one ReLU-linear map. With ``reach`` only their number counts.
-        start: see `Influence`.
-        reach: hear this many seconds to either side. Along steps F then is tied to no length; where weights compete at
-            each step (NetVLAD), F without a reach hears the other's same step alone.
+        start: ``zero``: F begins near zero; ``identity``: F begins as the other modality's own weights.
+        reach: F reads this many seconds to either side. Along steps F then is tied to no length; where weights compete
+            at each step (NetVLAD), F without a reach reads the other modality's same step alone.
     """
 
+    label: ClassVar[str] = "cross-modal"
+    has_influence: ClassVar[bool] = True
     hidden: tuple[int, ...] = ()
     start: Start = "zero"
-    reach: int | None = None
+    reach: int | None = bounded(None, 0, MANY)
 
     def parts(self, source: Axis, target: Axis) -> Parts:
+        """The parts of F between two axes."""
         maps: list[AxisMap]
         if self.reach is not None and source.steps:
             maps = [RelativeMap(self.reach, source.heads) for _ in range(len(self.hidden) + 1)]
@@ -406,17 +467,24 @@ class CrossModal(Late):
 
 @dataclass(frozen=True, kw_only=True)
 class SelfModal(CrossModal):
-    """CM whose modalities each hear themselves: all that F brings, and nothing of another modality."""
+    """CM with F of each modality's own weights: all that F brings, and nothing of another modality."""
 
-    itself: ClassVar[bool] = True
+    label: ClassVar[str] = "self-influence"
+    self_influence: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gated(CrossModal):
-    """CM-G: F is heard where the tower's probability is at least ``threshold``."""
+    """CM-G: F is added where the tower's probability is at least ``threshold``.
 
-    tower: ClassVar[bool] = True
-    threshold: float = 0.5
+    Args:
+        threshold: a probability.
+    """
+
+    label: ClassVar[str] = "gated"
+    needs_tower: ClassVar[bool] = True
+    may_be_idle: ClassVar[bool] = True
+    threshold: float = bounded(0.5, 0, 1)
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
         return GatedInfluence(self.parts(source, target), self.threshold)
@@ -424,28 +492,34 @@ class Gated(CrossModal):
 
 @dataclass(frozen=True, kw_only=True)
 class Concatenated(CrossModal):
-    """CM-C: what the tower says is one more input, of F (``into="influence"``) or of the layer (``into="input"``)."""
+    """CM-C: the tower's output is one more input, of F (``into="influence"``) or of the layer (``into="input"``).
 
-    tower: ClassVar[bool] = True
-    told: Told = "probability"
+    Args:
+        context: the part of the tower's output: its ``probability``, or the ``agreement`` that it is computed from.
+        into: what the context is concatenated with.
+    """
+
+    label: ClassVar[str] = "concatenated"
+    needs_tower: ClassVar[bool] = True
+    context: Context = "probability"
     into: Literal["influence", "input"] = "influence"
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
         parts = self.parts(source, target)
-        return Influence(parts) if self.into == "input" else ConcatenatedInfluence(parts, self.told, context)
+        return Influence(parts) if self.into == "input" else ConcatenatedInfluence(parts, self.context, context)
 
     def conditioning(self, size: int, context: int) -> InputConditioning | None:
-        return InputConditioning(size, self.told, context) if self.into == "input" else None
+        return InputConditioning(size, self.context, context) if self.into == "input" else None
 
-    def context(self, agreement: int) -> int:
-        return 1 if self.told == "probability" else agreement
+    def context_size(self, agreement: int) -> int:
+        return 1 if self.context == "probability" else agreement
 
 
-Fusion = Early | Late | CrossModal | SelfModal | Gated | Concatenated
+# --- attention modules and layers -------------------------------------------------------------------------------------
 
 
 class AttentionMaps(NamedTuple):
-    """One modality's weights in one layer, for people to look at. The last axis is the one they compete over."""
+    """One modality's weights in one layer, for pictures. The last axis is the one they compete over."""
 
     before: Float[Tensor, "batch ... competitor"]
     influence: Float[Tensor, "batch ... competitor"]
@@ -453,7 +527,7 @@ class AttentionMaps(NamedTuple):
 
 
 class AttentionModule(nn.Module):
-    """One modality's part of a layer."""
+    """One modality's part of a layer: its weights, and the features aggregated by them."""
 
     inputs: int
     """Features of the track that goes in."""
@@ -463,24 +537,24 @@ class AttentionModule(nn.Module):
     row: ClassVar[str] = "row"
     """The name of one row of weights, for pictures: a cluster, an attention unit, a head."""
     influence_label: ClassVar[str] = "influence"
-    """What F is added to, for pictures."""
+    """The title of F's contribution, for pictures."""
 
     def weights(self, track: Track) -> Weights:
-        """The weights, zero where the track has no step, so that padding cannot be heard."""
+        """The weights, zero where the track has no step, so that padding influences nothing."""
         raise NotImplementedError
 
     def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
-        """The track combined by its weights and what it heard; of one step, where the layer sums the steps up."""
+        """The track combined by its weights and the influence on them; of one step, where the layer sums the steps."""
         raise NotImplementedError
 
     def attention_maps(self, track: Track, weights: Weights, influence: Influences) -> AttentionMaps:
-        """The weights before and after hearing, which ``aggregate`` need not form as a whole."""
+        """The weights before and after the influence, which ``aggregate`` need not form as a whole."""
         raise NotImplementedError
 
     def time_profile(
         self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
     ) -> Float[Tensor, "row step"]:
-        """One clip's weights, as `show` gives them, with time along the last axis, for a picture.
+        """One clip's weights, a part of `attention_maps`, with time along the last axis, for a picture.
 
         Args:
             present: the steps that the clip has.
@@ -489,26 +563,26 @@ class AttentionModule(nn.Module):
 
 
 class Layer(nn.Module):
-    """What a trunk is made of."""
+    """One layer of a trunk: tracks of all modalities to tracks of all modalities."""
 
     def forward(
         self, tracks: Tracks, correlation: Correlation | None, return_attention: bool = False
     ) -> tuple[Tracks, dict[str, AttentionMaps]]:
-        """The combined tracks and, if asked to ``return_attention`` them, the weights by modality."""
+        """The combined tracks and, with ``return_attention``, the weights by modality."""
         raise NotImplementedError
 
     def attention(self, name: str) -> AttentionModule:
-        """Whose weights are shown for a modality."""
+        """The module whose weights are drawn for a modality."""
         raise NotImplementedError
 
 
 class CrossModalLayer(Layer):
-    """Weigh, hear, combine: one layer of section 2, for any number of modalities, each hearing all others.
+    """One layer of section 2, for any number of modalities, each influenced by all others.
 
     Args:
-        weighers: by modality.
-        fusion: what they hear of each other.
-        context: how many numbers the tower tells of a pair of modalities (CM-C).
+        attention_modules: by modality.
+        fusion: makes the influence between each two modalities.
+        context: how many numbers the tower gives for a pair of modalities (CM-C).
     """
 
     def __init__(self, attention_modules: Mapping[str, AttentionModule], fusion: Fusion, context: int = 0) -> None:
@@ -517,7 +591,7 @@ class CrossModalLayer(Layer):
         influences: dict[str, Influence] = {}
         conditionings: dict[str, InputConditioning] = {}
         for source, target in (
-            (s, t) for s in attention_modules for t in attention_modules if (s == t) == fusion.itself
+            (s, t) for s in attention_modules for t in attention_modules if (s == t) == fusion.self_influence
         ):
             if influence := fusion.influence(attention_modules[source].axis, attention_modules[target].axis, context):
                 influences[_key(source, target)] = influence
@@ -529,24 +603,23 @@ class CrossModalLayer(Layer):
     def forward(
         self, tracks: Tracks, correlation: Correlation | None, return_attention: bool = False
     ) -> tuple[Tracks, dict[str, AttentionMaps]]:
-        attention_modules: Mapping[str, AttentionModule] = self.attention_modules  # type: ignore[assignment]
-        tracks = {name: self._tell(name, track, correlation) for name, track in tracks.items()}
-        weights = {name: attention_modules[name].weights(track) for name, track in tracks.items()}
-        heard = {name: self._hear(name, tracks, weights, correlation) for name in tracks}
+        modules: Mapping[str, AttentionModule] = self.attention_modules  # type: ignore[assignment]
+        tracks = {name: self._conditioned(name, track, correlation) for name, track in tracks.items()}
+        weights = {name: modules[name].weights(track) for name, track in tracks.items()}
+        influences = {name: self._influences(name, tracks, weights, correlation) for name in tracks}
         combined = {
-            name: attention_modules[name].aggregate(track, weights[name], heard[name]) for name, track in tracks.items()
+            name: modules[name].aggregate(track, weights[name], influences[name]) for name, track in tracks.items()
         }
         if not return_attention:
             return combined, {}
         return combined, {
-            name: attention_modules[name].attention_maps(track, weights[name], heard[name])
-            for name, track in tracks.items()
+            name: modules[name].attention_maps(track, weights[name], influences[name]) for name, track in tracks.items()
         }
 
     def attention(self, name: str) -> AttentionModule:
         return self.attention_modules[name]  # type: ignore[return-value]
 
-    def _tell(self, target: str, track: Track, correlation: Correlation | None) -> Track:
+    def _conditioned(self, target: str, track: Track, correlation: Correlation | None) -> Track:
         features = track.features
         for source in self.attention_modules:
             if (key := _key(source, target)) in self.conditionings:
@@ -554,27 +627,19 @@ class CrossModalLayer(Layer):
                 features = features + self.conditionings[key](correlation, pair(source, target))
         return Track(features, track.mask)
 
-    def _hear(
+    def _influences(
         self, target: str, tracks: Tracks, weights: Mapping[str, Weights], correlation: Correlation | None
     ) -> Influences:
         axes: Mapping[str, Axis] = {name: self.attention_modules[name].axis for name in tracks}  # type: ignore[misc]
         entries = {name: tracks[name].mask.shape[1] if axis.steps else axis.size for name, axis in axes.items()}
-        hearings = []
+        parts = []
         for source in tracks:
             if (key := _key(source, target)) in self.influences:
                 influence: Influence = self.influences[key]  # type: ignore[assignment]
-                hearings.append(
-                    influence.hearing(
-                        weights[source], entries[source], entries[target], correlation, pair(source, target)
-                    )
-                )
-        return Influences(hearings)
+                sizes = entries[source], entries[target]
+                parts.append(influence.of_pair(weights[source], *sizes, correlation, pair(source, target)))
+        return Influences(parts)
 
 
 def _key(source: str, target: str) -> str:
     return f"{source}_to_{target}"
-
-
-def pair(one: str, other: str) -> tuple[str, str]:
-    """How the tower names two modalities: in alphabetical order."""
-    return (min(one, other), max(one, other))

@@ -9,13 +9,17 @@ would cancel the assignments altogether.
 """
 
 import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from counterpoint.data.tracks import Track
-from counterpoint.models.fusion import AttentionMaps, AttentionModule, Axis, Influences, Weights
+from counterpoint.fields import by_modality
+from counterpoint.models.family import AttentionFamily, multiple
+from counterpoint.models.fusion import JOINED, AttentionMaps, AttentionModule, Axis, Influences, Weights
 
 
 class Descriptor(nn.Module):
@@ -58,7 +62,7 @@ class NetVLAD(AttentionModule):
 
     def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
         assert isinstance(weights, Tensor)
-        # Masked again: what is heard does not know where this track ends.
+        # Masked again: the influence goes on where this track has no steps.
         assigned = (influence.added_to(weights) * track.mask.unsqueeze(-1)).mT
         described = assigned @ track.features
         # In the product's precision: a descriptor is the largest tensor of the model, and promoting it costs the most.
@@ -75,3 +79,27 @@ class NetVLAD(AttentionModule):
     ) -> Float[Tensor, "row step"]:
         """Clusters by step."""
         return weights.mT
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetVLADFamily(AttentionFamily):
+    """NetVLAD with the paper's cluster numbers (section 4.2).
+
+    Args:
+        clusters: by modality; a modality that is not named has 64.
+        hidden: features of one modality's mapped descriptor.
+    """
+
+    label: ClassVar[str] = "NetVLAD"
+    prefix: ClassVar[str] = "nv"
+    clusters: dict[str, int] = by_modality({"video": 128, "audio": 64, JOINED: 128})
+    hidden: int = 128
+
+    def reader(self, name: str, inputs: int) -> tuple[nn.Module, int]:
+        return nn.Identity(), inputs
+
+    def attention(self, name: str, inputs: int, max_steps: int) -> AttentionModule:
+        return NetVLAD(inputs, self.clusters.get(name, 64), self.hidden)
+
+    def scaled(self, factor: float) -> "NetVLADFamily":
+        return replace(self, hidden=multiple(self.hidden * factor))

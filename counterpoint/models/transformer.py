@@ -5,12 +5,12 @@
 ``S'`` are the other modality's logits and each head has its own F. The printed equation drops ``1/sqrt(d)`` and mixes
 the indices of W^K; this is the standard scaled form with each modality's own W^K.
 
-The logits of a whole batch are never held: clips that hear take `counterpoint.models.influenced_attention`, others PyTorch's fused
-attention.
+The logits of a whole batch are never held: clips with an influence take `counterpoint.models.influenced_attention`,
+others PyTorch's fused attention.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -21,14 +21,16 @@ from torch import Tensor, nn
 
 from counterpoint.data.tracks import Track, masked_softmax
 from counterpoint.errors import Error
-from counterpoint.models.fusion import AttentionMaps, AttentionModule, Axis, Influences, LazyInfluence, Weights
+from counterpoint.fields import bounded, by_modality
+from counterpoint.models.family import AttentionFamily, multiple
+from counterpoint.models.fusion import JOINED, AttentionMaps, AttentionModule, Axis, Influences, LazyInfluence, Weights
 from counterpoint.models.influenced_attention import CHUNK_LOGITS as CHUNK_LOGITS
-from counterpoint.models.influenced_attention import LogitInfluence, listen
+from counterpoint.models.influenced_attention import LogitInfluence, influenced_attention
 
 
 @dataclass(frozen=True)
 class Logits:
-    """``queries keys^T``, not multiplied out: like the tensor in what `Weights` asks for."""
+    """``queries keys^T``, not multiplied out; multiplies and selects clips as `Weights` asks."""
 
     queries: Float[Tensor, "batch head query channel"]
     keys: Float[Tensor, "batch head key channel"]
@@ -42,7 +44,7 @@ class Logits:
 
     @cached_property
     def rows(self) -> tuple[Float[Tensor, "row query channel"], Float[Tensor, "row key channel"]]:
-        """The heads of all clips one after the other, copied once for all who read them."""
+        """The heads of all clips one after the other, copied once for all that read them."""
         return self.queries.flatten(0, 1), self.keys.flatten(0, 1)
 
     def formed(self) -> Float[Tensor, "batch head query key"]:
@@ -50,7 +52,7 @@ class Logits:
 
 
 class Projection(nn.Module):
-    """Reads a track for a Transformer: a linear map of each step and where in time it is (sines, section 3.5 there)."""
+    """Reads a track for a Transformer: a linear map of each step, plus its position in time (sines, section 3.5)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ def positions(steps: int, size: int) -> Float[Tensor, "step feature"]:
 
 
 class TransformerBlock(AttentionModule):
-    """One modality's block: attention that hears, then two feed-forward maps, each normalized before (pre-LN)."""
+    """One modality's block: influenced attention, then two feed-forward maps, each normalized before (pre-LN)."""
 
     row = "head"
     influence_label = "influence (on the logits)"
@@ -97,7 +99,7 @@ class TransformerBlock(AttentionModule):
         self.dropout = nn.Dropout(dropout)
 
     def weights(self, track: Track) -> Logits:
-        # Zero at padding: what another modality's F makes of these logits must not depend on it.
+        # Zero at padding: another modality's F of these logits must not depend on it.
         mapped = self.query_key(self.norm(track.features)) * track.mask.unsqueeze(-1)
         queries, keys = self._heads(mapped).chunk(2, dim=1)
         return Logits(queries / math.sqrt(queries.shape[-1]), keys)
@@ -114,16 +116,16 @@ class TransformerBlock(AttentionModule):
     def finish(
         self, features: Float[Tensor, "batch query feature"], attended: Float[Tensor, "batch head query channel"]
     ) -> Float[Tensor, "batch query feature"]:
-        """What the block makes of the steps that asked and of what attention told them."""
+        """The rest of the block: the queries' features and the attended values to the block's output."""
         features = features + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
-        told: Tensor = self.dropout(self.feed_forward(features))
-        return features + told
+        fed_forward: Tensor = self.dropout(self.feed_forward(features))
+        return features + fed_forward
 
     def attention_maps(self, track: Track, weights: Weights, influence: Influences) -> AttentionMaps:
         assert isinstance(weights, Logits)
         logits, mask = weights.formed(), track.mask[:, None, None, :]
-        listening = influence.added_to(logits)
-        return AttentionMaps(masked_softmax(logits, mask), listening - logits, masked_softmax(listening, mask))
+        influenced = influence.added_to(logits)
+        return AttentionMaps(masked_softmax(logits, mask), influenced - logits, masked_softmax(influenced, mask))
 
     def time_profile(
         self, weights: Float[Tensor, "... competitor"], present: Bool[Tensor, "step"]
@@ -142,29 +144,30 @@ def attend(
     mask: Bool[Tensor, "batch key"],
     influence: Influences,
 ) -> Float[Tensor, "batch head query channel"]:
-    """Attention whose logits hear; ``values`` are zero where ``mask`` is False."""
+    """Attention whose logits may be influenced; ``values`` are zero where ``mask`` is False."""
     # A finite floor: a clip without any step attends evenly to zero values, which gives zeros and not NaN.
     floor = torch.zeros(mask.shape, dtype=values.dtype, device=mask.device)
     floor = floor.masked_fill_(~mask, torch.finfo(values.dtype).min)[:, None, None, :]
-    listening = influence.listeners(len(mask), mask.device)
-    if not listening.any():
-        return _fused(logits, values, floor)
-    if listening.all():
-        return _listening(logits, values, floor, influence)
-    shut, open_ = (~listening).nonzero().squeeze(1), listening.nonzero().squeeze(1)
+    influenced = influence.open_clips(len(mask), mask.device)
+    if not influenced.any():
+        return _plain(logits, values, floor)
+    if influenced.all():
+        return _influenced(logits, values, floor, influence)
+    shut, open_ = (~influenced).nonzero().squeeze(1), influenced.nonzero().squeeze(1)
     parts = [
-        _fused(logits[shut], values[shut], floor[shut]),
-        _listening(logits[open_], values[open_], floor[open_], influence[open_]),
+        _plain(logits[shut], values[shut], floor[shut]),
+        _influenced(logits[open_], values[open_], floor[open_], influence[open_]),
     ]
     return torch.cat(parts)[torch.cat([shut, open_]).argsort()]
 
 
-def _fused(logits: Logits, values: Tensor, floor: Tensor) -> Tensor:
-    given = (logits.queries, logits.keys, values, floor)
+def _plain(logits: Logits, values: Tensor, floor: Tensor) -> Tensor:
+    """PyTorch's fused attention."""
+    tensors = (logits.queries, logits.keys, values, floor)
     if torch.is_grad_enabled() and _slow_in_half(values):
-        given = tuple(tensor.float() for tensor in given)  # type: ignore[assignment]
+        tensors = tuple(tensor.float() for tensor in tensors)  # type: ignore[assignment]
     with torch.autocast(values.device.type, enabled=False):
-        attended = functional.scaled_dot_product_attention(*given, scale=1.0)
+        attended = functional.scaled_dot_product_attention(*tensors, scale=1.0)
     return attended.to(values)
 
 
@@ -174,27 +177,61 @@ def _slow_in_half(values: Tensor) -> bool:
     return values.is_cpu and values.dtype.itemsize < 4 and (steps < 192 or channels < 64)
 
 
-def _listening(logits: Logits, values: Tensor, floor: Tensor, influence: Influences) -> Tensor:
+def _influenced(logits: Logits, values: Tensor, floor: Tensor, influence: Influences) -> Tensor:
     clips, heads, steps, _ = logits.queries.shape
-    attended = listen(
+    attended = influenced_attention(
         *logits.rows,
         values.flatten(0, 1),
         floor.expand(-1, heads, -1, -1).flatten(0, 1),
-        [_ear(hearing, clips, heads) for hearing in influence.hearings],
+        [_by_row(part, clips, heads) for part in influence.parts],
     )
     return attended.view(clips, heads, steps, -1)
 
 
-def _ear(hearing: LazyInfluence, clips: int, heads: int) -> LogitInfluence:
-    assert isinstance(hearing.weights, Logits)
-    queries, keys = hearing.weights.rows
+def _by_row(influence: LazyInfluence, clips: int, heads: int) -> LogitInfluence:
+    assert isinstance(influence.weights, Logits)
+    queries, keys = influence.weights.rows
     # In the logits' precision, with an axis of heads also where there is one head, and with a bias for every entry also
     # where a relative map has one for all.
     first, *others = (
         (matrix.to(keys).expand(heads, -1, -1), bias.to(keys).expand(heads, 1, matrix.shape[-1]))
-        for matrix, bias in hearing.layers
+        for matrix, bias in influence.layers
     )
-    bias = first[1] if hearing.told is None else first[1] + hearing.told.to(keys)
+    bias = first[1] if influence.context is None else first[1] + influence.context.to(keys)
     bias = bias.expand(clips, -1, -1, -1).flatten(0, 1)
-    gate = None if hearing.open is None else hearing.open.repeat_interleave(heads).view(-1, 1, 1)
+    gate = None if influence.gate is None else influence.gate.repeat_interleave(heads).view(-1, 1, 1)
     return LogitInfluence(queries, keys, bias, [first[0], *(tensor for layer in others for tensor in layer)], gate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerFamily(AttentionFamily):
+    """Transformer blocks over the steps.
+
+    Args:
+        widths: features by modality, a multiple of ``heads``; a modality that is not named has 128.
+        heads: of each layer's attention; each has its own F.
+        layers: blocks one after the other, each with its own F.
+        dropout: the share of features that a block drops in training.
+    """
+
+    label: ClassVar[str] = "Transformer"
+    prefix: ClassVar[str] = "tm"
+    widths: dict[str, int] = by_modality({"video": 512, "audio": 128, JOINED: 640})
+    heads: int = 8
+    layers: int = bounded(1, 1, 1000)
+    dropout: float = bounded(0.1, 0, 1)
+
+    @property
+    def depth(self) -> int:
+        return self.layers
+
+    def reader(self, name: str, inputs: int) -> tuple[nn.Module, int]:
+        width = self.widths.get(name, 128)
+        return Projection(inputs, width), width
+
+    def attention(self, name: str, inputs: int, max_steps: int) -> AttentionModule:
+        return TransformerBlock(inputs, self.heads, max_steps, self.dropout)
+
+    def scaled(self, factor: float) -> "TransformerFamily":
+        widths = {name: multiple(width * factor, self.heads) for name, width in self.widths.items()}
+        return replace(self, widths=widths)

@@ -1,4 +1,4 @@
-"""What the API answers, as it goes over the wire; the OpenAPI document and the page are made of these."""
+"""The answers of the API as JSON models; the OpenAPI document is made from them."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,13 +15,13 @@ class _Answer(BaseModel):
 
 
 class Problem(_Answer):
-    """Why something could not be done: the body of every answer from 400 on."""
+    """A refusal: the body of every response with a status of 400 or more."""
 
     detail: Annotated[str, Field(description="one line", examples=["holiday.mp4: not a video file that can be read"])]
 
 
 class Features(_Answer):
-    """Which features the model reads; others are refused."""
+    """The features that the model reads; others are refused."""
 
     encoder: Annotated[str, Field(examples=["lite-30eb25fa"])]
     sizes: Annotated[
@@ -31,7 +31,7 @@ class Features(_Answer):
 
 
 class Identity(_Answer):
-    """What an answer was made by; all of it is the same for all answers of one server."""
+    """The run and model of an answer, the same for all answers of one server."""
 
     run: Annotated[str, Field(description="the run folder's name", examples=["films-nv-cm"])]
     recipe: Annotated[str, Field(examples=["nv-cm"])]
@@ -41,7 +41,7 @@ class Identity(_Answer):
 
 
 class Category(_Answer):
-    """A category and how probable it is."""
+    """A category with its probability."""
 
     id: Annotated[str, Field(examples=["food/dessert"])]
     name: Annotated[str, Field(examples=["Dessert"])]
@@ -53,23 +53,21 @@ class Category(_Answer):
 
 
 class Answer(_Answer):
-    """What a clip is."""
+    """The categories of a clip."""
 
-    job: Annotated[
-        str, Field(description="the id under which the explanation can be had", examples=["Zm9vYmFyYmF6cXV4"])
-    ]
+    job: Annotated[str, Field(description="the id that the explanation is read by", examples=["Zm9vYmFyYmF6cXV4"])]
     name: Annotated[
         str, Field(description="the file's, or the clip's id in a feature record", examples=["holiday.mp4"])
     ]
     kind: Literal["video", "features"]
-    seconds: Annotated[int, Field(ge=0, description="that the model has seen or heard", examples=[42])]
+    seconds: Annotated[int, Field(ge=0, description="the length that the model has read", examples=[42])]
     modalities: Annotated[list[str], Field(description="that the clip has", examples=[["audio", "video"]])]
     notes: Annotated[
-        list[str], Field(description="what was amiss with the file, in a few words", examples=[["damaged packets: 3"]])
+        list[str], Field(description="faults of the file, in a few words", examples=[["damaged packets: 3"]])
     ]
     categories: Annotated[
         list[Category],
-        Field(description="the most probable first; a category's ancestors always stand before it"),
+        Field(description="the most probable first; a category's ancestors always come before it"),
     ]
     correlation: Annotated[
         dict[str, float],
@@ -90,11 +88,11 @@ class Job(_Answer):
     state: Literal["running", "done", "failed"]
     stage: Literal["waiting", "decoding", "categorizing", "finished"]
     fraction: Annotated[float, Field(ge=0, le=1, description="of the whole", examples=[0.4])]
-    answer: Annotated[Answer | None, Field(description="where it is done")] = None
+    answer: Annotated[Answer | None, Field(description="of a job that is done")] = None
     status: Annotated[int | None, Field(description="the HTTP status of a failure", examples=[422])] = None
     detail: Annotated[
         str | None,
-        Field(description="why it failed, in one line", examples=["holiday.mp4: lasts 612 s; 300 s at most"]),
+        Field(description="the reason of a failure, in one line", examples=["holiday.mp4: lasts 612 s; 300 s at most"]),
     ] = None
 
 
@@ -112,7 +110,7 @@ class Example(_Answer):
     kind: Literal["video", "features"]
     media: Annotated[
         str | None,
-        Field(description="where the video file is", examples=["/v1/examples/Zm9vYmFyYmF6cXV4/media"]),
+        Field(description="the path of the video file", examples=["/v1/examples/Zm9vYmFyYmF6cXV4/media"]),
     ]
     thumbnail: Annotated[str | None, Field(description="a data: URI", examples=["data:image/jpeg;base64,/9j/4AAQ"])]
 
@@ -123,11 +121,11 @@ class Examples(_Answer):
     examples: list[Example]
 
 
-# --- why --------------------------------------------------------------------------------------------------------------
+# --- explanations -----------------------------------------------------------------------------------------------------
 
 
 class Weights(_Answer):
-    """Rows (the strongest clusters, attention units or heads) by second."""
+    """The strongest rows (clusters, attention units or heads) by second."""
 
     before: list[list[float]]
     influence: list[list[float]]
@@ -135,10 +133,12 @@ class Weights(_Answer):
 
 
 class Timeline(_Answer):
-    """One modality's weights in the last layer. The lists have an entry a second."""
+    """One modality's weights in the last layer. The lists have one entry for each second."""
 
-    row: Annotated[str, Field(description="what a row is: cluster, attention unit or head", examples=["cluster"])]
-    present: Annotated[list[bool], Field(description="which seconds the modality has", examples=[[True, True]])]
+    row: Annotated[str, Field(description="the name of a row: cluster, attention unit or head", examples=["cluster"])]
+    present: Annotated[
+        list[bool], Field(description="whether the modality is present, by second", examples=[[True, True]])
+    ]
     before: Annotated[
         list[float], Field(description="the size of the weights before influence", examples=[[0.31, 0.29]])
     ]
@@ -146,23 +146,23 @@ class Timeline(_Answer):
         list[float], Field(description="the size of the other modality's influence", examples=[[0.02, 0.33]])
     ]
     after: Annotated[list[float], Field(description="the size of the weights after influence", examples=[[0.32, 0.55]])]
-    numbers: Annotated[list[int], Field(description="which rows `rows` holds", examples=[[0, 3]])]
+    numbers: Annotated[list[int], Field(description="the numbers of the rows in `rows`", examples=[[0, 3]])]
     rows: Weights
 
 
 class Attended(_Answer):
-    """A second that the model attends to most."""
+    """One of the most attended seconds."""
 
     second: Second
     modality: Modality
-    share: Annotated[float, Field(ge=0, le=1, description="of the most attended second's weight", examples=[1.0])]
+    share: Annotated[float, Field(ge=0, le=1, description="its weight as a share of the largest", examples=[1.0])]
     thumbnail: Annotated[
         str | None, Field(description="the frame as a data: URI", examples=["data:image/jpeg;base64,/9j/4AAQ"])
     ]
 
 
 class Change(_Answer):
-    """What becomes of the answer if one modality is taken away, or taken from another clip."""
+    """The change of the answer when one modality is dropped, or swapped for another clip's."""
 
     what: Literal["without", "swapped"]
     modality: Modality
@@ -177,21 +177,21 @@ class Change(_Answer):
 
 
 class Explanation(_Answer):
-    """Why a clip was categorized as it was."""
+    """The explanation of an answer."""
 
     job: Annotated[str, Field(examples=["Zm9vYmFyYmF6cXV4"])]
     name: Annotated[str, Field(examples=["holiday.mp4"])]
-    categories: Annotated[list[Category], Field(description="those that `changes` are about")]
+    categories: Annotated[list[Category], Field(description="the categories whose changes `changes` gives")]
     changes: list[Change]
     correlation: Annotated[dict[str, float], Field(examples=[{"audio and video": 0.97}])]
     per_second: Annotated[
         dict[str, list[float | None]],
         Field(
-            description="the same for each second alone; none where one of the two is missing",
+            description="the correlation of each second; null where one of the two modalities is missing",
             examples=[{"audio and video": [0.9, None, 0.7]}],
         ),
     ]
-    timelines: Annotated[dict[str, Timeline], Field(description="by modality; early fusion has one for all: `joined`")]
+    timelines: Annotated[dict[str, Timeline], Field(description="by modality; early fusion has one timeline, `joined`")]
     attended: Annotated[list[Attended], Field(description="the most attended seconds of each modality")]
 
 
@@ -199,7 +199,7 @@ class Explanation(_Answer):
 
 
 class Node(_Answer):
-    """A category and those below it."""
+    """A category and its descendants."""
 
     id: Annotated[str, Field(examples=["food"])]
     name: Annotated[str, Field(examples=["Food"])]
@@ -219,24 +219,24 @@ class Tree(_Answer):
 
 
 class About(_Answer):
-    """What this server is and what it takes."""
+    """The server's run and limits."""
 
     version: Annotated[str, Field(examples=["0.1.0"])]
     made_by: Identity
-    tower: Annotated[bool, Field(description="whether the model tells if sound and picture belong together")]
-    videos: Annotated[bool, Field(description="whether it takes video files, or feature records alone")]
+    tower: Annotated[bool, Field(description="whether the model has a correlation tower")]
+    videos: Annotated[bool, Field(description="whether the server takes video files beside feature records")]
     max_bytes: Annotated[int, Field(description="of an upload", examples=[200_000_000])]
     max_seconds: Annotated[int, Field(description="of a video", examples=[300])]
     max_clips: Annotated[int, Field(description="of a batch", examples=[64])]
-    keep_seconds: Annotated[float, Field(description="that answers can be had for", examples=[3600.0])]
+    keep_seconds: Annotated[float, Field(description="how long answers are kept", examples=[3600.0])]
 
 
 class Health(_Answer):
-    """Whether the server takes work."""
+    """Whether the server takes clips."""
 
     status: Literal["ok", "stopping"]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What FastAPI shows of the failures of an endpoint."""
+    """The refusals of an endpoint for the OpenAPI document."""
     return {status: {"model": Problem} for status in statuses}

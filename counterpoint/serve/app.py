@@ -1,38 +1,45 @@
-"""The HTTP API: one function per endpoint, and the page.
+"""The HTTP API with one function per endpoint, the page, and the server of both.
 
-Who may ask, how much may be sent and how many may wait is decided before (`counterpoint.serve.gate`).
+`counterpoint.serve.gate` decides before who may ask, how much may be sent and how many may wait.
 """
 
-from collections.abc import AsyncIterator
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Annotated, Any
 
+import uvicorn
 from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from counterpoint import __version__
-from counterpoint.errors import Error
 from counterpoint.serve import answers
 from counterpoint.serve.answers import problems
-from counterpoint.serve.gate import PAGE, Gate, problem
+from counterpoint.serve.gate import PAGE, Gate, bind, handle_errors, is_local, url_of
 from counterpoint.serve.service import Service
-from counterpoint.serve.settings import RefusedError
+from counterpoint.serve.settings import KEY, Settings
 
 LONGEST_WAIT = 60.0  # seconds
+GRACE = 5  # seconds for requests that are still open when the server's time to stop is over
+FETCHING = 5.0  # seconds in which a client may still fetch an answer, when the server stops
 
 Wait = Annotated[
-    float, Query(ge=0, le=LONGEST_WAIT, description="seconds to wait for the answer before 202 is given", examples=[10])
+    float,
+    Query(ge=0, le=LONGEST_WAIT, description="seconds to wait for the answer; then 202", examples=[10]),
 ]
-Top = Annotated[int, Query(ge=1, le=100_000, description="categories to name", examples=[20])]
+Top = Annotated[int, Query(ge=1, le=100_000, description="the number of categories", examples=[20])]
 Upload = Annotated[UploadFile, File(description="a video file, or a feature record (.tfrecord) of one clip")]
 Uploads = Annotated[list[UploadFile], File(description="video files and feature shards (.tfrecord)")]
 FeaturesText = Annotated[
     str | None,
     Form(
-        description="for feature records: the `features.json` beside them; without, they are taken for YouTube-8M's",
+        description="for feature records: the `features.json` beside them; without it, they are taken for YouTube-8M's",
         max_length=10_000,
         examples=['{"encoder": "lite-30eb25fa", "sizes": {"audio": 128, "video": 1280}}'],
     ),
@@ -40,17 +47,17 @@ FeaturesText = Annotated[
 Located: dict[int | str, dict[str, Any]] = {
     202: {
         "model": answers.Job,
-        "description": "Not done yet: ask at `Location` again",
+        "description": "Not done yet: ask again at `Location`",
         "headers": {"Location": {"schema": {"type": "string"}}, "Retry-After": {"schema": {"type": "integer"}}},
     }
 }
 
 
 def build(service: Service) -> FastAPI:
-    """The application around one service, which it starts and stops."""
+    """The application of a service, which it starts and stops."""
 
     @asynccontextmanager
-    async def living(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with service:
             yield
 
@@ -58,13 +65,15 @@ def build(service: Service) -> FastAPI:
         title="Counterpoint",
         description="Categorizes videos from picture and sound together.",
         version=__version__,
-        docs_url=None,  # they load scripts from elsewhere
+        docs_url=None,  # its page loads scripts from other sites
         redoc_url=None,
-        lifespan=living,
+        lifespan=lifespan,
     )
     app.state.service = service
-    _answers(app)
-    _errors(app)
+    _categorizing(app)
+    _reading(app)
+    _monitoring(app)
+    handle_errors(app)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     app.add_middleware(Gate, service=service)
     return app
@@ -77,17 +86,17 @@ def _service(request: Request) -> Service:
 
 Serving = Annotated[Service, Depends(_service)]
 KEYED: list[Any] = [Depends(HTTPBearer(auto_error=False, description="the server's key, if it has one"))]
-"""For the OpenAPI document: the gate has looked already."""
+"""For the OpenAPI document; the gate checks the key."""
 
 
-def _answers(app: FastAPI) -> None:
-    keyed = problems(401)
+def _categorizing(app: FastAPI) -> None:
+    """Endpoints that take clips."""
 
     @app.post(
         "/v1/categorize",
         dependencies=KEYED,
         response_model=answers.Answer,
-        responses={**Located, **keyed, **problems(408, 413, 422, 429, 503)},
+        responses={**Located, **problems(401, 408, 413, 422, 429, 503)},
     )
     async def categorize(
         service: Serving,
@@ -98,22 +107,21 @@ def _answers(app: FastAPI) -> None:
     ) -> Any:
         """Categorize a video file or a clip's feature record.
 
-        The answer comes at once if it is there within `wait` seconds; otherwise 202 and a job to ask for.
+        The response is the answer if it is done within `wait` seconds, otherwise 202 and a job.
         """
         (job,) = await service.take([file], features, one=True)
         await service.wait([job], wait)
-        if job.over.is_set():
+        if job.finished.is_set():
             return service.answer(job, top)
-        told = service.told(job, top)
-        return JSONResponse(told.model_dump(), 202, {"Location": f"/v1/jobs/{job.id}", "Retry-After": "1"})
+        status = service.status(job, top)
+        return JSONResponse(status.model_dump(), 202, {"Location": f"/v1/jobs/{job.id}", "Retry-After": "1"})
 
     @app.post(
         "/v1/categorize/batch",
         dependencies=KEYED,
         responses={
             202: {"model": answers.Jobs, "description": "Some are not done yet: ask for each job"},
-            **keyed,
-            **problems(408, 413, 422, 429, 503),
+            **problems(401, 408, 413, 422, 429, 503),
         },
     )
     async def categorize_batch(
@@ -128,59 +136,70 @@ def _answers(app: FastAPI) -> None:
         jobs = await service.take(files, features)
         await service.wait(jobs, wait)
         response.status_code = 202 if any(job.state == "running" for job in jobs) else 200
-        return answers.Jobs(jobs=[service.told(job, top) for job in jobs])
+        return answers.Jobs(jobs=[service.status(job, top) for job in jobs])
 
-    @app.get("/v1/jobs/{job}", dependencies=KEYED, responses={**keyed, **problems(404, 422)})
+
+def _reading(app: FastAPI) -> None:
+    """Endpoints that read jobs, explanations, categories and examples."""
+
+    @app.get("/v1/jobs/{job}", dependencies=KEYED, responses=problems(401, 404, 422))
     async def job(service: Serving, job: str, wait: Wait = 0, top: Top = 20) -> answers.Job:
-        """How far a job is, and its answer; with `wait`, not before it is finished or so many seconds have passed."""
+        """A job's progress and answer; with `wait`, once it is finished or so many seconds have passed."""
         found = service.jobs.find(job)
         await service.wait([found], wait)
-        return service.told(found, top)
+        return service.status(found, top)
 
-    @app.delete("/v1/jobs/{job}", status_code=204, dependencies=KEYED, responses={**keyed, **problems(403, 404, 422)})
+    @app.delete("/v1/jobs/{job}", status_code=204, dependencies=KEYED, responses=problems(401, 403, 404, 422))
     async def forget(service: Serving, job: str) -> None:
-        """Stop a job and forget all that is known of its clip."""
+        """Stop a job; remove its clip and answer."""
         service.jobs.forget(service.jobs.find(job))
 
-    @app.get("/v1/jobs/{job}/explanation", dependencies=KEYED, responses={**keyed, **problems(404, 409, 422, 429)})
+    @app.get("/v1/jobs/{job}/explanation", dependencies=KEYED, responses=problems(401, 404, 409, 422, 429))
     async def explanation(
         service: Serving,
         job: str,
         top: Top = 8,
-        swap: Annotated[str | None, Query(description="another clip's job, to take its sound and picture from")] = None,
+        swap: Annotated[str | None, Query(description="the job of another clip, whose tracks are swapped in")] = None,
     ) -> answers.Explanation:
-        """Why: weights over time, correlation by second, the most attended seconds, and what changes the answer."""
+        """Explain an answer: weights over time, correlation by second, most attended seconds, and what changes it."""
         return await service.explain(service.jobs.find(job), service.jobs.find(swap) if swap else None, top)
 
-    @app.get("/v1/taxonomy", dependencies=KEYED, responses=keyed)
+    @app.get("/v1/taxonomy", dependencies=KEYED, responses=problems(401))
     async def taxonomy(service: Serving) -> answers.Tree:
         """The categories as a tree."""
         return service.tree
 
-    @app.get("/v1/examples", dependencies=KEYED, responses=keyed)
+    @app.get("/v1/examples", dependencies=KEYED, responses=problems(401))
     async def examples(service: Serving) -> answers.Examples:
-        """Clips to try. Each is a job that never expires, so it can be asked for, explained and swapped with."""
+        """Clips to try. Each is a job that never expires."""
         return service.examples()
 
     @app.get(
         "/v1/examples/{job}/media",
         dependencies=KEYED,
         response_class=FileResponse,
-        responses={200: {"content": {"video/*": {}}, "description": "The video file"}, **keyed, **problems(404, 422)},
+        responses={
+            200: {"content": {"video/*": {}}, "description": "The video file"},
+            **problems(401, 404, 422),
+        },
     )
     async def media(service: Serving, job: str) -> FileResponse:
         """An example's video file, whole or in ranges."""
         return FileResponse(service.media(job))
 
-    @app.get("/v1/about", dependencies=KEYED, responses=keyed)
+
+def _monitoring(app: FastAPI) -> None:
+    """Endpoints about the server."""
+
+    @app.get("/v1/about", dependencies=KEYED, responses=problems(401))
     async def about(service: Serving) -> answers.About:
-        """What this server is, and what it takes."""
+        """The server's run and limits."""
         return service.about
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses={503: {"model": answers.Health}})
     async def healthz(service: Serving, response: Response) -> answers.Health:
-        """Whether the server takes work."""
+        """Whether the server takes clips."""
         response.status_code = 503 if service.stopping else 200
         return answers.Health(status="stopping" if service.stopping else "ok")
 
@@ -188,28 +207,90 @@ def _answers(app: FastAPI) -> None:
         "/metrics",
         dependencies=KEYED,
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format"}, **keyed},
+        responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format"}, **problems(401)},
     )
     async def metrics(service: Serving) -> Response:
         """Requests, latencies, the queue and failures, for Prometheus."""
-        return service.metrics.exposed()
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _errors(app: FastAPI) -> None:
-    """Whatever is refused, one line says why."""
+class Server(uvicorn.Server):
+    """A uvicorn server that finishes its jobs before it stops.
 
-    async def refused(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RefusedError)
-        return problem(error.status, error.detail, error.headers)
+    On SIGTERM or SIGINT it refuses new clips, works on, goes on answering, and stops when all clips are done and their
+    answers fetched.
 
-    async def unreadable(request: Request, error: Exception) -> JSONResponse:
-        return problem(422, str(error))
+    Args:
+        service: the service to run.
+        stop_seconds: the time that this may take; a second signal stops it at once.
+        started: is called when requests are answered.
+    """
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        return problem(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    def __init__(self, service: Service, stop_seconds: float, started: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                build(service),
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                lifespan="on",
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+        self.service = service
+        self.stop_seconds = stop_seconds
+        self.on_started = started
+        self._stop_time: float | None = None
 
-    app.add_exception_handler(RefusedError, refused)
-    app.add_exception_handler(Error, unreadable)
-    app.add_exception_handler(RequestValidationError, invalid)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the service, and report it."""
+        await super().startup(sockets)
+        self.on_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Finish at the first signal, end at the second."""
+        if self.service.stopping:
+            super().handle_exit(sig, frame)
+        else:
+            self.service.stopping = True
+            self._stop_time = time.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end; uvicorn asks ten times a second."""
+        if self._stop_time is not None:
+            jobs = self.service.jobs
+            done = not jobs.held and not self.service.uploads and not jobs.unfetched(FETCHING)
+            self.should_exit |= done or time.monotonic() - self._stop_time > self.stop_seconds
+        return await super().on_tick(counter)
+
+
+def serve(
+    run: str | os.PathLike[str],
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    stop_seconds: float = 60.0,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Serve a run until the process is stopped.
+
+    Args:
+        run: a run folder, or the name of a shipped run.
+        settings: the limits; `counterpoint.serve.gate.host_names` gives its ``hosts``.
+        host: the address to bind.
+        port: 0 is any free port.
+        stop_seconds: the time to finish in after SIGTERM or SIGINT.
+        report: is called with each line for the terminal, such as the page's address.
+
+    Raises:
+        Error: the run cannot be served, or the address cannot be used.
+    """
+    with bind(host, port) as bound:
+        service = Service(run, settings)
+        if not service.about.videos:
+            report(f"feature records only, no video files: {service.no_videos}")
+        if not is_local(host) and settings.key is None:
+            report(f"open to everybody who can reach {host}: --key-file or ${KEY} sets a key")
+        started = f"serving {os.fspath(run)} at {url_of(bound)}"
+        Server(service, stop_seconds, lambda: report(started)).run(sockets=[bound])

@@ -12,12 +12,12 @@ BATCH = 32  # clips
 
 
 class BatchingPredictor:
-    """Batches whatever asks at the same time; used as a context.
+    """Batches the clips of requests at the same time; used as a context.
 
-    Nobody waits for company: while the model works on a batch, the next one gathers.
+    No clip waits for others to come: while the model computes a batch, the next one gathers.
 
     Args:
-        predictor: whose model it is.
+        predictor: the predictor whose model computes.
         observe: is called with the size of each batch.
     """
 
@@ -38,7 +38,7 @@ class BatchingPredictor:
         self._thread.shutdown()
 
     async def predict(self, clip: Clip) -> Prediction:
-        """What the model says of a clip of its features."""
+        """The model's prediction for a clip of its features."""
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((clip, future))
         return await future
@@ -50,15 +50,14 @@ class BatchingPredictor:
             while len(batch) < BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             self.observe(len(batch))
+            clips = [clip for clip, _ in batch]
             try:
-                said = await loop.run_in_executor(
-                    self._thread, self.predictor.predict_clips, [clip for clip, _ in batch]
-                )
+                predictions = await loop.run_in_executor(self._thread, self.predictor.predict_clips, clips)
             except Exception as error:
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for (_, future), one in zip(batch, said, strict=True):
-                if not future.done():  # nobody waits any more
-                    future.set_result(one)
+            for (_, future), prediction in zip(batch, predictions, strict=True):
+                if not future.done():  # its request was cancelled
+                    future.set_result(prediction)

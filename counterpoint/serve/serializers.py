@@ -1,4 +1,4 @@
-"""Results -> answers: what the library finds, in the words of the API."""
+"""Results of the library -> answers of the API."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,21 +7,23 @@ import numpy as np
 from jaxtyping import Float
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.dataset import Dataset
-from counterpoint.explain import Timeline, explain
+from counterpoint.data.records import clip_of
+from counterpoint.data.tfrecord import Shard
+from counterpoint.explanation import Timeline, explain
 from counterpoint.predict import Predictor
 from counterpoint.run import RunFolder
 from counterpoint.serve import answers
 from counterpoint.serve.encoding import CLIP, thumbnail
 from counterpoint.serve.jobs import Job
+from counterpoint.serve.settings import RefusedError
 from counterpoint.taxonomy import Taxonomy
 
 ATTENDED = 6  # seconds of each modality
-DIGITS = 5
+DIGITS = 5  # of weights
 
 
 def identity(run: RunFolder) -> answers.Identity:
-    """What a run's answers are made by."""
+    """The run and model that make the answers."""
     features = run.features
     return answers.Identity(
         run=run.folder.resolve().name,
@@ -33,7 +35,7 @@ def identity(run: RunFolder) -> answers.Identity:
 
 
 def tree(taxonomy: Taxonomy) -> answers.Tree:
-    """All categories."""
+    """The categories of a taxonomy as a tree."""
     return answers.Tree(
         fingerprint=taxonomy.fingerprint[:16],
         categories=len(taxonomy),
@@ -71,46 +73,86 @@ def _category(taxonomy: Taxonomy, i: int, probability: float) -> answers.Categor
     )
 
 
-def explanation(predictor: Predictor, job: Job, other: Job | None, top: int) -> answers.Explanation:
-    """Explain a job's clip, and what would change with the tracks of another's."""
-    run = predictor.run
-    shards = {one.folder / CLIP for one in (job, other) if one}
-    dataset = Dataset(list(shards), run.labelling, labelled=False)
-    clip, swapped = _clip(dataset, job), _clip(dataset, other) if other else None
-    told = explain(predictor, clip, swapped, top)
-    whose = None if swapped is None else swapped.id
-    taxonomy = run.labelling.taxonomy
-    places = {path: i for i, path in enumerate(taxonomy.paths)}
-    changes = [
-        answers.Change(what=what, modality=modality, other=name, changes=told.changes[label])
-        for modality in run.features.sizes
-        for what, name, label in _interventions(modality, whose)
-        if label in told.changes
-    ]
-    return answers.Explanation(
-        job=job.id,
-        name=told.clip,
-        categories=[_category(taxonomy, places[path], probability) for path, probability in told.categories],
-        changes=changes,
-        correlation=told.correlation,
-        per_second=told.per_second,
-        timelines={name: told_timeline(timeline) for name, timeline in told.timelines.items()},
-        attended=[one for name, timeline in told.timelines.items() for one in _attended(job.folder, name, timeline)],
+def status(job: Job, answer: answers.Answer | None) -> answers.Job:
+    """The state of a job, with its answer if it is done."""
+    failed = job.state == "failed"
+    return answers.Job(
+        id=job.id,
+        name=job.name,
+        state=job.state,
+        stage=job.stage,
+        fraction=job.fraction,
+        answer=answer,
+        status=job.status if failed else None,
+        detail=job.detail if failed else None,
     )
 
 
-def _clip(dataset: Dataset, job: Job) -> Clip:
-    """A job's clip."""
-    shard = dataset.paths.index(job.folder / CLIP)
-    return dataset.clip(int(np.flatnonzero((dataset.where == (shard, job.record)).all(1))[0]))
+def answer(job: Job, taxonomy: Taxonomy, made_by: answers.Identity, top: int) -> answers.Answer:
+    """The categories of a job's clip; RefusedError if the job failed."""
+    if job.prediction is None:
+        raise RefusedError(job.status, job.detail)
+    return answers.Answer(
+        job=job.id,
+        name=job.name,
+        kind=job.kind,
+        seconds=job.seconds,
+        modalities=job.modalities,
+        notes=job.notes,
+        categories=best(taxonomy, job.prediction.probabilities, top),
+        correlation=job.prediction.correlation,
+        made_by=made_by,
+    )
+
+
+def example(job: Job) -> answers.Example:
+    """A clip that the server offers."""
+    return answers.Example(
+        job=job.id,
+        name=job.name,
+        kind=job.kind,
+        media=f"/v1/examples/{job.id}/media" if job.source else None,
+        thumbnail=thumbnail(job.folder, job.seconds // 2),
+    )
+
+
+def explanation(predictor: Predictor, job: Job, other: Job | None, top: int) -> answers.Explanation:
+    """Explain a job's clip, and its answer with the tracks of another job's clip."""
+    clip, swapped = _clip(job), _clip(other) if other else None
+    explained = explain(predictor, clip, swapped, top)
+    other_name = None if swapped is None else swapped.id
+    taxonomy = predictor.run.labelling.taxonomy
+    places = {path: i for i, path in enumerate(taxonomy.paths)}
+    changes = [
+        answers.Change(what=what, modality=modality, other=name, changes=explained.changes[label])
+        for modality in predictor.run.features.sizes
+        for what, name, label in _interventions(modality, other_name)
+        if label in explained.changes
+    ]
+    return answers.Explanation(
+        job=job.id,
+        name=explained.clip,
+        categories=[_category(taxonomy, places[path], probability) for path, probability in explained.categories],
+        changes=changes,
+        correlation=explained.correlation,
+        per_second=explained.per_second,
+        timelines={name: timeline_answer(timeline) for name, timeline in explained.timelines.items()},
+        attended=[a for name, timeline in explained.timelines.items() for a in _attended(job.folder, name, timeline)],
+    )
+
+
+def _clip(job: Job) -> Clip:
+    """A job's clip, whose features are kept on the disk."""
+    return clip_of(Shard(job.folder / CLIP), job.record)
 
 
 def _interventions(modality: str, other: str | None) -> list[tuple[Literal["without", "swapped"], str | None, str]]:
-    """What may become of a modality, and what the library calls it."""
+    """The interventions on a modality, and their names in `counterpoint.explanation`."""
     return [("without", None, f"without {modality}"), ("swapped", other, f"{modality} of {other}")]
 
 
-def told_timeline(timeline: Timeline) -> answers.Timeline:
+def timeline_answer(timeline: Timeline) -> answers.Timeline:
+    """The weights of a modality by second, with the rows that have most weight."""
     numbers = timeline.strongest
     before, influence, after = (
         np.where(timeline.present, part, 0) for part in (timeline.before, timeline.influence, timeline.after)
@@ -149,7 +191,7 @@ def _attended(folder: Path, name: str, timeline: Timeline) -> list[answers.Atten
 
 
 def _size(weights: Float[np.ndarray, "row step"]) -> Float[np.ndarray, "step"]:
-    """Each second's weights as one number, their root mean square: what one row attends to is seen among many."""
+    """Each second's weights as one number: their root mean square, in which a single strong row still shows."""
     return np.asarray(np.sqrt(np.square(weights).mean(0)))
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints that survive what may happen to them.
+"""Checkpoints that are written whole, checked before they are read, and kept two deep.
 
 ``last.ckpt`` is the newest and ``before.ckpt`` the one before it. Each holds all that a training needs to go on, the
 best epoch's weights among it, and is written whole or not at all. A checkpoint is PyTorch's zip archive, which has a
-CRC-32 of each of its parts; they are checked before it is read, and nothing that it says is executed.
+CRC-32 of each of its parts; they are checked before it is read, and no code in it is executed.
 """
 
 import errno
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from counterpoint.errors import Error
 from counterpoint.files import replacing
+from counterpoint.run import renamed
 from counterpoint.training.learner import Learner
 
 CHECKPOINTS = "checkpoints"
@@ -30,11 +31,11 @@ MINUTES = 10.0
 
 
 class Checkpoints(Checkpoint):
-    """Saves at every epoch's end, and within an epoch once ``minutes`` have passed since; keeps the best weights.
+    """Saves at every epoch's end and, within an epoch, ``minutes`` after the last time; keeps the best weights.
 
     Attributes:
-        best: by the figure that the model is watched by; -inf before the first epoch's end.
-        weights: the model's then, in the first process.
+        best: the highest validation metric so far; -inf before the first epoch's end.
+        weights: the model's at that epoch's end, in the first process.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
@@ -76,11 +77,11 @@ class Checkpoints(Checkpoint):
 
 
 class Files(CheckpointIO):
-    """Writes checkpoints, each beside the one before it, and reads them."""
+    """Writes checkpoints, each beside the one before it, and reads them, also those of version 0.1."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
-        content = io.BytesIO()  # PyTorch's writer hides what a full disk says
+        content = io.BytesIO()  # PyTorch's writer hides the error of a full disk
         torch.save(checkpoint, content)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,11 @@ class Files(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         loaded: dict[str, Any] = torch.load(path, map_location, weights_only=True)
+        prefix = "model."  # of the weights, in the Lightning module that holds the model
+        weights = {name.removeprefix(prefix): tensor for name, tensor in loaded["state_dict"].items()}
+        loaded["state_dict"] = {prefix + name: tensor for name, tensor in renamed(weights).items()}
+        best = loaded["callbacks"][Checkpoints.__qualname__]
+        best["weights"] = renamed(best["weights"])
         return loaded
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -111,15 +117,15 @@ def newest(run: Path, console: Console) -> Path | None:
         Error: all are damaged, or one cannot be read.
     """
     folder = run / CHECKPOINTS
-    for left in folder.glob(f".{LAST}.*"):  # by a process that was killed as it wrote
-        left.unlink()
-    there = [folder / name for name in (LAST, BEFORE) if (folder / name).exists()]
-    if not there:
+    for unfinished in folder.glob(f".{LAST}.*"):  # by a process that was killed as it wrote
+        unfinished.unlink()
+    present = [folder / name for name in (LAST, BEFORE) if (folder / name).exists()]
+    if not present:
         return None
-    last = next((path for path in there if whole(path)), None)
-    if last is None:  # they stay, so that the next call says so too
+    last = next((path for path in present if whole(path)), None)
+    if last is None:  # they stay, so that the next call raises the same
         raise Error(f"{folder}: no checkpoint is whole; remove {run} to train anew")
-    for path in there[: there.index(last)]:
+    for path in present[: present.index(last)]:
         aside = path.with_suffix(".damaged")
         path.replace(aside)
         console.print(f"{path}: damaged, and put aside as {aside.name}", markup=False, soft_wrap=True)
@@ -130,18 +136,20 @@ def whole(path: Path) -> bool:
     """Whether a checkpoint agrees with its checksums, and can be read.
 
     Raises:
-        Error: not now, for a reason that is not the file's.
+        Error: it cannot be read now, for another reason than its content.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return False
-        torch.load(path, "cpu", weights_only=True, mmap=True)  # what lies between the parts; tensors are not read
+        torch.load(
+            path, "cpu", weights_only=True, mmap=True
+        )  # checks the bytes between the parts; tensors are not read
     except (OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno in (None, errno.EINVAL):  # places outside of the file
+        if isinstance(error, OSError) and error.errno in (None, errno.EINVAL):  # offsets outside of the file
             return False
         reason = getattr(error, "strerror", None) or error or "out of memory"
         raise Error(f"{path}: cannot be read ({reason}); nothing was changed") from error
-    except Exception:  # whatever either stumbles over
+    except Exception:  # of either reader
         return False
     return True

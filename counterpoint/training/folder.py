@@ -1,4 +1,4 @@
-"""A run folder as training begins: written whole, known again, and one process's alone."""
+"""A run folder as training begins: written whole, recognized by a second call, and locked by one process."""
 
 import contextlib
 import dataclasses
@@ -8,114 +8,143 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
-from counterpoint.recipes import Recipe
-from counterpoint.run import DATA_FILE, LOCK_FILE, RECIPE_FILE, TOWER_FOLDER, RunFolder, digest, read_json, write_json
+from counterpoint.files import check_output_folder, claimed
+from counterpoint.recipes import Recipe, TowerRecipe
+from counterpoint.run import (
+    DATA_FILE,
+    LOCK_FILE,
+    RECIPE_FILE,
+    TOWER_FOLDER,
+    WEIGHTS_FILE,
+    RunFolder,
+    digest,
+    read_json,
+    write_json,
+)
+
+BUSY = "another process trains there; wait until it has ended, or choose another --out"
+
+
+def check_settings(recipe: Recipe | TowerRecipe, folder: Path, tower: RunFolder | None) -> None:
+    """Raise Error for what is wrong with a training to come, before any of its data is read.
+
+    Args:
+        recipe: what is to be trained.
+        folder: the run folder; one of an unfinished run may be there already.
+        tower: the correlation tower's run for the recipe.
+
+    Raises:
+        Error: the recipe needs a tower and none is given, or the other way round; the tower is no trained tower; the
+            folder holds a finished run, or something else.
+    """
+    needed = recipe.needs_tower
+    if needed and tower is None:
+        raise Error(f"{recipe.name} needs a trained correlation tower (--tower RUN)")
+    if tower is not None and not needed:
+        raise Error(f"{recipe.name} needs no correlation tower; leave --tower out")
+    if tower is not None and not isinstance(tower.recipe, TowerRecipe):
+        raise Error(f"{tower.folder}: a {tower.recipe.name} run, not a correlation tower")
+    if tower is not None:
+        tower.check_trained()
+    check_output_folder(folder, RECIPE_FILE)
+    if (folder / RECIPE_FILE).exists() and (folder / WEIGHTS_FILE).exists():
+        raise Error(f"{folder}: holds a finished run; choose another --out, or remove it")
 
 
 @contextlib.contextmanager
-def claimed(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> Iterator[bool]:
-    """Within the block the run folder is there, of this run, and no other process's to train in.
+def claimed_run(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> Iterator[bool]:
+    """Within the block the folder holds this run and no other process trains there.
 
-    Gives whether it is new, written by this call.
-
-    A process that dies, however it does, lets go of it.
+    Gives whether the folder is new, written by this call. However a process dies, its lock goes with it.
 
     Raises:
         Error: another process trains there, or see `counterpoint.training.train.train`.
     """
-    if (tower is not None) and not (isinstance(run.recipe, Recipe) and run.recipe.fusion.tower):
-        raise Error(f"{run.recipe.name} listens to no correlation tower")
-    try:
-        new = None if (run.folder / RECIPE_FILE).exists() else _written(run, tower, clips)
-        lock = new or _locked(run.folder)
-    except OSError as error:
-        raise Error(f"{run.folder}: cannot be written ({error.strerror or error})") from error
-    try:
-        check(run, tower, clips)
-        yield new is not None
-    finally:
-        with contextlib.suppress(OSError):
-            (run.folder / LOCK_FILE).unlink(missing_ok=True)
-        lock.release()
+    needs_tower = run.recipe.needs_tower
+    if tower is not None and not needs_tower:
+        raise Error(f"{run.recipe.name} takes no correlation tower")
+    with contextlib.ExitStack() as lock:
+        try:
+            is_new = False
+            if not (run.folder / RECIPE_FILE).exists():
+                check_output_folder(run.folder)
+                if needs_tower and tower is None:
+                    raise Error(f"{run.recipe.name} needs a trained correlation tower (--tower RUN)")
+                is_new = _write(run, tower, clips, lock)
+            if not is_new:
+                lock.enter_context(claimed(run.folder, BUSY))
+        except OSError as error:
+            raise Error(f"{run.folder}: cannot be written ({error.strerror or error})") from error
+        try:
+            check(run, tower, clips)
+            yield is_new
+        finally:
+            with contextlib.suppress(OSError):
+                (run.folder / LOCK_FILE).unlink(missing_ok=True)
 
 
 def check(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> None:
     """Raise Error unless the folder holds this very run, unfinished."""
-    there = RunFolder.load(run.folder)
-    if there.trained:
+    stored = RunFolder.load(run.folder)
+    if stored.trained:
         raise Error(f"{run.folder}: holds a finished run; choose another --out, or remove it")
-    if what := next(_differing(run, there, tower, clips), None):
+    if what := next(_differing(run, stored, tower, clips), None):
         raise Error(f"{run.folder}: holds an unfinished run with another {what}; choose another --out, or remove it")
 
 
-def _differing(run: RunFolder, there: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> Iterator[str]:
+def _differing(run: RunFolder, stored: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> Iterator[str]:
     """In what a run differs from the one in its folder; in this order, since another recipe may have no tower."""
-    if run.recipe != there.recipe:
+    if run.recipe != stored.recipe:
         yield "recipe"
-    if run.labelling != there.labelling:
+    if run.labelling != stored.labelling:
         yield "taxonomy"
-    if tower and _told(tower) != _told(RunFolder.load(run.folder / TOWER_FOLDER)):
+    if tower and _identity(tower) != _identity(RunFolder.load(run.folder / TOWER_FOLDER)):
         yield "correlation tower"
-    if run.features != there.features:
+    if run.features != stored.features:
         yield "feature set"
     data = run.folder / DATA_FILE
-    known = read_json(data) if data.exists() else {}
+    contents = read_json(data) if data.exists() else {}
     for kind, dataset in clips.items():
-        if dataset.contents != known.get(kind):
+        if dataset.contents != contents.get(kind):
             yield f"set of {kind} clips"
 
 
-def _told(tower: RunFolder) -> tuple[Any, str]:
-    """What tells towers apart, however their files were written."""
+def _identity(tower: RunFolder) -> tuple[Any, str]:
+    """A tower's recipe and weights, however its files were written."""
     return tower.recipe, digest(tower.tower().state_dict())
 
 
-def _written(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> FileLock | None:
-    """Write the folder, and lock it; None where another process was quicker."""
-    there = run.folder.exists()
-    if there and any(run.folder.iterdir()):
-        raise Error(f"{run.folder}: not empty and not a run; choose another --out")
-    if isinstance(run.recipe, Recipe) and run.recipe.fusion.tower and tower is None:
-        raise Error(f"{run.recipe.name} needs a trained correlation tower (--tower RUN)")
-    # Beside its place and then moved there, so that a run folder is whole or not there at all. The lock moves with it.
-    # An empty folder that is there stays, since it may be a volume or the working directory; then the recipe, which
-    # makes it a run, comes last.
-    beside = run.folder if there else run.folder.parent
+def _write(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset], lock: contextlib.ExitStack) -> bool:
+    """Write the folder, and lock it; False where another process was quicker.
+
+    It is written beside its place and then renamed, so that a run folder is whole or absent; the lock moves with it. An
+    empty folder that exists stays, since it may be a volume or the working directory: its files are renamed one by one,
+    and the recipe, which makes it a run, comes last.
+    """
+    exists = run.folder.exists()
+    beside = run.folder if exists else run.folder.parent
     begun = dataclasses.replace(run, folder=beside / f".{run.folder.name}.{uuid.uuid4().hex}")
-    lock = _locked(run.folder) if there else None
-    try:
-        begun.save()
-        lock = lock or _locked(begun.folder)
-        write_json(begun.folder / DATA_FILE, {kind: dataset.contents for kind, dataset in clips.items()})
-        if tower is not None:
-            begun.take_in(tower)
-        if there:
-            for part in sorted(begun.folder.iterdir(), key=lambda part: part.name == RECIPE_FILE):
-                part.rename(run.folder / part.name)
-            begun.folder.rmdir()
-        else:
-            begun.folder.rename(run.folder)
-        return lock
-    except BaseException as error:
-        shutil.rmtree(begun.folder, ignore_errors=True)
-        if lock:
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
-        if isinstance(error, OSError) and (run.folder / RECIPE_FILE).exists():
-            return None
-        raise
-
-
-def _locked(folder: Path) -> FileLock:
-    lock = FileLock(folder / LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise Error(
-            f"{folder}: another process trains there; wait until it has ended, or choose another --out"
-        ) from None
-    return lock
+    with contextlib.ExitStack() as own:
+        locked = run.folder if exists else begun.folder
+        own.enter_context(claimed(locked, BUSY))
+        try:
+            begun.save()
+            write_json(begun.folder / DATA_FILE, {kind: dataset.contents for kind, dataset in clips.items()})
+            if tower is not None:
+                begun.take_in(tower)
+            if exists:
+                for part in sorted(begun.folder.iterdir(), key=lambda part: part.name == RECIPE_FILE):
+                    part.rename(run.folder / part.name)
+                begun.folder.rmdir()
+            else:
+                begun.folder.rename(run.folder)
+        except BaseException as error:
+            (locked / LOCK_FILE).unlink(missing_ok=True)
+            shutil.rmtree(begun.folder, ignore_errors=True)
+            if isinstance(error, OSError) and (run.folder / RECIPE_FILE).exists():
+                return False
+            raise
+        lock.push(own.pop_all())
+    return True

@@ -1,4 +1,4 @@
-"""What a training tells: a line and a row of `epochs.csv` an epoch, and a progress bar."""
+"""A training's output: a line and a row of `epochs.csv` an epoch, and a progress bar."""
 
 import csv
 import logging
@@ -53,24 +53,24 @@ class EpochLog(Callback):
         self.columns = ("epoch", "train_loss", "validation_loss", monitor, "learning_rate", "seconds")
         self.console = console
         self.began = time.monotonic()
-        self.before = 0.0  # seconds of the epoch in a process that was killed
+        self.earlier = 0.0  # seconds of the epoch in a process that was killed
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.began = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Of the epoch so far."""
-        return self.before + time.monotonic() - self.began
+        """Duration of the epoch so far."""
+        return self.earlier + time.monotonic() - self.began
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.before = state["seconds"]
+        self.earlier = state["seconds"]
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.began, self.before = time.monotonic(), 0.0
+        self.began, self.earlier = time.monotonic(), 0.0
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -106,7 +106,7 @@ class EpochLog(Callback):
         except (KeyError, TypeError, ValueError, csv.Error):  # a spreadsheet saved it
             aside = self.path.with_suffix(".damaged")
             self.path.replace(aside)
-            self.console.print(f"{self.path}: not as it was written; put aside as {aside.name}", soft_wrap=True)
+            self.console.print(f"{self.path}: changed by another program; put aside as {aside.name}", soft_wrap=True)
             return []
 
 

@@ -1,9 +1,9 @@
-"""A trained model's move to an edited taxonomy: what it knows of the categories that survive stays as it is.
+"""A trained model's move to an edited taxonomy: the weights of the categories that survive stay as they are.
 
-Only the head's last map depends on the categories, a row of it for each, so the rows are what moves; a correlation
-tower knows no categories and moves as it is. A category survives by its id, whatever its name and parent.
+Only the head's last map depends on the categories: it has a row for each, and the rows are moved. A correlation tower
+has no categories and is copied. A category survives by its id, whatever its name and parent.
 
-No probability may exceed its parent's, so a new category above survivors must not silence them: it begins as probable
+No probability may exceed its parent's, so a new category above survivors must not lower theirs: it begins as probable
 as its nearest surviving ancestor, or certain where it has none. Other new categories begin rare, as in an untrained
 head.
 """
@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from counterpoint.errors import Error
+from counterpoint.files import check_output_folder
 from counterpoint.models.categorizer import Categorizer
-from counterpoint.run import DATA_FILE, TOWER_FOLDER, WEIGHTS_FILE, RunFolder
+from counterpoint.run import DATA_FILE, RECIPE_FILE, TOWER_FOLDER, WEIGHTS_FILE, RunFolder
 from counterpoint.taxonomy import Labelling, Taxonomy
 from counterpoint.taxonomy.compare import Diff, diff
 
@@ -25,15 +26,23 @@ CERTAIN = 20.0
 
 
 def remap(run: RunFolder, labelling: Labelling, folder: Path) -> Diff:
-    """Write a trained run into another folder, moved to another taxonomy, and tell what changed.
+    """Write a trained run into another folder, moved to another taxonomy.
 
-    The weights of the categories in ``added`` are untrained: placeholders, until another run is trained.
+    Args:
+        run: the trained run.
+        labelling: the taxonomy to move it to, with its label mapping.
+        folder: absent or empty, and not in the run's own.
+
+    Returns:
+        The changes. The weights of the categories in ``added`` are untrained: placeholders, until another run is
+        trained.
 
     Raises:
-        Error: the run is not trained, the folder holds a run already, or no category survives.
+        Error: the run is not trained, the folder holds something, or no category survives.
     """
     if any((folder / name).exists() for name in (WEIGHTS_FILE, DATA_FILE)):  # a training begins with the second
-        raise Error(f"{folder}: holds a run already")
+        raise Error(f"{folder}: holds a run already; choose another --out")
+    check_output_folder(folder, RECIPE_FILE)  # which is all that an interrupted call left
     if folder.resolve().is_relative_to(run.folder.resolve()):
         raise Error(f"{folder}: is in the run's own folder; choose another --out")
     model = run.model()

@@ -1,8 +1,10 @@
 """Train a run, or go on with one that was interrupted."""
 
 import contextlib
+import ctypes
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +15,25 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
+from counterpoint import distributed
 from counterpoint.data.clip import present
-from counterpoint.data.datamodule import DataModule
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
-from counterpoint.models.fusion import Gated
 from counterpoint.predict import accelerator
 from counterpoint.recipes import TowerRecipe, check
 from counterpoint.run import RunFolder
-from counterpoint.training import checkpoints, distributed
-from counterpoint.training.allocator import keep_freed_memory
+from counterpoint.training import checkpoints
 from counterpoint.training.checkpoints import CHECKPOINTS, Checkpoints
-from counterpoint.training.folder import claimed
-from counterpoint.training.launch import launched
+from counterpoint.training.datamodule import DataModule
+from counterpoint.training.folder import claimed_run
 from counterpoint.training.learner import CategorizationLearner, Learner
 from counterpoint.training.progress import EpochBar, EpochLog, quiet
 from counterpoint.training.tower import CorrelationLearner
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_NEVER = 2**31 - 1
 
 
 def train(
@@ -43,21 +46,32 @@ def train(
     minutes: float = checkpoints.MINUTES,
     console: Console | None = None,
 ) -> float:
-    """Train until validation stops improving, keep the best weights, and return their validation GAP (a tower's AUC).
+    """Train until validation stops improving, and keep the best weights in the run folder.
 
-    The run folder is written first and holds a checkpoint of every epoch's end, and of every so many ``minutes`` within
-    one, so that the same call goes on where a killed one stopped; on a CPU the weights are then bit for bit those of an
-    uninterrupted training. An error before the first checkpoint leaves no folder that this call made. With no epochs at
-    all the weights are those that were drawn.
+    The run folder is written first and holds checkpoints, so that the same call goes on where a killed one stopped; on
+    a CPU the weights are then bit for bit those of an uninterrupted training. An error before the first checkpoint
+    leaves no folder that this call made. With no epochs at all the weights are those that were drawn.
 
-    In processes that torchrun started, they share each batch, and the result is one process's but for rounding.
+    In processes that torchrun started, each batch is shared, and the result is one process's but for rounding.
+
+    Args:
+        run: the folder to write, recipe, taxonomy and features.
+        data: clips to train on.
+        validation: clips to choose the best epoch by, and to stop.
+        tower: a trained correlation tower, for recipes whose fusion needs one.
+        workers: processes that read ahead; 0 reads in this one.
+        minutes: checkpoints are written at every epoch's end, and within an epoch when so many minutes have passed.
+        console: for a line an epoch and, in a terminal, a progress bar; without one, nothing is printed.
+
+    Returns:
+        The validation GAP of the best weights, as a fraction; of a tower, the AUC.
 
     Raises:
-        Error: the folder holds a finished run, or one with another recipe, tower, taxonomy, features or
-            clips, or another process trains there, or it cannot be written; or the clips leave nothing to learn or to
-            measure; or the training diverges.
+        Error: the folder holds a finished run, or one with another recipe, tower, taxonomy, features or clips, or
+            another process trains there, or it cannot be written; or the clips leave nothing to learn or to measure;
+            or the training diverges.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(quiet=True)
     check(run.recipe)
     distributed.join()
     clips = {"training": data, "validation": validation}
@@ -66,15 +80,15 @@ def train(
         with distributed.leader_first():
             if distributed.rank() == 0:
                 _check_clips(run, clips)
-                new = claim.enter_context(claimed(run, tower, clips))
+                new = claim.enter_context(claimed_run(run, tower, clips))
                 last = checkpoints.newest(run.folder, console)
-        last = distributed.told(last)
+        last = distributed.broadcast(last)
         if last is not None:
             console.print(f"{run.folder}: going on from the last checkpoint", markup=False, soft_wrap=True)
         try:
             return _fit(run, data, validation, last, workers, minutes, console)
         except Exception:
-            # Nothing to go on from: it would only be in the way.
+            # There is no checkpoint to go on from, so that the folder would only be in the way.
             if distributed.rank() == 0 and new and not any((run.folder / CHECKPOINTS).glob("*.ckpt")):
                 shutil.rmtree(run.folder, ignore_errors=True)
             raise
@@ -125,7 +139,7 @@ def _fit(
             workers=workers,
             seed=training.seed,
             rank=distributed.rank(),
-            world=distributed.world(),
+            world_size=distributed.world_size(),
         )
         if not training.max_epochs:
             trainer.validate(learner, batches, verbose=False)
@@ -146,21 +160,18 @@ def _fit(
 
 
 def _processes(run: RunFolder) -> dict[str, Any]:
-    """What Lightning has to know of the processes that torchrun started."""
-    if not launched():
+    """Lightning's options for the processes that torchrun started."""
+    if distributed.world_size() == 1:
         return {"devices": 1}
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    nodes = distributed.world() // here
-    if distributed.world() == 1:
-        return {"devices": 1}
-    # A batch whose clips lack a modality leaves a tower's comparisons unused, and F where it opens no gate. Buffers are
-    # the same everywhere.
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    # A batch whose clips lack a modality leaves a tower's comparisons unused, and one that opens no gate leaves F
+    # unused. Buffers are the same everywhere.
     strategy = DDPStrategy(
-        find_unused_parameters=isinstance(run.recipe, TowerRecipe) or isinstance(run.recipe.fusion, Gated),
+        find_unused_parameters=run.recipe.may_be_idle,
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
-    return {"devices": here, "num_nodes": nodes, "strategy": strategy}
+    return {"devices": local, "num_nodes": distributed.world_size() // local, "strategy": strategy}
 
 
 def _learner(run: RunFolder) -> Learner:
@@ -175,7 +186,7 @@ def _learner(run: RunFolder) -> Learner:
 def _check_clips(run: RunFolder, clips: dict[str, Dataset]) -> None:
     """Raise Error unless some clip has a category or, for a tower, two may make false pairs.
 
-    Otherwise there would be nothing to learn or to measure. As a rule one look tells.
+    Otherwise there would be nothing to learn or to measure. As a rule the first clips decide it.
     """
     pairs = isinstance(run.recipe, TowerRecipe)
     top_level = run.labelling.taxonomy.levels == 0
@@ -194,7 +205,7 @@ def _check_clips(run: RunFolder, clips: dict[str, Dataset]) -> None:
                 seen.append(tops)
         else:
             shards = ", ".join(map(str, dataset.paths[:3])) + (", ..." if len(dataset.paths) > 3 else "")
-            lack = "no two have every modality and top-level categories apart" if pairs else "none has a category"
+            lack = "no two have every modality and no top-level category in common" if pairs else "none has a category"
             purpose = "learn from" if kind == "training" else "measure by"
             raise Error(
                 f"{shards}: {len(dataset):,} {kind} clips, of which {lack}: "
@@ -203,7 +214,23 @@ def _check_clips(run: RunFolder, clips: dict[str, Dataset]) -> None:
 
 
 class StopEarly(EarlyStopping):
-    """Does not begin another epoch either where a training goes on that was killed after its last."""
+    """Begins no further epoch where a training goes on that was killed after its last epoch."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop = self.wait_count >= self.patience
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep freed memory for reuse; True where that could be arranged (Linux with glibc).
+
+    By default glibc maps large buffers freshly and gives them back when freed, so that each training step on a CPU has
+    the kernel clear hundreds of megabytes again. The same as starting with `MALLOC_MMAP_MAX_=0` and a large
+    `MALLOC_TRIM_THRESHOLD_`, which must otherwise be set before Python starts. The process then keeps the most memory
+    that it ever used: call it where training is what the process is for.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, _NEVER))

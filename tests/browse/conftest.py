@@ -16,8 +16,8 @@ from training.world import LABELLING, SIZES, clip, clips, codes, dataset, recipe
 
 from counterpoint.browse.clips import Clips
 from counterpoint.data.features import FeatureSet
+from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import Survey
-from counterpoint.experiments.predictions import log_odds
 from counterpoint.recipes import TOWER_RECIPES, ContrastiveConfig, NetVLADFamily
 from counterpoint.run import RunFolder
 
@@ -64,12 +64,12 @@ class World(NamedTuple):
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("browse")
     torch.manual_seed(3)
-    listens = replace(
+    correlation = replace(
         TOWER_RECIPES["correlation-nv"],
         family=NetVLADFamily(clusters={"video": 2, "audio": 2}, hidden=8),
         comparison=ContrastiveConfig(embedding=4),
     )
-    tower = RunFolder(folder / "tower", listens, LABELLING, FeatureSet(SIZES))
+    tower = RunFolder(folder / "tower", correlation, LABELLING, FeatureSet(SIZES))
     tower.save()
     tower.save_weights(tower.build())
     made = RunFolder(folder / "run", recipe("nv-cm-c"), LABELLING, FeatureSet(SIZES))
@@ -99,13 +99,13 @@ def server(world: World) -> Iterator[str]:
         list(map(str, command)), stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert process.stderr
-    said = []
+    lines = []
     for line in process.stderr:
-        said.append(line)
+        lines.append(line)
         if address := re.search(r"60 clips at (http://127\.0\.0\.1:\d+/) ", line):
             break
     else:
-        pytest.fail(f"the server did not start: {said}")
+        pytest.fail(f"the server did not start: {lines}")
     yield address[1]
     process.terminate()
     process.wait(30)

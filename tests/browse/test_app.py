@@ -7,7 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from counterpoint.browse.clips import Clips, Filter
+from counterpoint.browse.export import save
 from counterpoint.cli.main import main
+from counterpoint.errors import Error
 
 from .conftest import World
 
@@ -17,10 +20,10 @@ def get(server: str, path: str, **options: object) -> httpx.Response:
 
 
 def test_about(server: str) -> None:
-    told = get(server, "v1/about").json()
-    assert (told["clips"], told["shards"], told["levels"], told["pairs"]) == (60, 1, 2, ["audio and video"])
-    assert told["named"]["paths"] == ["Food", "Food:Dessert", "Food:Soup", "Sport", "Sport:Ball"]
-    assert told["named"]["counts"][0] + told["named"]["counts"][3] == 60
+    content = get(server, "v1/about").json()
+    assert (content["clips"], content["shards"], content["levels"], content["pairs"]) == (60, 1, 2, ["audio and video"])
+    assert content["named"]["paths"] == ["Food", "Food:Dessert", "Food:Soup", "Sport", "Sport:Ball"]
+    assert content["named"]["counts"][0] + content["named"]["counts"][3] == 60
 
 
 def test_pages(server: str) -> None:
@@ -35,12 +38,12 @@ def test_pages(server: str) -> None:
 
 
 def test_filters(server: str) -> None:
-    told = get(server, "v1/clips?category=Food:Soup&verdict=wrong&level=1&limit=60").json()["clips"]
-    for clip in told:
+    content = get(server, "v1/clips?category=Food:Soup&verdict=wrong&level=1&limit=60").json()["clips"]
+    for clip in content:
         assert "Food:Soup" in [one["path"] for one in clip["truth"]]
         assert clip["correct"] is False
     right = get(server, "v1/clips?category=Food:Soup&verdict=correct&level=1&limit=60").json()["total"]
-    assert right + len(told) == get(server, "v1/clips?category=Food:Soup").json()["total"] > 0
+    assert right + len(content) == get(server, "v1/clips?category=Food:Soup").json()["total"] > 0
 
 
 def test_one_clip_and_why(server: str) -> None:
@@ -53,7 +56,7 @@ def test_one_clip_and_why(server: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "said"),
+    ("path", "status", "message"),
     [
         ("v1/clips?category=Nothing", 422, "no category 'Nothing'"),
         ("v1/clips?role=none", 422, "role"),
@@ -66,10 +69,10 @@ def test_one_clip_and_why(server: str) -> None:
         ("v1/export.txt", 422, "kind"),
     ],
 )
-def test_what_cannot_be_asked_for(server: str, path: str, status: int, said: str) -> None:
+def test_what_cannot_be_asked_for(server: str, path: str, status: int, message: str) -> None:
     answer = get(server, path)
     assert answer.status_code == status
-    assert said in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 # --- safety -----------------------------------------------------------------------------------------------------------
@@ -122,7 +125,7 @@ def test_other_names_and_other_pages_are_refused(server: str) -> None:
     assert get(server, "", headers={"sec-fetch-site": "cross-site"}).status_code == 200  # a link leads to the page
 
 
-def test_it_listens_on_this_machine_alone(server: str) -> None:
+def test_only_this_machine_reaches_it(server: str) -> None:
     assert server.startswith("http://127.0.0.1:")
 
 
@@ -162,14 +165,38 @@ def test_kept_answers(world: World, server: str, capsys: pytest.CaptureFixture[s
     assert (kept / "scores.npy").stat().st_mtime_ns == time
 
 
+@pytest.mark.parametrize("name", ["list.csv", "list.json"])
+def test_lists_replace_lists_only(known: Clips, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for query in (Filter(), Filter(search="nothing"), Filter(search="a")):  # over each other
+        save(known, query, path)
+    for foreign in (b"name,age\nAda,36\n", b'{"dependencies": []}', b"[]  "):
+        path.write_bytes(foreign)
+        with pytest.raises(Error, match=f"{name}: is not a file of this command; choose another --export"):
+            save(known, Filter(), path)
+        assert path.read_bytes() == foreign
+    folder = tmp_path / "folder.csv"
+    folder.mkdir()
+    with pytest.raises(Error, match="a folder; --export names a file"):
+        save(known, Filter(), folder)
+
+
+def test_the_survey_needs_a_folder_of_its_own(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    arguments = ["browse", world.run, "--data", world.shards, "--export", tmp_path / "x.csv", "--out", tmp_path]
+    assert main([*map(str, arguments)]) == 1
+    assert f"{tmp_path}: holds something else; choose another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--export", "list.txt"], "list.txt: a list is written as .csv or .json"),
         (["--export", "list.csv", "--category", "Nothing"], "no category 'Nothing'"),
         (["--port", "1", "--host", "192.0.2.1"], "192.0.2.1:1: "),
     ],
 )
-def test_command_errors(world: World, capsys: pytest.CaptureFixture[str], more: list[str], said: str) -> None:
+def test_command_errors(world: World, capsys: pytest.CaptureFixture[str], more: list[str], message: str) -> None:
     assert main(["browse", str(world.run), "--data", str(world.shards), *more]) == 1
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]

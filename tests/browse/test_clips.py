@@ -11,8 +11,8 @@ from counterpoint.browse.clips import Clips, Filter
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
 from counterpoint.errors import Error
+from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import survey
-from counterpoint.experiments.predictions import log_odds
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy.mapping import youtube8m
 
@@ -83,26 +83,26 @@ def test_what_cannot_be_asked_for(known: Clips) -> None:
             Clips(known.run, known.dataset, without).choose(asked)
 
 
-def test_what_is_told(known: Clips) -> None:
-    told = known.told([1, 4])
-    assert told[0]["id"] == "b"
-    assert (told[0]["shard"], told[0]["record"], told[0]["link"]) == ("known.tfrecord", 1, None)
-    assert [(c["path"], c["true"]) for c in told[0]["truth"]] == [("Food:Dessert", True)]
-    said = [(c["path"], round(c["probability"], 2), c["true"]) for c in told[0]["predictions"]]
-    # Food is named too, but Soup says more
-    assert said == [
+def test_plain_values(known: Clips) -> None:
+    values = known.to_dicts([1, 4])
+    assert values[0]["id"] == "b"
+    assert (values[0]["shard"], values[0]["record"], values[0]["link"]) == ("known.tfrecord", 1, None)
+    assert [(c["path"], c["true"]) for c in values[0]["truth"]] == [("Food:Dessert", True)]
+    predictions = [(c["path"], round(c["probability"], 2), c["true"]) for c in values[0]["predictions"]]
+    # Food is named too, but Soup is more specific
+    assert predictions == [
         ("Food:Soup", 0.7, False),
         ("Food:Dessert", 0.2, True),
         ("Sport", 0.1, False),
         ("Sport:Ball", 0.1, False),
     ]
-    assert told[0]["correct"] is False
-    assert told[0]["loss"] == pytest.approx(0.5)
-    assert told[0]["surprise"] == pytest.approx(0.8, abs=1e-3)
-    assert told[0]["correlation"] == {"audio and video": pytest.approx(0.2)}
-    assert (told[1]["correct"], told[1]["truth"]) == (None, [])
-    assert known.told([1], level=0)[0]["correct"] is True
-    assert known.told([2])[0]["correlation"] == {"audio and video": None}
+    assert values[0]["correct"] is False
+    assert values[0]["loss"] == pytest.approx(0.5)
+    assert values[0]["surprise"] == pytest.approx(0.8, abs=1e-3)
+    assert values[0]["correlation"] == {"audio and video": pytest.approx(0.2)}
+    assert (values[1]["correct"], values[1]["truth"]) == (None, [])
+    assert known.to_dicts([1], level=0)[0]["correct"] is True
+    assert known.to_dicts([2])[0]["correlation"] == {"audio and video": None}
 
 
 def test_counts(known: Clips) -> None:
@@ -153,8 +153,8 @@ def test_real_records(real_data: Path, tmp_path: Path) -> None:
     made.save_weights(made.build())
     data = Dataset([real_data / "yt8m" / "video" / "validate0000.tfrecord"], made.labelling)
     clips = Clips(made, data, survey(made, data, tmp_path / "kept"))
-    told = clips.told(clips.choose(Filter(category="Transport:Land:Car")))
-    assert len(told) == clips.counts[clips.taxonomy.paths.index("Transport:Land:Car")] > 5
-    for one in told:
+    values = clips.to_dicts(clips.choose(Filter(category="Transport:Land:Car")))
+    assert len(values) == clips.counts[clips.taxonomy.paths.index("Transport:Land:Car")] > 5
+    for one in values:
         assert any(category["path"].startswith("Transport:Land:Car") for category in one["truth"])
         assert one["link"] == f"https://data.yt8m.org/2/j/i/{one['id'][:2]}/{one['id']}.js"

@@ -57,9 +57,9 @@ def settled(page: "sync_api.Page", count: str) -> None:
 
 
 def asked(server: str, query: str) -> tuple[str, list[str]]:
-    told = httpx.get(f"{server}v1/clips?{query}", timeout=60).json()
-    count = told["total"]
-    return f"{count} clip{'' if count == 1 else 's'}", [clip["id"] for clip in told["clips"]]
+    content = httpx.get(f"{server}v1/clips?{query}", timeout=60).json()
+    count = content["total"]
+    return f"{count} clip{'' if count == 1 else 's'}", [clip["id"] for clip in content["clips"]]
 
 
 def test_the_list_and_its_pages(page: "sync_api.Page", server: str) -> None:
@@ -94,7 +94,7 @@ def test_filters(page: "sync_api.Page", server: str) -> None:
     address = page.url
     page.click("#chosen button")
     settled(page, asked(server, "verdict=wrong")[0])
-    open_list(page, address)  # the address says it all
+    open_list(page, address)  # the address holds the whole filter
     settled(page, count)
     assert page.input_value("[name=role]") == "either"
     with page.expect_download() as download:
@@ -115,7 +115,7 @@ def test_a_choice_that_is_taken_back_is_shown_as_such(page: "sync_api.Page", ser
     assert page.input_value("[name=verdict]") == ""
 
 
-def test_what_is_wrong_is_said(page: "sync_api.Page", server: str) -> None:
+def test_what_is_wrong_is_shown(page: "sync_api.Page", server: str) -> None:
     page.fill("[name=search]", "no such clip")
     settled(page, "No clips like that")
     page.fill("[name=search]", "")
@@ -133,7 +133,7 @@ def test_a_clip_and_why(page: "sync_api.Page", server: str) -> None:
         "without sound",
         "without picture",
     ]
-    assert page.locator("#weights canvas").count() == 6  # before, heard and after, of picture and sound
+    assert page.locator("#weights canvas").count() == 6  # before, influence and after, of picture and sound
     assert page.locator("#timeline .label").all_text_contents() == ["Picture", "Sound", "Belong together"]
     page.focus("#timeline")
     page.keyboard.press("ArrowRight")

@@ -6,8 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from torchmetrics import Metric
 
+from counterpoint.errors import Error
 from counterpoint.evaluation import BreakdownAccumulator, Figures, break_down, breakdown, metrics
 
 # Food > Dessert, Dairy; Travel (nothing below it); Art > Photo > Portrait, with Photo after its child.
@@ -180,11 +183,13 @@ def test_a_failed_save_leaves_the_old_files(tmp_path, monkeypatch):
 
 def made_up(gap):
     each = Figures(videos=1, gap=gap, gap_full=0.5, map=1, perr=0.25, hit_at_1=0)
-    return breakdown.Breakdown(each, (each, replace(each, gap=NAN)), {"Food": each, "Art": replace(each, gap_full=NAN)})
+    unmeasured, no_full = (Figures(**{**vars(each), name: NAN}) for name in ("gap", "gap_full"))
+    return breakdown.Breakdown(each, (each, unmeasured), {"Food": each, "Art": no_full}, name="nv-l")
 
 
 def test_table4_puts_models_side_by_side():
-    rows = breakdown.table4([("nv-l", made_up(0.8939)), ("nv-cm-c", made_up(0.90254))])
+    table = breakdown.table4([("nv-l", made_up(0.8939)), ("nv-cm-c", made_up(0.90254))])
+    rows = [table.header, *table.rows]
     assert rows[:4] == [
         ["metric", "level", "nv-l", "nv-cm-c"],
         ["GAP", "all", "10.61", "9.75"],
@@ -200,7 +205,8 @@ def test_table4_puts_models_side_by_side():
 
 
 def test_table5_lists_top_level_categories():
-    assert breakdown.table5([("nv-l", made_up(0.8939))]) == [
+    table = breakdown.table5([("nv-l", made_up(0.8939))])
+    assert [table.header, *table.rows] == [
         ["metric", "category", "nv-l"],
         ["GAP", "Food", "10.61"],
         ["GAP", "Art", "10.61"],
@@ -217,11 +223,75 @@ def test_models_of_different_taxonomies_have_no_common_table():
         breakdown.table5(models)
 
 
-def test_rich_table_shows_every_row():
-    rows = breakdown.table4([("nv-l", made_up(0.8939))])
+def test_a_breakdown_has_its_tables():
+    result = made_up(0.8939)
+    assert result.table() == breakdown.table4([("nv-l", result)])
+    assert result.categories_table() == breakdown.table5([("nv-l", result)])
     console = Console(width=100)
-    with console.capture() as shown:
-        console.print(breakdown.rich_table(rows, "Error rates, %"))
-    text = shown.get()
-    assert "Error rates, %" in text
-    assert all(cell in text for row in rows for cell in row)
+    with console.capture() as captured:
+        console.print(result.table())
+    text = captured.get()
+    assert "Error rates in %, 1 clips" in text
+    assert all(cell in text for row in result.table().rows for cell in row)
+    assert "| GAP | all | 10.61 |" in result.table().markdown()
+
+
+# --- the table of metrics ---------------------------------------------------------------------------------------------
+
+
+class Named(Metric):
+    """The share of labels among all predictions of a half or more."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.add_state("hits", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("named", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, scores, labels):
+        self.hits += int((labels & (scores >= 0.5)).sum())
+        self.named += int((scores >= 0.5).sum())
+
+    def compute(self):
+        return self.hits / self.named
+
+
+def test_a_metric_is_one_entry(monkeypatch, tmp_path):
+    monkeypatch.setitem(metrics.METRICS, "precision", metrics.MetricSpec("Precision", Named))
+    monkeypatch.setitem(metrics.METRICS, "any", metrics.MetricSpec("Any", measure=lambda blocks: 0.25))
+    result = break_down(SCORES, LABELS, TAXONOMY)
+    named = SCORES >= 0.5
+    assert result.overall.precision == result.overall["precision"] == pytest.approx(LABELS[named].mean())
+    assert result.overall.gap == metrics.global_average_precision(SCORES, LABELS)
+    assert [row[:2] for row in result.table().rows[-8::4]] == [["Precision", "all"], ["Any", "all"]]
+    result.save(tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["overall"]["any"] == 0.25
+    weights = np.array([2, 0, 1, 1])
+    spec = metrics.METRICS["precision"]
+    repeated = np.repeat(SCORES, weights, 0), np.repeat(LABELS, weights, 0)
+    assert spec.on_weights(SCORES, LABELS)(weights) == spec.value(*repeated)
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_weights_are_repeated_videos(name):
+    scores, labels, _ = random_world(60)
+    weights = np.random.default_rng(1).integers(0, 3, len(scores))
+    spec = metrics.METRICS[name]
+    repeated = np.repeat(scores, weights, 0), np.repeat(labels, weights, 0)
+    assert spec.on_weights(scores, labels)(weights) == pytest.approx(spec.value(*repeated), abs=1e-9)
+
+
+def test_an_unknown_metric_is_an_error():
+    with pytest.raises(Error, match=r"no metric 'gap_ful'; did you mean gap_full\? \(there are gap, gap_full, map"):
+        metrics.METRICS["gap_ful"]
+    overall = break_down(SCORES, LABELS, TAXONOMY).overall
+    with pytest.raises(Error, match="no metric 'precision'"):
+        overall["precision"]
+    with pytest.raises(AttributeError):
+        overall.precision  # noqa: B018
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(Error, match="holds something else; choose another --out"):
+        made_up(0.5).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]

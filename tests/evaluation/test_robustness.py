@@ -6,22 +6,22 @@ import pytest
 
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.evaluation.robustness import SHARES, Robustness, RobustnessAccumulator
-from counterpoint.run import Predictions
+from counterpoint.predict import Predictions
 
 CLIPS, CATEGORIES = 400, 30
 
 
 def predictions(clips: int = CLIPS, modalities: tuple[str, ...] = ("audio", "video"), seed: int = 0) -> Predictions:
-    """Answers that know something, and less of it without a modality."""
+    """Scores that are higher for labels, and less so without a modality."""
     random = np.random.default_rng(seed)
     labels = random.random((clips, CATEGORIES)) < 0.1
 
-    def said(knowledge: float) -> np.ndarray:
+    def scores(knowledge: float) -> np.ndarray:
         return (random.random(labels.shape) + knowledge * labels).astype(np.float32) / 3
 
-    whole = said(1.0)
+    whole = scores(1.0)
     return Predictions(
-        [f"clip{i}" for i in range(clips)], whole, labels, {name: said(0.3 * i) for i, name in enumerate(modalities)}
+        [f"clip{i}" for i in range(clips)], whole, labels, {name: scores(0.3 * i) for i, name in enumerate(modalities)}
     )
 
 
@@ -42,29 +42,29 @@ def losers(accumulator: RobustnessAccumulator, lost: float) -> np.ndarray:
 
 
 def test_the_ends_are_plain_gaps() -> None:
-    told = predictions()
-    curves = measured(told)
+    made = predictions()
+    curves = measured(made)
     assert curves.shares == SHARES
     assert list(curves.gap) == ["audio", "video", "any"]
-    whole = global_average_precision(told.probabilities, told.labels)
+    whole = global_average_precision(made.probabilities, made.labels)
     assert all(curve[0] == pytest.approx(whole) for curve in curves.gap.values())
-    for name, probabilities in told.without.items():
-        assert curves.gap[name][-1] == pytest.approx(global_average_precision(probabilities, told.labels))
+    for name, probabilities in made.without.items():
+        assert curves.gap[name][-1] == pytest.approx(global_average_precision(probabilities, made.labels))
     ends = [curve[-1] for curve in curves.gap.values()]
     assert ends[0] < ends[2] < ends[1] < whole
 
 
 def test_every_share_is_a_mixture_of_probabilities() -> None:
-    told = predictions()
+    made = predictions()
     accumulator = RobustnessAccumulator(["audio", "video"])
-    accumulator.update(told)
+    accumulator.update(made)
     curves = accumulator.compute()
     audio = accumulator._chosen(0.0, 0.5, accumulator.seed + 1)  # who loses the sound where one of them is lost
-    mixed = {**told.without, "any": np.where(audio, told.without["audio"], told.without["video"])}
+    mixed = {**made.without, "any": np.where(audio, made.without["audio"], made.without["video"])}
     for point, lost in enumerate(SHARES):
         for name, lacking in mixed.items():
-            expected = np.where(losers(accumulator, lost), lacking, told.probabilities)
-            assert curves.gap[name][point] == pytest.approx(global_average_precision(expected, told.labels))
+            expected = np.where(losers(accumulator, lost), lacking, made.probabilities)
+            assert curves.gap[name][point] == pytest.approx(global_average_precision(expected, made.labels))
 
 
 def test_a_larger_share_holds_the_clips_of_a_smaller_one() -> None:
@@ -83,34 +83,35 @@ def test_a_larger_share_holds_the_clips_of_a_smaller_one() -> None:
 
 
 def test_neither_batches_nor_order_matter() -> None:
-    told = predictions()
-    once = measured(told)
-    assert measured(*(part(told, slice(i, i + 90)) for i in range(0, CLIPS, 90))) == once
-    backwards = measured(part(told, slice(None, None, -1)))
+    made = predictions()
+    once = measured(made)
+    assert measured(*(part(made, slice(i, i + 90)) for i in range(0, CLIPS, 90))) == once
+    backwards = measured(part(made, slice(None, None, -1)))
     for name, curve in once.gap.items():
         assert backwards.gap[name] == pytest.approx(curve)
 
 
 def test_another_seed_takes_other_clips() -> None:
-    told = predictions()
-    assert measured(told, seed=1).gap["audio"][1:4] != measured(told, seed=2).gap["audio"][1:4]
+    made = predictions()
+    assert measured(made, seed=1).gap["audio"][1:4] != measured(made, seed=2).gap["audio"][1:4]
 
 
 def test_one_modality_and_three() -> None:
     assert list(measured(predictions(modalities=("video",)), modalities=("video",)).gap) == ["video"]
     names = ("audio", "text", "video")
-    told = predictions(modalities=names)
+    made = predictions(modalities=names)
     accumulator = RobustnessAccumulator(names)
-    accumulator.update(told)
+    accumulator.update(made)
     which = np.select([accumulator._chosen(i / 3, (i + 1) / 3, accumulator.seed + 1) for i in range(3)], [0, 1, 2], -1)
     assert set(which.ravel()) == {0, 1, 2}
-    expected = np.choose(which, list(told.without.values()))
-    assert accumulator.compute().gap["any"][-1] == pytest.approx(global_average_precision(expected, told.labels))
+    expected = np.choose(which, list(made.without.values()))
+    assert accumulator.compute().gap["any"][-1] == pytest.approx(global_average_precision(expected, made.labels))
 
 
 def test_table_and_file(tmp_path: Path) -> None:
     curves = Robustness((0.0, 0.5, 1.0), {"audio": (0.8, 0.75, 0.5), "video": (0.8, 0.4, float("nan"))})
-    assert curves.table() == [
+    table = curves.table()
+    assert [table.header, *table.rows] == [
         ["metric", "clips that lose it", "audio", "video"],
         ["GAP", "0%", "20.00", "20.00"],
         ["GAP", "50%", "25.00", "60.00"],
@@ -122,6 +123,6 @@ def test_table_and_file(tmp_path: Path) -> None:
 
 
 def test_no_labels_at_all() -> None:
-    told = predictions(3)
-    told.labels[:] = False
-    assert measured(told).to_dict()["gap"]["any"] == [None] * len(SHARES)
+    made = predictions(3)
+    made.labels[:] = False
+    assert measured(made).to_dict()["gap"]["any"] == [None] * len(SHARES)

@@ -34,31 +34,29 @@ def data(tmp_path: Path) -> Dataset:
 
 
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = RunFolder.batches
+    def small(run: RunFolder, clips: Dataset, workers: int = 0) -> object:
+        return batches(run, clips, 8, workers)
 
-    def batches(self: RunFolder, clips: Dataset, batch_size: int = 8, workers: int = 0) -> object:
-        return whole(self, clips, batch_size, workers)
-
-    monkeypatch.setattr(RunFolder, "batches", batches)
+    monkeypatch.setattr("counterpoint.evaluation.survey.batches", small)
 
 
-def test_it_holds_what_the_model_says(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
-    told = survey(made, data, tmp_path / "kept", vectors=True)
+def test_it_holds_the_models_predictions(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
+    surveyed = survey(made, data, tmp_path / "kept", vectors=True)
     (batch,) = batches(made, data)
-    (said,) = Predictor(made).predict(data)
+    (predicted,) = Predictor(made).predict(data)
     with torch.inference_mode():
         output = made.categorizer()(batch.tracks)
-    assert [told.name(i) for i in range(35)] == batch.ids
-    np.testing.assert_allclose(told.probabilities(slice(None)), said.probabilities, atol=1e-3)
-    np.testing.assert_array_equal(told.labels(slice(None)), said.labels)
+    assert [surveyed.name(i) for i in range(35)] == batch.ids
+    np.testing.assert_allclose(surveyed.probabilities(slice(None)), predicted.probabilities, atol=1e-3)
+    np.testing.assert_array_equal(surveyed.labels(slice(None)), predicted.labels)
     for i in (0, 34):  # the loss of training, clip by clip
         loss = functional.binary_cross_entropy_with_logits(output.logits[i], batch.labels[i].float())
-        assert told.figures[i, 0] == pytest.approx(loss.item(), abs=1e-6)
-    assert told.vectors is not None
+        assert surveyed.figures[i, 0] == pytest.approx(loss.item(), abs=1e-6)
+    assert surveyed.vectors is not None
     last = made.categorizer().head.network[-1]
-    read = last(torch.from_numpy(told.vectors.astype(np.float32)))
+    read = last(torch.from_numpy(surveyed.vectors.astype(np.float32)))
     torch.testing.assert_close(read, output.logits, atol=1e-2, rtol=0)
-    assert told.pairs == []
+    assert surveyed.pairs == []
 
 
 def test_a_full_disk(made: RunFolder, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,11 +74,11 @@ def test_a_full_disk(made: RunFolder, data: Dataset, tmp_path: Path, monkeypatch
 
 def test_without_labels(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
     plain = dataset(data.paths[0].parent, labelled=False)
-    told = survey(made, plain, tmp_path / "kept")
-    assert np.isnan(told.figures).all()
-    assert told.vectors is None
+    surveyed = survey(made, plain, tmp_path / "kept")
+    assert np.isnan(surveyed.figures).all()
+    assert surveyed.vectors is None
     with pytest.raises(ValueError, match="without labels"):
-        told.labels(slice(None))
+        surveyed.labels(slice(None))
 
 
 def test_it_is_computed_once(made: RunFolder, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +97,7 @@ def test_an_interrupted_one_goes_on(
 
     def kill(clips: int) -> None:
         done.append(clips)
-        if len(done) == killed_after + 1:  # the first tells what was there
+        if len(done) == killed_after + 1:  # the first is of what was done before
             raise KeyboardInterrupt
 
     done: list[int] = []
@@ -108,10 +106,10 @@ def test_an_interrupted_one_goes_on(
     so_far = json.loads((tmp_path / "kept" / "survey.json").read_text())["done"]
     assert so_far == 8 * killed_after
     with (tmp_path / "kept" / "ids.jsonl").open("a") as file:
-        file.write('"more than was said"\n')
-    told: list[int] = []
-    went_on = survey(made, data, tmp_path / "kept", vectors=True, progress=told.append)
-    assert (told[0], sum(told)) == (so_far, 35)
+        file.write('"more than is in survey.json"\n')
+    progress: list[int] = []
+    went_on = survey(made, data, tmp_path / "kept", vectors=True, progress=progress.append)
+    assert (progress[0], sum(progress)) == (so_far, 35)
     for name in ("ids", "scores", "vectors", "figures", "bits"):
         np.testing.assert_array_equal(getattr(went_on, name), getattr(whole, name))
 
@@ -149,8 +147,15 @@ def test_two_processes_do_not_write_one_folder(made: RunFolder, data: Dataset, t
         survey(made, data, tmp_path / "kept")
 
 
-def test_damage_is_told(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
+def test_damage_is_an_error(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
     survey(made, data, tmp_path / "kept")
     (tmp_path / "kept" / "scores.npy").write_bytes(b"")
     with pytest.raises(Error, match=r"scores.npy: cannot be read .* delete"):
+        survey(made, data, tmp_path / "kept")
+
+
+def test_a_folder_that_holds_something_else_is_refused(made: RunFolder, data: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "thesis.txt").touch()
+    with pytest.raises(Error, match="kept: holds something else; choose another --out"):
         survey(made, data, tmp_path / "kept")

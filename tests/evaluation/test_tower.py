@@ -44,7 +44,7 @@ def tower_recipe(form: str = "contrastive", weight: float = 1.0) -> TowerRecipe:
 
 
 def tower_run(folder: Path, form: str = "contrastive", sizes: dict[str, int] = SIZES) -> RunFolder:
-    """Not trained, but it says something."""
+    """Not trained."""
     run = RunFolder(folder, tower_recipe(form), LABELLING, FeatureSet(sizes))
     run.save()
     torch.manual_seed(1)
@@ -56,12 +56,12 @@ def results(*weights: float) -> list[TowerResult]:
     true, false = np.array([0.96, 0.8, 0.4, 0.5], np.float32), np.array([0.1, 0.6, 0.5, 0.2, 0.3], np.float32)
     made = (figures(tower_recipe(weight=weight), true, false) for weight in weights)
     return [
-        TowerResult(told, true, {"true": [Surprise(0.4, {"audio": "a", "video": "a"})], "false": []}) for told in made
+        TowerResult(found, true, {"true": [Surprise(0.4, {"audio": "a", "video": "a"})], "false": []}) for found in made
     ]
 
 
 def probability(run: RunFolder, data: Dataset, whose: dict[str, str]) -> float:
-    """What the tower says of a clip put together from tracks of others, by the models' own way."""
+    """The tower's probability for a clip put together from tracks of others, by its forward pass."""
     by_id = {data.clip(i).id: data.clip(i) for i in range(len(data))}
     made = Clip("made", np.array([10]), {name: by_id[one].tracks[name] for name, one in whose.items()})
     batch = collate([(made, np.zeros(5, bool))], run.features, run.recipe.max_steps)
@@ -79,30 +79,30 @@ def tops(data: Dataset) -> dict[str, set[int]]:
 
 def test_figures_by_hand() -> None:
     (result,) = results(2.0)
-    told = result.figures
-    assert (told.name, told.negative_weight, told.true_pairs, told.false_pairs) == ("correlation-nv", 2.0, 4, 5)
-    assert told.fpr == 2 / 5  # 0.6 and, as a probability of a half is a yes, 0.5
-    assert told.fnr == 1 / 4  # 0.4
-    assert told.error == pytest.approx((2 / 5 + 1 / 4) / 2)
-    assert told.accuracy == pytest.approx(1 - told.error)
+    found = result.figures
+    assert (found.name, found.negative_weight, found.true_pairs, found.false_pairs) == ("correlation-nv", 2.0, 4, 5)
+    assert found.fpr == 2 / 5  # 0.6 and, as a probability of a half is a yes, 0.5
+    assert found.fnr == 1 / 4  # 0.4
+    assert found.error == pytest.approx((2 / 5 + 1 / 4) / 2)
+    assert found.accuracy == pytest.approx(1 - found.error)
     # 0.96 and 0.8 beat all five, 0.4 beats three, 0.5 beats three and ties with one.
-    assert told.auc == pytest.approx((5 + 5 + 3 + 3.5) / 20)
+    assert found.auc == pytest.approx((5 + 5 + 3 + 3.5) / 20)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_figures_against_scikit_learn(seed: int) -> None:
     random = np.random.default_rng(seed)
     true, false = random.beta(3, 2, 40).astype(np.float32), random.beta(2, 3, 200).round(1).astype(np.float32)
-    told = figures(tower_recipe(), true, false)
+    found = figures(tower_recipe(), true, false)
     truth, scores = np.repeat([1, 0], [40, 200]), np.concatenate([true, false])
-    assert told.auc == pytest.approx(roc_auc_score(truth, scores), abs=1e-6)
-    assert told.accuracy == pytest.approx(balanced_accuracy_score(truth, scores >= 0.5))
+    assert found.auc == pytest.approx(roc_auc_score(truth, scores), abs=1e-6)
+    assert found.accuracy == pytest.approx(balanced_accuracy_score(truth, scores >= 0.5))
 
 
 def test_table() -> None:
-    rows = table(results(1.0, 2.5))
-    assert rows[0][:2] == ["tower", "negative weight"]
-    assert rows[2] == ["correlation-nv", "2.5", "32.5", "40.0", "25.0", "67.5", "0.8250"]
+    made = table(results(1.0, 2.5))
+    assert made.header[:2] == ["tower", "negative weight"]
+    assert made.rows[1] == ["correlation-nv", "2.5", "32.5", "40.0", "25.0", "67.5", "0.8250"]
 
 
 # --- surprises --------------------------------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ def test_surprising_by_hand() -> None:
     assert surprising([one, two], ids, -1) == most
     assert surprising([one, two], ids, +1) == most[::-1]
     (result,) = results(1.0)
-    rows = surprising_table(replace(result, surprising={"true": [], "false": most[:2]}))
-    assert rows == [
+    made = surprising_table(replace(result, surprising={"true": [], "false": most[:2]}))
+    assert [made.header, *made.rows] == [
         ["pair", "probability", "audio of", "text of", "video of"],
         ["false", "1.000", "", "b", "c"],
         ["false", "0.750", "c", "", "a"],

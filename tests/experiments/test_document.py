@@ -1,4 +1,5 @@
-from counterpoint.experiments.document import Cell, Document, Picture, Section, Table
+from counterpoint.experiments.document import Document, Picture, Section
+from counterpoint.tables import Cell, Table
 
 TABLE = Table(
     "Errors",

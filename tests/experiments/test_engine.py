@@ -11,7 +11,7 @@ from counterpoint.experiments.engine import Estimate, Job, Log, run
 
 
 class Workshop:
-    """Makes jobs that leave a file, and tells which were done."""
+    """Makes jobs that leave a file, and keeps which were done."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,7 +74,7 @@ def test_a_job_of_another_process_is_left_to_it(workshop: Workshop, monkeypatch:
     assert workshop.done == ["c"]
 
 
-def test_a_need_that_nobody_makes(workshop: Workshop) -> None:
+def test_a_need_that_no_job_makes(workshop: Workshop) -> None:
     with pytest.raises(Error, match="b: needs what no job makes"):
         workshop.run(workshop.job("b", workshop.job("a")))
 

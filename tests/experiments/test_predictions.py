@@ -7,10 +7,10 @@ from training.world import LABELLING, TAXONOMY, clips, dataset, write
 from counterpoint.errors import Error
 from counterpoint.evaluation.breakdown import break_down
 from counterpoint.experiments.predictions import Truth, draw_runs, measure, measured, probabilities, save_scores
-from counterpoint.run import Predictions
+from counterpoint.predict import Predictions
 
 
-def said(clips: int, seed: int = 0) -> np.ndarray:
+def random_scores(clips: int, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     return np.asarray(TAXONOMY.consistent(random.random((clips, len(TAXONOMY))).astype(np.float32)))
 
@@ -21,7 +21,7 @@ def parts(scores: np.ndarray) -> list[Predictions]:
 
 
 def test_scores_keep_the_order_also_near_one(tmp_path: Path) -> None:
-    scores = said(20)
+    scores = random_scores(20)
     scores[0, :3] = [0.9999, 0.99995, 1.0]  # which are equal as 16-bit probabilities
     scores[1, :2] = [1e-6, 3e-6]
     save_scores(parts(scores), 20, len(TAXONOMY), tmp_path / "evaluation" / "scores.npy")
@@ -53,7 +53,7 @@ def test_runs_are_random_samples_where_there_are_enough_clips() -> None:
 
 def test_measured_as_the_scores_would_be(tmp_path: Path) -> None:
     truth = Truth.of(dataset(write(tmp_path / "test.tfrecord", *clips(12))))
-    scores = said(12)
+    scores = random_scores(12)
     save_scores(parts(scores), 12, len(TAXONOMY), tmp_path / "scores.npy")
     samples, _ = draw_runs(12, 3, 12)
     gap = measure(tmp_path / "scores.npy", truth, LABELLING.taxonomy, samples, tmp_path / "m.json")

@@ -39,8 +39,8 @@ def test_the_best_is_the_first_of_equals(tmp_path: Path) -> None:
     trials = search.trials()
     assert search.best() == {}
     for trial, value in zip(trials, (0.1, 0.3, 0.3, 0.2), strict=True):
-        search.tell(trial, value)
-    search.tell(trials[0], 0.1)  # as after a kill between telling and being told
+        search.save(trial, value)
+    search.save(trials[0], 0.1)  # as after a kill between the storage and the file
     assert Search(tmp_path / "nv-l", GRID, 4, GIVEN).best() == trials[1].settings
     assert [result["validation_gap"] for result in search.results()] == [0.1, 0.3, 0.3, 0.2]
 
@@ -48,7 +48,7 @@ def test_the_best_is_the_first_of_equals(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
 def test_the_storage_is_closed(tmp_path: Path) -> None:
     search = Search(tmp_path / "nv-l", GRID, 4, GIVEN)
-    search.tell(search.trials()[0], 0.1)
+    search.save(search.trials()[0], 0.1)
     opened = {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
     assert not [path for path in opened if path.startswith(str(tmp_path))]
 

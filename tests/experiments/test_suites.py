@@ -9,7 +9,7 @@ from counterpoint.errors import Error
 from counterpoint.experiments import paper
 from counterpoint.experiments.datasets import Inputs, Shape
 from counterpoint.experiments.experiment import Experiment
-from counterpoint.experiments.matching import parameters
+from counterpoint.experiments.search import parameters
 from counterpoint.experiments.suites import ENTRIES, SUITES, Suite, with_settings
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, CrossAttentionFamily, TransformerFamily
 from counterpoint.run import RunFolder
@@ -71,29 +71,29 @@ def test_an_ensemble_comes_after_its_members(tmp_path: Path) -> None:
     assert all(cells.index(member) < cells.index(cell) for cell in cells for member in of.members(cell))
 
 
-def test_seeds_are_averaged_where_there_are_enough_of_one_world(tmp_path: Path) -> None:
+def test_seeds_are_averaged_where_there_are_enough_of_the_same_clips(tmp_path: Path) -> None:
     suite = SUITES["video-level"]
     few = Experiment(suite, replace(suite.scale, seeds=2), Inputs(shards={}, clips={}), tmp_path)
-    apart = Experiment(SUITES["synthetic"], replace(suite.scale, worlds=()), Inputs(shards={}, clips={}), tmp_path)
+    apart = Experiment(SUITES["synthetic"], replace(suite.scale, datasets=()), Inputs(shards={}, clips={}), tmp_path)
     for of in (few, apart):
         names = {cell.entry.name for cell in of.cells()}
         assert "ensemble" in names
         assert "cm-c-seeds" not in names
 
 
-def test_rivals_have_what_was_searched_for_late_fusion(tmp_path: Path) -> None:
+def test_baselines_have_what_was_searched_for_late_fusion(tmp_path: Path) -> None:
     of = experiment(SUITES["mosaic"], tmp_path)
     best = {"family.heads": 2, "family.dropout": 0.3, "family.widths": {"video": 64, "audio": 64, "joined": 128}}
     search = of.search("tm", "l")
     search.folder.mkdir(parents=True)
-    told = {"settings": {**best, "head.dropout": 0.2, "training.learning_rate": 0.002}, "validation_gap": 0.5}
-    search.told(0).write_text(json.dumps(told))
-    rival, ours = (of.recipe("tm", of.suite.entry(name), 0) for name in ("tm-xattn", "cm-c"))
-    for recipe in (rival, ours):
+    result = {"settings": {**best, "head.dropout": 0.2, "training.learning_rate": 0.002}, "validation_gap": 0.5}
+    search.result_file(0).write_text(json.dumps(result))
+    baseline, headline = (of.recipe("tm", of.suite.entry(name), 0) for name in ("tm-xattn", "cm-c"))
+    for recipe in (baseline, headline):
         assert isinstance(recipe.family, CrossAttentionFamily | TransformerFamily)
         assert (recipe.family.heads, recipe.family.dropout) == (2, 0.3)
         assert (recipe.head.dropout, recipe.training.learning_rate) == (0.2, 0.002)
-    assert of.count(rival, "tm") == pytest.approx(of.count(ours, "tm"), rel=0.01)
+    assert of.count(baseline, "tm") == pytest.approx(of.count(headline, "tm"), rel=0.01)
 
 
 def test_ensembles_of_seeds_have_no_member_in_common(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_is_saved_of_every_recipe_can_be_read(suite: Suite, family: str, tm
         assert RunFolder.load(run.folder).recipe == recipe
 
 
-def test_families_with_one_judge_share_its_towers(tmp_path: Path) -> None:
+def test_families_with_one_tower_family_share_its_towers(tmp_path: Path) -> None:
     of = experiment(SUITES["mosaic"], tmp_path)
     assert len({of.tower_folder(of.main, family, "trained", 0) for family in of.scale.families}) == 1
     own = experiment(SUITES["synthetic"], tmp_path)

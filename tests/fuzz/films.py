@@ -89,8 +89,8 @@ def check_film(content: bytes) -> bool:
         return False
     assert len(frames) <= LIMITS.seconds
     assert all(frame.shape == (32, 32, 3) and frame.dtype == np.uint8 for frame in frames)
-    assert sound.seconds.shape == (len(sound.heard), 16_000)
-    assert len(sound.heard) <= LIMITS.seconds
+    assert sound.seconds.shape == (len(sound.present), 16_000)
+    assert len(sound.present) <= LIMITS.seconds
     assert np.isfinite(sound.seconds).all()
     assert np.abs(sound.seconds).max(initial=0) <= 1
     return True
@@ -141,16 +141,16 @@ def _stamp(milliseconds: int, mark: str) -> str:
 
 def check_subtitles(content: bytes) -> bool:
     for ending in (".srt", ".vtt"):
-        (scratch() / f"said{ending}").unlink(missing_ok=True)
-    (scratch() / ("said.srt" if content[:1] == b"s" else "said.vtt")).write_bytes(content[1:])
+        (scratch() / f"spoken{ending}").unlink(missing_ok=True)
+    (scratch() / ("spoken.srt" if content[:1] == b"s" else "spoken.vtt")).write_bytes(content[1:])
     try:
-        said = spoken(scratch() / "said.mp4", LIMITS.seconds)
+        words = spoken(scratch() / "spoken.mp4", LIMITS.seconds)
     except Error:
         return False
-    assert len(said) <= LIMITS.seconds
-    assert all(isinstance(text, str) and "\n" not in text for text in said)
+    assert len(words) <= LIMITS.seconds
+    assert all(isinstance(text, str) and "\n" not in text for text in words)
     if (plain := _plain(content)) is not None:
-        assert said == plain, (said, plain)
+        assert words == plain, (words, plain)
     return True
 
 
@@ -160,7 +160,7 @@ def _plain(content: bytes) -> list[str] | None:
     FFmpeg ends a WebVTT file at a time with a comma, which is none there, and shows cues by their times.
     """
     mark, last = (b"," if content[:1] == b"s" else b"."), 0.0
-    said: list[list[str]] = []
+    words: list[list[str]] = []
     blocks = content[1:].removeprefix(b"WEBVTT\n\n").split(b"\n\n")
     for number, block in enumerate(blocks, 1):
         lines = block.rstrip(b"\n").split(b"\n")
@@ -183,9 +183,9 @@ def _plain(content: bytes) -> list[str] | None:
             return None
         last = times[0]
         for second in range(int(times[0]), min(LIMITS.seconds, math.ceil(times[1]))):
-            said += [[] for _ in range(second + 1 - len(said))]
-            said[second].append(lines[2].decode())
-    return [" ".join(words) for words in said]
+            words += [[] for _ in range(second + 1 - len(words))]
+            words[second].append(lines[2].decode())
+    return [" ".join(second) for second in words]
 
 
 TARGETS = [

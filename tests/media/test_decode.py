@@ -53,14 +53,14 @@ def shown(path: Path) -> list[int]:
     return numbers(decoded(path)[0])
 
 
-def said(path: Path, limits: Limits = DEFAULT) -> str:
-    """What is said of a bad file: one line that names it."""
+def error_of(path: Path, limits: Limits = DEFAULT) -> str:
+    """The error of a bad file: one line that names it."""
     with pytest.raises(Error) as error:
         decoded(path, limits)
-    told = str(error.value)
-    assert told.startswith(f"{path}: ")
-    assert "\n" not in told
-    return told.removeprefix(f"{path}: ")
+    line = str(error.value)
+    assert line.startswith(f"{path}: ")
+    assert "\n" not in line
+    return line.removeprefix(f"{path}: ")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_frame_a_second(film: Path) -> None:
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * SECONDS
     assert shown(film) == [0, 30, 60, 90, 120]
     assert sound.seconds.shape == (SECONDS, RATE)
-    assert sound.heard.all()
+    assert sound.present.all()
     assert notes == []
 
 
@@ -122,7 +122,7 @@ def test_at_most_so_many_seconds(film: Path) -> None:
 
 def test_one_frame(tmp_path: Path) -> None:
     frames, sound, notes = decoded(render.write(tmp_path / "one.mp4", numbered(1), None))
-    assert (len(frames), len(sound.heard), notes) == (1, 0, ["no sound"])
+    assert (len(frames), len(sound.present), notes) == (1, 0, ["no sound"])
 
 
 def copied(source: Path, target: Path, change: Callable[[av.Packet], av.Packet | None], **streams: Any) -> Path:
@@ -145,7 +145,7 @@ def test_the_start_is_the_streams_own(film: Path, tmp_path: Path, name: str) -> 
 
     late = copied(film, tmp_path / name, later)
     assert shown(late) == [0, 30, 60, 90, 120]
-    assert decoded(late)[1].heard.all()
+    assert decoded(late)[1].present.all()
 
 
 def test_frames_at_any_times(tmp_path: Path) -> None:
@@ -177,10 +177,10 @@ def test_frames_at_any_times(tmp_path: Path) -> None:
 def test_formats(tmp_path: Path, name: str, codec: str, sound: str, pixels: str) -> None:
     path = tmp_path / name
     render.write(path, numbered(75, 128, 96), tone(3), fps=25, codec=codec, sound_codec=sound, pixels=pixels)
-    frames, heard, notes = decoded(path)
+    frames, sounds, notes = decoded(path)
     assert numbers(frames) == [0, 25, 50]
-    assert heard.heard.all()
-    assert len(heard.heard) == 3
+    assert sounds.present.all()
+    assert len(sounds.present) == 3
     assert notes == []
 
 
@@ -304,8 +304,8 @@ def test_sound_of_another_length(tmp_path: Path, length: float, steps: int) -> N
     frames, sound, _ = decoded(
         render.write(tmp_path / "a.mkv", numbered(150), tone(length), fps=30, sound_codec="flac")
     )
-    assert (len(frames), len(sound.heard)) == (5, steps)
-    assert sound.heard.all()
+    assert (len(frames), len(sound.present)) == (5, steps)
+    assert sound.present.all()
 
 
 def test_sound_keeps_its_time(film: Path, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_sound_keeps_its_time(film: Path, tmp_path: Path) -> None:
         return packet
 
     _, sound, _ = decoded(copied(film, tmp_path / "late.mkv", without))
-    assert sound.heard.tolist() == [False, False, True, True, False, True, True]
+    assert sound.present.tolist() == [False, False, True, True, False, True, True]
     assert np.abs(sound.seconds.reshape(-1)[: 2 * RATE - 1000]).max() < 1e-3  # AAC begins with a short prelude
     assert np.abs(sound.seconds[4, 2000:-2000]).max() < 0.01
     assert sound.seconds[5].std() == pytest.approx(0.5 / math.sqrt(2), rel=0.05)
@@ -334,7 +334,7 @@ def test_sound_before_the_picture_is_left_out(film: Path, tmp_path: Path) -> Non
         return packet
 
     frames, sound, _ = decoded(copied(film, tmp_path / "late.mkv", later))
-    assert (len(frames), sound.heard.tolist()) == (5, [True] * 3)
+    assert (len(frames), sound.present.tolist()) == (5, [True] * 3)
 
 
 def test_a_cover_is_no_film(film: Path, tmp_path: Path) -> None:
@@ -348,14 +348,14 @@ def test_a_cover_is_no_film(film: Path, tmp_path: Path) -> None:
         container.mux(cover.encode(frame))
         container.mux(cover.encode(None))
         samples = (tone(3) * 30000).astype(np.int16)[None]
-        heard = av.AudioFrame.from_ndarray(samples, "s16", "mono")
-        heard.sample_rate, heard.pts, heard.time_base = render.RATE, 0, Fraction(1, render.RATE)
-        container.mux(audio.encode(heard))
+        part = av.AudioFrame.from_ndarray(samples, "s16", "mono")
+        part.sample_rate, part.pts, part.time_base = render.RATE, 0, Fraction(1, render.RATE)
+        container.mux(audio.encode(part))
         container.mux(audio.encode(None))
     with av.open(str(path)) as container:
         assert container.streams.video
     frames, sound, notes = decoded(path)
-    assert (len(frames), len(sound.heard), notes) == (0, 3, ["no picture"])
+    assert (len(frames), len(sound.present), notes) == (0, 3, ["no picture"])
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------
@@ -380,7 +380,7 @@ def test_damaged_packets(film: Path, tmp_path: Path) -> None:
     frames, sound, notes = decoded(copied(film, tmp_path / "damaged.mp4", damaged))
     assert len(frames) == SECONDS
     assert numbers(frames)[3:] == [90, 120]
-    assert sound.heard.all()
+    assert sound.present.all()
     assert len(notes) == 1
     assert notes[0].startswith("damaged packets: ")
     with Video(tmp_path / "damaged.mp4") as video:
@@ -395,11 +395,11 @@ def test_truncated(film: Path, tmp_path: Path) -> None:
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
     frames, sound, notes = decoded(half)
     assert 2 <= len(frames) < SECONDS
-    assert 2 <= len(sound.heard) < SECONDS
+    assert 2 <= len(sound.present) < SECONDS
     assert notes == ["ends after 3 of 5 s"]
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
-    assert said(broken) == "not a video file that can be read (moov atom not found)"
+    assert error_of(broken) == "not a video file that can be read (moov atom not found)"
 
 
 def test_a_table_of_contents_without_contents(film: Path, tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_a_table_of_contents_without_contents(film: Path, tmp_path: Path) -> Non
                 new.mux(packet)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(first.read_bytes()[: first.read_bytes().index(b"mdat") + 4])
-    assert said(cut).startswith("nothing in it can be decoded")
+    assert error_of(cut).startswith("nothing in it can be decoded")
     cut.write_bytes(first.read_bytes()[: first.stat().st_size * 7 // 10])
     frames, _, _ = decoded(cut)
     assert 1 <= len(frames) < SECONDS
@@ -438,19 +438,19 @@ def test_a_table_of_contents_without_contents(film: Path, tmp_path: Path) -> Non
 def test_no_films(film: Path, tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     (tmp_path / "film.mp4").write_bytes(film.read_bytes())
     (tmp_path / name).write_bytes(content)
-    assert said(tmp_path / name).startswith(expected)
+    assert error_of(tmp_path / name).startswith(expected)
 
 
 @pytest.mark.parametrize("name", ["concat:film.mp4|film.mp4", "http:film.mp4", "file:film.mp4", "-", "a%03d.mp4"])
 def test_names_are_only_names(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "No such file" in said(Path(name))
+    assert "No such file" in error_of(Path(name))
     Path(name).write_bytes(film.read_bytes())
     assert len(decoded(Path(name))[0]) == SECONDS
 
 
 def test_not_a_file(tmp_path: Path) -> None:
-    assert "irectory" in said(tmp_path)
+    assert "irectory" in error_of(tmp_path)
 
 
 def test_too_large(tmp_path: Path) -> None:
@@ -458,29 +458,29 @@ def test_too_large(tmp_path: Path) -> None:
     small = render.write(tmp_path / "small.avi", numbered(2), None, codec="ffv1")
     path = tmp_path / "large.avi"
     path.write_bytes(small.read_bytes().replace(struct.pack("<II", 64, 48), struct.pack("<II", 15360, 8640)))
-    assert said(path) == "a picture of 15360 x 8640 pixels; the limit is 35,389,440 pixels"
+    assert error_of(path) == "a picture of 15360 x 8640 pixels; the limit is 35,389,440 pixels"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert said(path).startswith("a picture of")
+    assert error_of(path).startswith("a picture of")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
 def test_a_limit_of_ones_own(film: Path) -> None:
-    assert said(film, Limits(pixels=3000)).startswith("a picture of 64 x 48 pixels; the limit is 3,000 pixels")
+    assert error_of(film, Limits(pixels=3000)).startswith("a picture of 64 x 48 pixels; the limit is 3,000 pixels")
 
 
 # --- real ones --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "heard"),
+    ("name", "steps", "audible"),
     [("v_GGSY1Qvo990.mp4", 19, 18), ("v_ZNVhz7ctTq0.mp4", 14, 14), ("women_long_jump.mp4", 36, 35)],
 )
-def test_real_clips(real_data: Path, name: str, steps: int, heard: int) -> None:
+def test_real_clips(real_data: Path, name: str, steps: int, audible: int) -> None:
     path = real_data / "media" / name
     if not path.exists():
         pytest.skip(f"no {path}")
     frames, sound, notes = decoded(path)
-    assert (len(frames), int(sound.heard.sum()), notes) == (steps, heard, [])
+    assert (len(frames), int(sound.present.sum()), notes) == (steps, audible, [])
     with av.open(str(path)) as container:  # an independent choice of the frames: all of them, by time
         stream = container.streams.video[0]
         every = [

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.records import dequantize
 from counterpoint.errors import Error
-from counterpoint.media import efficientnet, encoders, logmel
+from counterpoint.media import efficientnet, encoders, sound
 from counterpoint.media import films as render
 from counterpoint.media.decode import Video
-from counterpoint.media.encoders import Encoders, LitePicture, LiteSound
+from counterpoint.media.encoders import Encoded, Encoders, LitePicture, LiteSound
 from counterpoint.media.sound import RATE
+from counterpoint.media.workers import Source, encode_all
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +40,19 @@ def plain(count: int) -> Iterator[NDArray[np.uint8]]:
 
 def test_log_mel_against_its_definition() -> None:
     """Another way to the same numbers: a discrete Fourier transform by sines, and each triangle by its corners."""
-    sound = np.random.default_rng(0).normal(0, 0.1, RATE)
-    found = logmel.log_mel(torch.from_numpy(sound[None]).float())[0].numpy()
+    samples = np.random.default_rng(0).normal(0, 0.1, RATE)
+    found = sound.log_mel(torch.from_numpy(samples[None]).float())[0].numpy()
     assert found.shape == (98, 64)
     corners = 700 * (10 ** (np.linspace(*(2595 * np.log10(1 + np.array([125, 7500]) / 700)), 66) / 2595) - 1)
     times = np.arange(400)
     hann = np.sin(np.pi * times / 400) ** 2
     for frame in (0, 13, 97):
-        samples = sound[160 * frame : 160 * frame + 400] * hann
+        windowed = samples[160 * frame : 160 * frame + 400] * hann
         for band in (0, 5, 30, 63):
             total = 0.0
             for k in range(1, 257):
                 at = np.interp(2595 * np.log10(1 + k * RATE / 512 / 700), *_triangle(corners[band : band + 3]))
-                total += at * abs((samples * np.exp(-2j * np.pi * k * times / 512)).sum())
+                total += at * abs((windowed * np.exp(-2j * np.pi * k * times / 512)).sum())
             assert found[frame, band] == pytest.approx(np.log(total + 0.01), abs=1e-4)
 
 
@@ -60,15 +62,15 @@ def _triangle(corners: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[i
 
 def test_a_tone_is_in_its_band() -> None:
     tone = torch.sin(2 * torch.pi * 1000 * torch.arange(RATE) / RATE)[None]
-    band = int(logmel.log_mel(tone)[0].mean(0).argmax())
-    middle = np.linspace(*logmel.mel(np.array([125.0, 7500.0])).tolist(), 66)[1:-1]
-    assert band == int(np.abs(middle - logmel.mel(np.array([1000.0]))).argmin())
+    band = int(sound.log_mel(tone)[0].mean(0).argmax())
+    middle = np.linspace(*sound.mel(np.array([125.0, 7500.0])).tolist(), 66)[1:-1]
+    assert band == int(np.abs(middle - sound.mel(np.array([1000.0]))).argmin())
 
 
 def test_lite_sound() -> None:
     seconds = torch.randn(3, RATE) * 0.1
     features = LiteSound()(seconds)
-    spectrogram = logmel.log_mel(seconds).double().numpy()
+    spectrogram = sound.log_mel(seconds).double().numpy()
     assert features.shape == (3, LiteSound.features)
     assert features[:, :64].numpy() == pytest.approx((spectrogram.mean(1) + 0.75) / 2, abs=1e-5)
     assert features[:, 64:].numpy() == pytest.approx((spectrogram.std(1, ddof=1) - 0.75) * 1.2, abs=1e-5)
@@ -113,7 +115,7 @@ def test_packed_weights_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             plain(frames[:, 1:])
 
 
-def test_the_network_knows_pictures(real_data: Path) -> None:
+def test_the_network_recognizes_pictures(real_data: Path) -> None:
     """Its classifier, which is not part of it here, sees barbells (ImageNet's 422) where one lifts weights."""
     path = real_data / "media" / "v_GGSY1Qvo990.mp4"
     if not path.exists():
@@ -175,7 +177,7 @@ def test_what_is_missing(lite: Encoders, tmp_path: Path) -> None:
     short = render.write(tmp_path / "short.mp4", plain(75), np.zeros(render.RATE))
     clip = lite.encode(short, "short").clip
     assert (len(clip.tracks["video"]), len(clip.tracks["audio"])) == (3, 1)
-    assert clip.tracks["audio"].any()  # silence was heard
+    assert clip.tracks["audio"].any()  # silence is sound
     blink = render.write(tmp_path / "blink.wav", None, np.ones(int(0.3 * render.RATE)))
     with pytest.raises(Error, match="nothing in it can be decoded"):  # less than half a second is none
         lite.encode(blink, "blink")
@@ -197,3 +199,69 @@ def test_fingerprints(lite: Encoders) -> None:
         encoders.of(stranger, "runs/a")
     with pytest.raises(Error, match=r"runs/a reads synthetic features \(video 8\), which are not made of video files"):
         encoders.of(FeatureSet({"video": 8}, "synthetic"), "runs/a")
+
+
+# --- of one's own -----------------------------------------------------------------------------------------------------
+
+OWN = """
+import torch
+from counterpoint.media.encoders import Encoders, LiteSound
+
+class Grey:
+    features, fingerprint = 3, "grey"
+    def size(self, width, height):
+        return 8, 8
+    def __call__(self, frames):
+        return frames.float().mean((1, 2)) / 128 - 1
+
+def grey() -> Encoders:
+    return Encoders("grey", Grey(), LiteSound())
+
+def unpromised():
+    raise AssertionError("must not be called")
+
+BUILT = grey()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with encoders, outside the package."""
+    (tmp_path / "own_encoders.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_encoders", raising=False)
+    return "own_encoders"
+
+
+@pytest.mark.parametrize("name", ["grey", "BUILT"])
+def test_encoders_of_a_module(own: str, name: str, film: Path) -> None:
+    """Its name comes back from features.json, and child processes import it."""
+    made_by = encoders.build(f"{own}:{name}")
+    assert made_by.features.sizes == {"audio": 128, "video": 3}
+    assert made_by.features.encoder.startswith(f"{own}:{name}-")
+    assert encoders.of(made_by.features, "the model").features == made_by.features
+    ((_, result),) = encode_all([Source("film", film)], made_by.name, 1)
+    assert isinstance(result, Encoded)
+    assert np.array_equal(result.clip.tracks["video"], made_by.encode(film, "film").clip.tracks["video"])
+
+
+def test_registered_encoders(monkeypatch: pytest.MonkeyPatch, lite: Encoders) -> None:
+    monkeypatch.delitem(encoders._REGISTRY, "small", raising=False)
+    encoders.register("small", lambda name: replace(lite, name=name))
+    try:
+        assert encoders.of(encoders.build("small").features, "the model").name == "small"
+        with pytest.raises(Error, match=r"no encoders are called 'smal'; did you mean small\? There are lite, small"):
+            encoders.build("smal")
+    finally:
+        del encoders._REGISTRY["small"]
+
+
+def test_other_objects_of_a_module_are_no_encoders(own: str) -> None:
+    for name in ("unpromised", "Grey", "torch"):
+        with pytest.raises(Error, match="neither an Encoders nor a function annotated to return one"):
+            encoders.build(f"{own}:{name}")
+    for name in (f"{own}:none", "no_such_module:grey"):
+        with pytest.raises(Error, match="cannot be imported"):
+            encoders.build(name)
+    with pytest.raises(Error, match=r"no encoders are called 'none'\. There are lite, youtube8m, any:IMAGE,AUDIO and"):
+        encoders.build("none")

@@ -1,5 +1,4 @@
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from counterpoint.data.inspect import inspect
 from counterpoint.data.records import clip_of
 from counterpoint.data.tfrecord import Shard
 from counterpoint.errors import Error
+from counterpoint.files import LOCK_FILE
 from counterpoint.media import encoders, extract, labels
 from counterpoint.media import films as render
-from counterpoint.media import workers as children
 from counterpoint.media.decode import Limits
 from counterpoint.media.encoders import Encoded, Encoders
-from counterpoint.media.extract import find
-from counterpoint.media.workers import Failure, Source, encode_all
+from counterpoint.media.extract import are_videos, extract_sources, find
+from counterpoint.media.workers import Failure, Source
 from counterpoint.taxonomy import load
 
 
@@ -57,9 +56,9 @@ GOOD = {"a.mp4", "b.mkv", "silent.MP4", "sub/a.mp4"}
 
 
 def test_a_folder_of_good_and_bad_files(videos: Path, lite: Encoders, tmp_path: Path) -> None:
-    said: list[tuple[int, int]] = []
-    report = extract.extract(
-        find([videos]), tmp_path / "out", lite, workers=2, progress=lambda *numbers: said.append(numbers)
+    calls: list[tuple[int, int]] = []
+    report = extract_sources(
+        find([videos]), tmp_path / "out", lite, workers=2, progress=lambda *numbers: calls.append(numbers)
     )
     assert set(stored(tmp_path / "out")) == GOOD
     assert sorted(report.failures) == [
@@ -68,7 +67,7 @@ def test_a_folder_of_good_and_bad_files(videos: Path, lite: Encoders, tmp_path: 
     ]
     assert report.notes == [(videos / "silent.MP4", "no sound")]
     assert (report.new, report.before, report.shards) == (4, 0, 1)
-    assert said == [(done, 6) for done in range(7)]
+    assert calls == [(done, 6) for done in range(7)]
     assert FeatureSet.of(list((tmp_path / "out").glob("*.tfrecord"))) == lite.features
     assert not inspect([tmp_path / "out"]).problems
     assert not (tmp_path / "out" / extract.PARTS).exists()
@@ -88,10 +87,10 @@ def test_names_that_lead_nowhere_or_are_no_unicode(videos: Path, lite: Encoders,
     except OSError:
         pytest.skip("this file system has names in Unicode only")
     (folder / "été.mp4").write_bytes((videos / "a.mp4").read_bytes())
-    report = extract.extract(find([folder]), tmp_path / "out", lite)
+    report = extract_sources(find([folder]), tmp_path / "out", lite)
     assert set(stored(tmp_path / "out")) == {"été.mp4"}
     assert dict(report.failures) == {
-        strange: "its name is not UTF-8, and no clip could bear it; rename it",
+        strange: "its name is not UTF-8, and no clip could have it; rename it",
         folder / "gone.mp4": "No such file or directory",
     }
 
@@ -101,7 +100,7 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     sources = [source for source in find([videos]) if source.id in GOOD]
     out = tmp_path / "out"
-    assert extract.extract(sources[:2], out, lite).new == 2
+    assert extract_sources(sources[:2], out, lite).new == 2
     asked: list[str] = []
 
     def one_and_out(todo: list[Source], *args: Any) -> Any:
@@ -111,29 +110,29 @@ def test_what_is_done_is_not_done_again(
 
     monkeypatch.setattr(extract, "encode_all", one_and_out)
     with pytest.raises(KeyboardInterrupt):
-        extract.extract(sources, out, lite)
+        extract_sources(sources, out, lite)
     assert asked == [source.id for source in sources[2:]]
     assert len(list((out / extract.PARTS).iterdir())) == 1
     monkeypatch.undo()
-    report = extract.extract(sources, out, lite)
+    report = extract_sources(sources, out, lite)
     assert (report.before, report.new, report.shards) == (3, 1, 2)
     assert set(stored(out)) == GOOD
-    assert extract.extract(sources, out, lite).new == 0
+    assert extract_sources(sources, out, lite).new == 0
 
 
 def test_killed_between_a_shard_and_its_parts(videos: Path, lite: Encoders, tmp_path: Path) -> None:
     out = tmp_path / "out"
     sources = [source for source in find([videos]) if source.id in GOOD]
-    extract.extract(sources[:1], out, lite)
+    extract_sources(sources[:1], out, lite)
     (out / extract.PARTS).mkdir()
     extract._write(out / extract.PARTS / "left.clip", list(stored(out).values()))
-    assert extract.extract(sources, out, lite).before == 1
+    assert extract_sources(sources, out, lite).before == 1
     assert set(stored(out)) == GOOD
 
 
 def test_shards_of_so_many_clips(videos: Path, lite: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extract, "CLIPS_PER_SHARD", 3)
-    report = extract.extract([s for s in find([videos]) if s.id in GOOD], tmp_path / "out", lite)
+    report = extract_sources([s for s in find([videos]) if s.id in GOOD], tmp_path / "out", lite)
     assert report.shards == 2
     assert [len(Shard(path)) for path in sorted((tmp_path / "out").glob("*.tfrecord"))] == [3, 1]
 
@@ -142,22 +141,22 @@ def test_labels_and_their_changes(videos: Path, lite: Encoders, tmp_path: Path) 
     out = tmp_path / "out"
     sources = [source for source in find([videos]) if source.id in GOOD]
     (videos / "labels.csv").write_text("path,categories\na.mp4,Food:Soup\nb.mkv,Food\n", encoding="utf-8")
-    extract.extract(sources[:2], out, lite, labels.read(videos / "labels.csv"))
+    extract_sources(sources[:2], out, lite, labels.read(videos / "labels.csv"))
     assert {name: clip.labels.tolist() for name, clip in stored(out).items()} == {"a.mp4": [1], "b.mkv": [0]}
     (videos / "labels.csv").write_text("path,categories\na.mp4,Animal\nb.mkv,Food\n", encoding="utf-8")
     changed = labels.read(videos / "labels.csv", load(out / "taxonomy"))
-    assert extract.extract(sources[:2], out, lite, changed).new == 0
+    assert extract_sources(sources[:2], out, lite, changed).new == 0
     assert {name: clip.labels.tolist() for name, clip in stored(out).items()} == {"a.mp4": [2], "b.mkv": [0]}
     assert load(out / "taxonomy").taxonomy.paths == ("Food", "Food:Soup", "Animal")
 
 
-def test_what_stays_of_earlier_calls_is_said(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+def test_what_stays_of_earlier_calls_is_noted(videos: Path, lite: Encoders, tmp_path: Path) -> None:
     sources = find([videos])
     out, (one, other) = tmp_path / "out", [source for source in sources if source.id in GOOD][:2]
-    extract.extract([one, other], out, lite, limits=Limits(1))
+    extract_sources([one, other], out, lite, limits=Limits(1))
     (videos / "one.csv").write_text(f"path,categories\n{one.id},Food\n")
     named = labels.read(videos / "one.csv")
-    assert extract.extract([one], out, lite, named).notes == [
+    assert extract_sources([one], out, lite, named).notes == [
         (out, "1 clips of earlier calls, which the labels file does not name, stay"),
         (out, "2 clips of earlier calls were cut at 1 s, and stay so (--max-seconds)"),
     ]
@@ -167,25 +166,25 @@ def test_clips_that_keep_their_labels_keep_their_categories(videos: Path, lite: 
     out, sheet = tmp_path / "out", videos / "some.csv"
     sources = [source for source in find([videos]) if source.id in GOOD]
     sheet.write_text("path,categories\na.mp4,Sun\n", encoding="utf-8")
-    extract.extract(sources[:1], out, lite, labels.read(sheet))
+    extract_sources(sources[:1], out, lite, labels.read(sheet))
     sheet.write_text("path,categories\nb.mkv,Dog\n", encoding="utf-8")
     other = labels.read(sheet)
     with pytest.raises(Error, match=r"label 0 of a\.mp4 would stand for dog, not sun: give the --taxonomy"):
-        extract.extract(sources[1:2], out, lite, other)
+        extract_sources(sources[1:2], out, lite, other)
     assert load(out / "taxonomy").taxonomy.paths == ("Sun",)
     sheet.write_text("path,categories\na.mp4,Dog\nb.mkv,Dog\n", encoding="utf-8")  # all of them anew
-    extract.extract(sources[:2], out, lite, labels.read(sheet))
+    extract_sources(sources[:2], out, lite, labels.read(sheet))
     assert {name: clip.labels.tolist() for name, clip in stored(out).items()} == {"a.mp4": [0], "b.mkv": [0]}
 
 
 def test_another_file_of_the_same_name(videos: Path, lite: Encoders, tmp_path: Path) -> None:
     out, other = tmp_path / "out", tmp_path / "other"
-    extract.extract(find([videos / "a.mp4"]), out, lite)
+    extract_sources(find([videos / "a.mp4"]), out, lite)
     other.mkdir()
     render.write(other / "a.mp4", [np.zeros((48, 64, 3), np.uint8)] * 25, None)
     before = stored(out)["a.mp4"]
     (other / "labels.csv").write_text("path,categories\na.mp4,Night\n", encoding="utf-8")
-    report = extract.extract(find([other]), out, lite, labels.read(other / "labels.csv"))
+    report = extract_sources(find([other]), out, lite, labels.read(other / "labels.csv"))
     assert [(failure.path, failure.cause) for failure in report.failures] == [
         (other / "a.mp4", f"{out} has a clip of another file of this name; choose another --out for it")
     ]
@@ -196,31 +195,31 @@ def test_another_file_of_the_same_name(videos: Path, lite: Encoders, tmp_path: P
 def test_a_part_that_never_reached_the_disk(videos: Path, lite: Encoders, tmp_path: Path) -> None:
     out = tmp_path / "out"
     sources = [source for source in find([videos]) if source.id in GOOD]
-    extract.extract(sources[:1], out, lite)
+    extract_sources(sources[:1], out, lite)
     (out / extract.PARTS).mkdir()
     (out / extract.PARTS / "0.clip").write_bytes(b"")
     (out / extract.PARTS / "1.clip").write_bytes(b"half")
-    assert extract.extract(sources[:2], out, lite).new == 1
+    assert extract_sources(sources[:2], out, lite).new == 1
 
 
 def test_another_folder_is_left_alone(videos: Path, lite: Encoders, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     FeatureSet({"video": 3}, "others").save(tmp_path / "out")
     with pytest.raises(Error, match=r"out: holds others features \(video 3\), not lite-.*another --out"):
-        extract.extract(find([videos]), tmp_path / "out", lite)
-    with pytest.raises(Error, match="not empty and not a folder of features"):
-        extract.extract(find([videos]), videos, lite)
+        extract_sources(find([videos]), tmp_path / "out", lite)
+    with pytest.raises(Error, match="holds something else; choose another --out"):
+        extract_sources(find([videos]), videos, lite)
 
 
 def test_one_process_at_a_time(videos: Path, lite: Encoders, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with (
-        FileLock(out / extract.LOCK),
+        FileLock(out / LOCK_FILE),
         pytest.raises(Error, match="out: another process extracts into it; wait for it"),
     ):
-        extract.extract(find([videos]), out, lite)
-    assert [path.name for path in out.iterdir()] == [extract.LOCK]
+        extract_sources(find([videos]), out, lite)
+    assert [path.name for path in out.iterdir()] == [LOCK_FILE]
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -241,30 +240,59 @@ def test_find(videos: Path, tmp_path: Path) -> None:
         find([tmp_path])
 
 
-# --- children ---------------------------------------------------------------------------------------------------------
+def test_are_videos(videos: Path, tmp_path: Path) -> None:
+    assert are_videos(videos)
+    assert are_videos([videos / "a.mp4", str(videos / "sub")])
+    assert not are_videos(["data/train*.tfrecord", tmp_path])
+    with pytest.raises(Error, match="video files and shards cannot be categorized in one call"):
+        are_videos([videos / "a.mp4", "train.tfrecord"])
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "b.tfrecord").touch()
+    with pytest.raises(Error, match="holds video files and shards; name the ones"):
+        are_videos(tmp_path)
 
 
-def _misbehaves(source: Source, limits: Limits) -> Encoded | str:
-    """Takes the place of encoding, in the child."""
-    if source.id == "hangs":
-        time.sleep(60)
-    if source.id == "crashes":
-        os._exit(11)
-    if source.id == "fails":
-        return str(Error(f"{source.path}: no good"))
-    return Encoded(Clip(source.id, np.zeros(0, np.int64), {}), [])
+# --- as a library -----------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_hangs_or_crashes_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "_encode", _misbehaves)
-    names = ["fine", "hangs", "crashes", "fails", "fine too"]
-    begun = time.monotonic()
-    results = dict(encode_all([Source(name, Path(name)) for name in names], "lite", 2, time_limit=1.5))
-    assert time.monotonic() - begun < 50
-    told = {source.id: result.cause for source, result in results.items() if isinstance(result, Failure)}
-    assert told == {
-        "hangs": "took more than 1.5 s",
-        "crashes": "the decoder crashed (exit code 11)",
-        "fails": "no good",
-    }
-    assert {source.id for source, result in results.items() if isinstance(result, Encoded)} == {"fine", "fine too"}
+def test_extract_reads_the_labels_file(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    sheet = videos / "two.csv"
+    sheet.write_text("path,categories\na.mp4,Food:Soup\nb.mkv,Food\n", encoding="utf-8")
+    report = extract.extract(str(videos), tmp_path / "out", sheet, workers=1)
+    assert (report.new, len(report.left_out), report.notes) == (2, 4, [])
+    assert load(tmp_path / "out" / "taxonomy").taxonomy.paths == ("Food", "Food:Soup")
+    again = extract.extract([videos], str(tmp_path / "out"), sheet, encoders=lite)
+    assert (again.new, again.before) == (0, 2)
+    with pytest.raises(Error, match="--taxonomy is for the categories of a labels file"):
+        extract.extract(videos, tmp_path / "other", taxonomy="youtube8m")
+    with pytest.raises(Error, match="no encoders are called 'light'; did you mean lite"):
+        extract.extract(videos, tmp_path / "other", encoders="light")
+    with pytest.raises(Error, match=r"two\.csv: names none of the 1 video files"):
+        extract.extract(videos / "sub", tmp_path / "other", sheet)
+
+
+def test_folders_with_features_of_another_origin_are_left_alone(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    """A run's folder, and shards that other commands wrote, have the same `features.json`."""
+    lite.features.save(tmp_path)
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(Error, match="holds something else; choose another --out"):
+        extract.extract(videos, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features.json", "recipe.json"]
+
+
+def test_clips_come_in_the_order_given(videos: Path, lite: Encoders) -> None:
+    sources = [*find([videos]), Source("\udce9.mp4", videos / "a.mp4")]
+
+    def backwards(todo: list[Source], *_: Any) -> Any:
+        for source in reversed(todo):
+            yield source, Failure(source.path, source.id)
+
+    results = list(extract.clips(sources, lite, engine=backwards))
+    assert [source for source, _ in results] == sources
+    assert [result.cause for _, result in results] == [*(source.id for source in sources[:-1]), extract.NO_UNICODE]
+    source, result = next(extract.clips(find(videos / "a.mp4"), lite, workers=1))
+    assert source.id == "a.mp4"
+    assert isinstance(result, Encoded)
+    expected = lite.encode(videos / "a.mp4", "a.mp4")
+    assert result.clip.tracks.keys() == expected.clip.tracks.keys()
+    assert all(np.array_equal(result.clip.tracks[name], track) for name, track in expected.clip.tracks.items())

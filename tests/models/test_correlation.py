@@ -58,14 +58,14 @@ def test_contrastive_score_is_a_scaled_cosine():
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
 def test_a_constant_tower(probability: float):
-    """Says one thing of all clips, but that those without sound have nothing to correlate."""
+    """The same probability for all clips, zero for those without sound."""
     tower = build_tower("correlation-constant", TWO)
     tower.comparison = Constant(probability)
     tracks = batch(TWO)
     tracks["audio"].mask[1] = False
-    said = tower(tracks)
-    assert_close(said.probability[PAIR], torch.tensor([probability, 0.0, probability, probability]).double())
-    assert said.agreement[PAIR].shape == (4, tower.comparison.size)
+    output = tower(tracks)
+    assert_close(output.probability[PAIR], torch.tensor([probability, 0.0, probability, probability]).double())
+    assert output.agreement[PAIR].shape == (4, tower.comparison.size)
     with pytest.raises(Error, match=r"from 0 to 1, not 1\.5"):
         Constant(1.5)
 
@@ -93,13 +93,13 @@ def test_probability(name: str, sizes: dict[str, int]):
     tracks["audio"].mask[1] = False
     tracks["video"].mask[2] = False
     tracks["audio"].features[1] = tracks["video"].features[2] = torch.nan
-    told = tower(tracks)
-    assert set(told.probability) == set(told.agreement) == set(combinations(sorted(sizes), 2))
-    for pair, probability in told.probability.items():
+    output = tower(tracks)
+    assert set(output.probability) == set(output.agreement) == set(combinations(sorted(sizes), 2))
+    for pair, probability in output.probability.items():
         there = tracks[pair[0]].mask.any(1) & tracks[pair[1]].mask.any(1)
         assert ((probability > 0) & (probability < 1)).tolist() == there.tolist()
-        assert told.agreement[pair].any(1).tolist() == there.tolist()
-        score = tower.comparison.score(pair, told.agreement[pair])
+        assert output.agreement[pair].any(1).tolist() == there.tolist()
+        score = tower.comparison.score(pair, output.agreement[pair])
         close(probability[there], torch.sigmoid(score / 2.5 - 0.3)[there])
         close(probability[there], whole.probability[pair][there])
 
@@ -149,7 +149,7 @@ def test_calibration_expects_what_is_there():
 
 
 def test_calibration_recovers_a_temperature_and_bias():
-    """Where the share of true pairs is sigmoid(score / 0.5 - 1), it says so, but for the balance of the kinds."""
+    """Where the share of true pairs is sigmoid(score / 0.5 - 1), so is the probability, balance of the kinds aside."""
     values = torch.linspace(-1.0, 2.0, 13)
     yes = (torch.sigmoid(values / 0.5 - 1) * 100_000).round().long()
     count = torch.full_like(yes, 100_000)
@@ -164,7 +164,7 @@ def test_calibration_recovers_a_temperature_and_bias():
 @pytest.mark.parametrize("false", [1, 5])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
 def test_calibration_is_logistic_regression(false: int, scale: float):
-    """Balanced: however many false pairs there are, either kind weighs a half."""
+    """Balanced: however many false pairs there are, either kind has half of the weight."""
     random = np.random.default_rng(0)
     true = np.arange(600) < 600 // (1 + false)
     score = (random.normal(true * 1.5 + 0.7, 1.0) * scale).astype(np.float32)
@@ -184,7 +184,7 @@ def test_calibration_of_separable_scores_stays_finite():
 
 
 def test_calibration_refuses_scores_that_tell_nothing():
-    with pytest.raises(ValueError, match="do not tell true pairs from false ones"):
+    with pytest.raises(ValueError, match="do not separate true pairs from false ones"):
         fit_calibration(torch.tensor([2.0, 1.5, 1.0, 0.0]), torch.tensor([False, True, False, True]))
 
 

@@ -27,7 +27,7 @@ from counterpoint.models.netvlad import Descriptor, NetVLAD
 from counterpoint.models.transformer import Projection, TransformerBlock, positions
 from counterpoint.recipes import Recipe
 
-from .small import MODELS, RIVALS, STEPS, THREE, TWO, build, small, stir
+from .small import BASELINES, MODELS, STEPS, THREE, TWO, build, small, stir
 
 Rows = list[list[float]]
 """One clip's weights: the last axis is the one they compete over, all others are flattened into the first."""
@@ -54,8 +54,8 @@ def affine(weight: Tensor, x: list[float], bias: Tensor | None) -> list[float]:
     ]
 
 
-def slow_f(influence: Influence, head: int, weights: list[float], outputs: int, told: list[float]) -> list[float]:
-    """F([weights, told]): a ReLU network whose input is the concatenation itself."""
+def slow_f(influence: Influence, head: int, weights: list[float], outputs: int, context: list[float]) -> list[float]:
+    """F([weights, context]): a ReLU network whose input is the concatenation itself."""
     x, layers = weights, list(influence.maps)
     for i, layer in enumerate(layers):
         assert isinstance(layer, DenseMap)
@@ -63,8 +63,8 @@ def slow_f(influence: Influence, head: int, weights: list[float], outputs: int, 
         width = outputs if i == len(layers) - 1 else len(bias)
         matrix, bias = matrix[: len(x), :width], bias[:width]
         if i == 0 and influence.context is not None:
-            x = [*x, *told]
-            rows = influence.context.weight.view(influence.heads, -1, len(told))[head, :width]
+            x = [*x, *context]
+            rows = influence.context.weight.view(influence.heads, -1, len(context))[head, :width]
             matrix = torch.cat([matrix, rows.T])
         x = affine(matrix.T, x, bias)
         if len(layers) == 1 or i < len(layers) - 1:
@@ -72,7 +72,7 @@ def slow_f(influence: Influence, head: int, weights: list[float], outputs: int, 
     return x
 
 
-def slow_heard(
+def slow_influence(
     layer: CrossModalLayer,
     target: str,
     weights: Mapping[str, Rows],
@@ -82,26 +82,26 @@ def slow_heard(
     correlation: Correlation,
     clip: int,
 ) -> list[float]:
-    """What ``target`` hears in one row of its weights: the sum of F over all that it hears, others or itself."""
+    """The influence on ``target`` in one row of its weights: the sum of F over its sources, others or itself."""
     total = [0.0] * outputs
     for source in weights:
         name = f"{source}_to_{target}"
         if name not in layer.influences:
             continue
         influence = layer.influences[name]
-        told: list[float] = []
+        context: list[float] = []
         if source != target:
             pair = tuple(sorted((source, target)))
             if correlation.probability[pair][clip] < getattr(influence, "threshold", 0.0):
                 continue
-            told = correlation.told(pair, getattr(influence, "told", "probability"))[clip].tolist()
-        heard = slow_f(influence, head, weights[source][row], outputs, told)
-        total = [one + other for one, other in zip(total, heard, strict=True)]
+            context = correlation.context(pair, getattr(influence, "kind", "probability"))[clip].tolist()
+        influenced = slow_f(influence, head, weights[source][row], outputs, context)
+        total = [one + other for one, other in zip(total, influenced, strict=True)]
     return total
 
 
-Hear = Callable[[int, int, int], list[float]]
-"""What is heard in one clip, by row of the weights, head and number of entries."""
+InfluenceOn = Callable[[int, int, int], list[float]]
+"""The influence in one clip, by row of the weights, head and number of entries."""
 
 
 def slow_describe(describe: Descriptor, parts: list[list[float]]) -> list[float]:
@@ -124,15 +124,15 @@ class SlowNetVLAD:
             for t in range(len(x))
         ]
 
-    def aggregate(self, x: Rows, there: list[bool], weights: Rows, hear: Hear) -> Rows:
+    def aggregate(self, x: Rows, there: list[bool], weights: Rows, influence_on: InfluenceOn) -> Rows:
         centres = self.of.centres.tolist()
         parts = [[0.0] * len(centre) for centre in centres]
         for t in range(len(x)):
-            heard = hear(t, 0, len(centres))
+            influenced = influence_on(t, 0, len(centres))
             for k, centre in enumerate(centres):
                 for d in range(len(centre)):
                     if there[t]:
-                        parts[k][d] += (weights[t][k] + heard[k]) * (x[t][d] - centre[d])
+                        parts[k][d] += (weights[t][k] + influenced[k]) * (x[t][d] - centre[d])
         return [slow_describe(self.of.describe, parts)]
 
 
@@ -148,15 +148,15 @@ class SlowAttentionCluster:
         by_step = [affine(last.weight, [math.tanh(v) for v in affine(first.weight, h, first.bias)], None) for h in x]
         return [slow_masked_softmax([logits[u] for logits in by_step], there) for u in range(len(last.weight))]
 
-    def aggregate(self, x: Rows, there: list[bool], weights: Rows, hear: Hear) -> Rows:
+    def aggregate(self, x: Rows, there: list[bool], weights: Rows, influence_on: InfluenceOn) -> Rows:
         parts = []
         for u, attention in enumerate(weights):
-            heard = hear(u, 0, len(x))
+            influenced = influence_on(u, 0, len(x))
             part = [0.0] * len(x[0])
             for t in range(len(x)):
                 for d in range(len(part)):
                     if there[t]:
-                        part[d] += (attention[t] + heard[t]) * x[t][d]
+                        part[d] += (attention[t] + influenced[t]) * x[t][d]
             parts.append(part)
         return [slow_describe(self.of.describe, parts)]
 
@@ -187,15 +187,15 @@ class SlowTransformer:
                 rows.append(row)
         return rows
 
-    def aggregate(self, x: Rows, there: list[bool], weights: Rows, hear: Hear) -> Rows:
+    def aggregate(self, x: Rows, there: list[bool], weights: Rows, influence_on: InfluenceOn) -> Rows:
         values = [self.head(x, self.of.value, i) for i in range(self.heads)]
         rows = []
         for q in range(len(x)):
             joined = []
             for i in range(self.heads):
                 row = i * len(x) + q
-                heard = hear(row, i, len(x))
-                attention = slow_masked_softmax([s + f for s, f in zip(weights[row], heard, strict=True)], there)
+                influenced = influence_on(row, i, len(x))
+                attention = slow_masked_softmax([s + f for s, f in zip(weights[row], influenced, strict=True)], there)
                 joined += [sum(attention[k] * values[i][k][c] for k in range(len(x))) for c in range(self.width)]
             after = [a + b for a, b in zip(x[q], affine(self.of.out.weight, joined, self.of.out.bias), strict=True)]
             norm, up, _, down = self.of.feed_forward
@@ -224,22 +224,22 @@ SLOW = {"nv": SlowNetVLAD, "tm": SlowTransformer, "rnn": SlowAttentionCluster}
 def slow_layer(
     layer: CrossModalLayer, slow: type, tracks: Tracks, correlation: Correlation, clip: int
 ) -> dict[str, Rows]:
-    """One clip through a layer: weigh, hear, combine."""
+    """One clip through a layer: weights, influence, aggregation."""
     attention_modules = {name: slow(attention) for name, attention in layer.attention_modules.items()}
     features = {name: track.features[clip].tolist() for name, track in tracks.items()}
     there = {name: track.mask[clip].tolist() for name, track in tracks.items()}
     for name, conditioning in layer.conditionings.items():
         source, target = name.split("_to_")
-        told = correlation.told(tuple(sorted((source, target))), conditioning.told)[clip].tolist()
-        shift = affine(conditioning.map.weight, told, None)
+        context = correlation.context(tuple(sorted((source, target))), conditioning.kind)[clip].tolist()
+        shift = affine(conditioning.map.weight, context, None)
         features[target] = [[a + b for a, b in zip(row, shift, strict=True)] for row in features[target]]
     weights = {name: attention_modules[name].weights(features[name], there[name]) for name in tracks}
 
     def combined(target: str) -> Rows:
-        def hear(row: int, head: int, outputs: int) -> list[float]:
-            return slow_heard(layer, target, weights, row, head, outputs, correlation, clip)
+        def influence_on(row: int, head: int, outputs: int) -> list[float]:
+            return slow_influence(layer, target, weights, row, head, outputs, correlation, clip)
 
-        return attention_modules[target].aggregate(features[target], there[target], weights[target], hear)
+        return attention_modules[target].aggregate(features[target], there[target], weights[target], influence_on)
 
     return {name: combined(name) for name in tracks}
 
@@ -259,22 +259,22 @@ def some_tracks(layer: CrossModalLayer) -> Tracks:
 def some_correlation(sizes: Mapping[str, int], agreement: int) -> Correlation:
     names = sorted(sizes)
     pairs = [(one, other) for one in names for other in names if one < other]
-    told = {pair: (floats(3, seed=i).sigmoid(), floats(3, agreement, seed=i)) for i, pair in enumerate(pairs)}
-    probability = {pair: p for pair, (p, _) in told.items()}
-    return Correlation(probability, {pair: a for pair, (_, a) in told.items()})
+    context = {pair: (floats(3, seed=i).sigmoid(), floats(3, agreement, seed=i)) for i, pair in enumerate(pairs)}
+    probability = {pair: p for pair, (p, _) in context.items()}
+    return Correlation(probability, {pair: a for pair, (_, a) in context.items()})
 
 
 LAYERS: dict[str, tuple[Recipe, dict[str, int]]] = {
     name: (recipe, sizes)
     for name, (recipe, sizes) in MODELS.items()
-    if not recipe.fusion.joined and recipe.name not in RIVALS and "reach" not in name and "layers" not in name
+    if not recipe.fusion.joined and recipe.name not in BASELINES and "reach" not in name and "layers" not in name
 } | {
     **{f"{name} deep": (small(name, hidden=(4,)), TWO) for name in ("nv-cm-g", "rnn-cm-c")},
     **{
-        f"{family}-cm-c deep agreement": (small(f"{family}-cm-c", told="agreement", hidden=(4, 3)), TWO)
+        f"{family}-cm-c deep agreement": (small(f"{family}-cm-c", context="agreement", hidden=(4, 3)), TWO)
         for family in SLOW
     },
-    "tm-cm-c agreement three": (small("tm-cm-c", told="agreement"), THREE),
+    "tm-cm-c agreement three": (small("tm-cm-c", context="agreement"), THREE),
     "tm-cm one head": (small("tm-cm", {"heads": 1}), TWO),
     "tm-cm-c one head": (small("tm-cm-c", {"heads": 1}), TWO),
 }
@@ -313,7 +313,7 @@ def test_an_inlet_is_a_concatenation_with_the_input(family: str, linear: str | N
     first = (
         layer.attention_modules["video"].get_submodule(linear) if linear else torch.nn.Linear(x.shape[-1], 5).double()
     )
-    c = correlation.told(("audio", "video"), "probability")
+    c = correlation.context(("audio", "video"), "probability")
     wide = torch.cat([first.weight, first.weight @ conditioning.map.weight], 1)
     both = torch.cat([x, c.unsqueeze(1).expand(-1, 4, -1)], -1)
     close(first(x + conditioning(correlation, ("audio", "video"))), both @ wide.T + first.bias)
@@ -339,15 +339,15 @@ def test_relative_map(heads: int, inputs: int, outputs: int):
 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("hidden", [(), (1,), (1, 1)])
-@pytest.mark.parametrize("context", [0, 2])
-def test_relative_influence(hidden: tuple[int, ...], heads: int, context: int):
+@pytest.mark.parametrize("size", [0, 2])
+def test_relative_influence(hidden: tuple[int, ...], heads: int, size: int):
     """On a time without end: before the first step and after the last nothing is there, but hidden layers are."""
     fusion = CrossModal(hidden=hidden, reach=2)
-    influence = Influence(fusion.parts(Axis(9, True, heads), Axis(9, True, heads)), context).double()
+    influence = Influence(fusion.parts(Axis(9, True, heads), Axis(9, True, heads)), size).double()
     stir(influence)
     steps, margin = 4, 20
-    weights, told = floats(1, heads, 3, steps), floats(1, context) if context else None
-    heard = influence(weights, steps, steps, told)
+    weights, context = floats(1, heads, 3, steps), floats(1, size) if size else None
+    influenced = influence(weights, steps, steps, context)
     for head in range(heads):
         for row in range(3):
             line = [0.0] * margin + weights[0, head, row].tolist() + [0.0] * margin
@@ -356,14 +356,14 @@ def test_relative_influence(hidden: tuple[int, ...], heads: int, context: int):
                 weight = (layer.weight if heads == 1 else layer.weight[head]).tolist()
                 offset = layer.bias.flatten()[head].item()
                 if i == 0 and influence.context is not None:
-                    offset += influence.context(told)[0, head].item()
+                    offset += influence.context(context)[0, head].item()
                 line = [
                     offset + sum(weight[t - s + 2] * line[s] for s in range(t - 2, t + 3) if 0 <= s < len(line))
                     for t in range(len(line))
                 ]
                 if i < len(influence.maps) - 1 or not hidden:
                     line = [max(value, 0.0) for value in line]
-            close(heard[0, head, row], torch.tensor(line[margin : margin + steps], dtype=torch.float64))
+            close(influenced[0, head, row], torch.tensor(line[margin : margin + steps], dtype=torch.float64))
 
 
 def test_nearby():
@@ -375,9 +375,9 @@ def test_nearby():
     none = torch.zeros(2, 4).double()
     steps = [none, *weights.unbind(1), none]
     first, last = influence.maps
-    for t, heard in enumerate(influence(weights, 4, 3, None).unbind(1)):
+    for t, influenced in enumerate(influence(weights, 4, 3, None).unbind(1)):
         mixed = earlier * steps[t] + same * steps[t + 1] + later * steps[t + 2]
-        close(heard, (mixed @ first.weight + first.bias).relu() @ last.weight + last.bias)
+        close(influenced, (mixed @ first.weight + first.bias).relu() @ last.weight + last.bias)
 
 
 def test_a_shift_in_time_is_one_entry_of_a_relative_map():
@@ -409,11 +409,11 @@ def test_descriptor(clips: int):
 
 
 def test_one_step_keeps_its_assignments():
-    """Video-level records have a single step: normalizing each cluster would leave nothing of what is heard."""
+    """Video-level records have a single step: normalizing each cluster would leave nothing of the influence."""
     layer: CrossModalLayer = build(small("nv-cm"), TWO).trunk.layers[0]
     tracks = {name: Track(floats(3, 1, size), torch.ones(3, 1, dtype=torch.bool)) for name, size in TWO.items()}
     louder = tracks | {"audio": Track(5 * tracks["audio"].features, tracks["audio"].mask)}
-    before, after = (layer(heard, None)[0]["video"].features for heard in (tracks, louder))
+    before, after = (layer(influenced, None)[0]["video"].features for influenced in (tracks, louder))
     assert (before - after).abs().amax((1, 2)).min() > 1e-3
 
 
@@ -497,6 +497,6 @@ def test_head_begins_by_expecting_one_category():
 def test_told():
     correlation = some_correlation(TWO, 4)
     pair = ("audio", "video")
-    assert torch.equal(correlation.told(pair, "probability"), correlation.probability[pair].unsqueeze(1))
-    assert correlation.told(pair, "agreement") is correlation.agreement[pair]
-    assert [Concatenated(told=told).context(7) for told in ("probability", "agreement")] == [1, 7]
+    assert torch.equal(correlation.context(pair, "probability"), correlation.probability[pair].unsqueeze(1))
+    assert correlation.context(pair, "agreement") is correlation.agreement[pair]
+    assert [Concatenated(context=kind).context_size(7) for kind in ("probability", "agreement")] == [1, 7]

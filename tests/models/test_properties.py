@@ -15,10 +15,10 @@ from counterpoint.models import transformer
 from counterpoint.models.fusion import Axis, ConcatenatedInfluence, CrossModal
 
 from .small import (
+    BASELINES,
     CATEGORIES,
     FAMILIES,
     MODELS,
-    RIVALS,
     STEPS,
     THREE,
     TWO,
@@ -145,7 +145,7 @@ def test_logits_formed_a_few_clips_at_a_time(name: str, monkeypatch: pytest.Monk
     results = []
     for most in (1, 2 * 2 * STEPS * STEPS, 1 << 20):
         monkeypatch.setitem(transformer.CHUNK_LOGITS, "cpu", most)
-        model = build(recipe, sizes, torch.tensor([0.9, 0.2, 0.6, 0.7]) if recipe.fusion.tower else None)
+        model = build(recipe, sizes, torch.tensor([0.9, 0.2, 0.6, 0.7]) if recipe.needs_tower else None)
         logits = model(batch(sizes, present=0.8)).logits
         logits.square().sum().backward()
         results.append([logits, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)])
@@ -158,7 +158,7 @@ def test_logits_formed_a_few_clips_at_a_time(name: str, monkeypatch: pytest.Monk
 def test_who_learns(name: str):
     """Every parameter of the categorizer has a gradient, and none of the tower's."""
     recipe, sizes = MODELS[name]
-    probability = torch.tensor([0.9, 0.6, 0.4, 0.7]) if recipe.fusion.tower else None
+    probability = torch.tensor([0.9, 0.6, 0.4, 0.7]) if recipe.needs_tower else None
     learns: dict[str, bool] = {}
     for seed in range(4):  # with other parameters each time, since a ReLU may be asleep
         model = build(recipe, sizes, probability, seed)
@@ -176,7 +176,7 @@ def test_who_learns(name: str):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name][0].fusion.tower])
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name][0].needs_tower])
 def test_a_frozen_tower_stays_in_evaluation(name: str):
     model = build(*MODELS[name])
     model.train()
@@ -189,7 +189,7 @@ def test_a_frozen_tower_stays_in_evaluation(name: str):
 
 @every_model
 @pytest.mark.parametrize("missing", [("audio",), ("video",), ("audio", "video", "text")], ids=len)
-def test_nothing_to_see_or_hear(name: str, missing: tuple[str, ...]):
+def test_neither_picture_nor_sound(name: str, missing: tuple[str, ...]):
     """Forward and backward stay finite, for every clip and for one among others, whatever stands in the padding."""
     recipe, sizes = MODELS[name]
     model = build(recipe, sizes)
@@ -215,7 +215,7 @@ def test_a_clip_longer_than_the_influence(name: str):
 @pytest.mark.parametrize(
     "name",
     [
-        *("tm-l", "rnn-l", "nv-cm", *RIVALS),
+        *("tm-l", "rnn-l", "nv-cm", *BASELINES),
         *("nv-cm reach deep", "rnn-cm-g reach", "tm-cm reach deep", "rnn-cm reach deep"),
     ],
 )
@@ -247,7 +247,7 @@ def test_zero_start_is_near_late_fusion(family: str, fusion: str, hidden: tuple[
 @pytest.mark.parametrize("hidden", [(), (6,), (7, 6)])
 @pytest.mark.parametrize("source", [Axis(6, False), Axis(6, True), Axis(6, True, heads=2)])
 @pytest.mark.parametrize("reach", [None, 2])
-def test_identity_start_hears_the_others_weights(source: Axis, hidden: tuple[int, ...], reach: int | None):
+def test_identity_start_is_the_others_weights(source: Axis, hidden: tuple[int, ...], reach: int | None):
     influence = CrossModal(hidden=hidden, start="identity", reach=reach).influence(source, Axis(6, True), 0)
     weights = torch.rand(3, source.heads, 4, 6).softmax(-1)
     assert_close(influence(weights, 6, 6, None), weights, rtol=0, atol=0.02)
@@ -264,7 +264,7 @@ def test_identity_start_between_unlike_axes():
 
 @every_family
 @pytest.mark.parametrize("into", ["influence", "input"])
-def test_concatenated_fusion_listens_to_the_probability(family: str, into: str):
+def test_concatenated_fusion_reads_the_probability(family: str, into: str):
     tracks = batch(TWO)
     low = build(small(f"{family}-cm-c", into=into), TWO, torch.full((4,), 0.1))(tracks)
     high = build(small(f"{family}-cm-c", into=into), TWO, torch.tensor([0.1, 0.1, 0.9, 0.9]))(tracks)
@@ -273,14 +273,14 @@ def test_concatenated_fusion_listens_to_the_probability(family: str, into: str):
 
 @every_family
 @pytest.mark.parametrize("into", ["influence", "input"])
-def test_concatenated_fusion_listens_to_the_agreement(family: str, into: str):
-    """Told the agreement, it hears the whole of it and the probability not at all."""
-    recipe, tracks = small(f"{family}-cm-c", into=into, told="agreement"), batch(TWO)
+def test_concatenated_fusion_reads_the_agreement(family: str, into: str):
+    """It reads the whole of the agreement, and nothing of the probability."""
+    recipe, tracks = small(f"{family}-cm-c", into=into, context="agreement"), batch(TWO)
     model = build(recipe, TWO, torch.full((4,), 0.1))
     layer = model.trunk.layers[0]
     maps = layer.conditionings if into == "input" else layer.influences
-    assert {ear.map.in_features if into == "input" else ear.context.in_features for ear in maps.values()} == {4}
-    assert all(isinstance(ear, ConcatenatedInfluence) == (into == "influence") for ear in layer.influences.values())
+    assert {part.map.in_features if into == "input" else part.context.in_features for part in maps.values()} == {4}
+    assert all(isinstance(part, ConcatenatedInfluence) == (into == "influence") for part in layer.influences.values())
     before = model(tracks).logits
     assert torch.equal(build(recipe, TWO, torch.full((4,), 0.9))(tracks).logits, before)
     with torch.no_grad():
@@ -291,7 +291,7 @@ def test_concatenated_fusion_listens_to_the_agreement(family: str, into: str):
 
 @every_model
 def test_shown_weights(name: str):
-    """After is before and heard together; where nothing is heard, weights sum to one over what is there."""
+    """After is before plus influence; without influence, weights sum to one over what is there."""
     recipe, sizes = MODELS[name]
     tracks = batch(sizes, present=0.7)
     tracks["audio"].mask[0] = False
@@ -302,35 +302,35 @@ def test_shown_weights(name: str):
     read = {name: track for name, track in tracks.items() if name in (recipe.modalities or tracks)}
     for shown in output.weights:
         assert shown.keys() == ({"joined"} if recipe.fusion.joined else set(read))
-        for modality, (before, heard, after) in shown.items():
-            assert before.shape == heard.shape == after.shape
+        for modality, (before, influence, after) in shown.items():
+            assert before.shape == influence.shape == after.shape
             whole = torch.stack([track.mask for track in read.values()]).any(0)
             mask = whole if recipe.fusion.joined else tracks[modality].mask
             mask = mask.any(1, keepdim=True) if recipe.averaged else mask
             if name.startswith("tm"):
                 mask = mask[:, None, None, :].expand(before.shape)
-                if name.split()[0] not in RIVALS:
-                    close(after, masked_softmax(before.clamp_min(1e-300).log() + heard, mask))
+                if name.split()[0] not in BASELINES:
+                    close(after, masked_softmax(before.clamp_min(1e-300).log() + influence, mask))
                 sums = mask.any(-1).double()
             else:
                 mask = (
                     mask[:, :, None].expand(before.shape) if name.startswith("nv") else mask[:, None].expand_as(before)
                 )
-                close(after, before + heard)
+                close(after, before + influence)
                 sums = mask.any(-1).double()
             assert not before[~mask].any()
             assert not after[~mask].any()
-            if name.split()[0] in RIVALS:  # some of the sum goes to the others' steps
+            if name.split()[0] in BASELINES:  # some of the sum goes to the others' steps
                 assert (before.sum(-1) <= sums.clamp_min(1) + 1e-12).all()
                 sums = before.sum(-1)
             close(before.sum(-1), sums)
             if type(recipe.fusion).__name__ in {"Early", "Late"}:
-                assert not heard.any()
+                assert not influence.any()
                 close(after.sum(-1), sums)
 
 
 @every_family
-def test_shut_gates_show_that_nothing_is_heard(family: str):
+def test_shut_gates_show_no_influence(family: str):
     model = build(small(f"{family}-cm-g"), TWO, torch.tensor([0.1, 0.9, 0.2, 0.8]))
     for influence in (maps.influence for maps in model(batch(TWO), return_attention=True).weights[0].values()):
         assert influence.flatten(1).any(1).tolist() == [False, True, False, True]
@@ -368,7 +368,7 @@ def test_dropout_of_a_training_model_spares_the_tower():
 def test_a_modality_that_is_not_read_does_not_matter(name: str):
     """Except through a tower, which reads for itself."""
     recipe, sizes = MODELS[name]
-    probability = torch.tensor([0.9, 0.2, 0.6, 0.7]) if recipe.fusion.tower else None
+    probability = torch.tensor([0.9, 0.2, 0.6, 0.7]) if recipe.needs_tower else None
     model, tracks, others = build(recipe, sizes, probability), batch(sizes), batch(sizes, seed=1)
     logits = model(tracks).logits
     unread = {modality: others[modality] for modality in sizes if modality not in recipe.modalities}
@@ -403,7 +403,7 @@ def test_a_modality_that_the_features_lack():
 
 
 @every_family
-def test_who_hears_itself_hears_nobody_else(family: str):
+def test_self_influence_reads_no_other_modality(family: str):
     tracks = batch(TWO)
     trunk = model(f"{family}-cm-self").trunk
     vectors, (shown,) = trunk(tracks, return_attention=True)
@@ -411,18 +411,18 @@ def test_who_hears_itself_hears_nobody_else(family: str):
     others, _ = trunk({**tracks, "audio": louder})
     assert torch.equal(vectors["video"], others["video"])
     assert not torch.equal(vectors["audio"], others["audio"])
-    assert all(each.heard.abs().max() > 0 for each in shown.values())
+    assert all(each.influence.abs().max() > 0 for each in shown.values())
 
 
-@pytest.mark.parametrize("name", RIVALS)
-def test_rivals_hear_the_other_modality_step_by_step(name: str):
-    """What the sound shows at one second changes what a rival reads from the picture."""
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_read_the_other_modality_step_by_step(name: str):
+    """What the sound shows at one second changes what a baseline reads from the picture."""
     tracks = batch(TWO)
     louder = tracks["audio"].features.clone()
     louder[:, 2] *= 3
     one, other = (
-        model(name).trunk(told)[0]["video"]
-        for told in (tracks, tracks | {"audio": Track(louder, tracks["audio"].mask)})
+        model(name).trunk(given)[0]["video"]
+        for given in (tracks, tracks | {"audio": Track(louder, tracks["audio"].mask)})
     )
     assert (one - other).abs().amax(1).min() > 1e-6
 
@@ -435,10 +435,10 @@ def test_a_transformers_picture_leaves_out_queries_that_are_not_there():
     assert block.time_profile(weights, torch.zeros(3, dtype=torch.bool)).tolist() == [[0.0, 0.0, 0.0]]
 
 
-def test_modalities_of_any_name_are_told_of_the_tower():
+def test_modalities_of_any_name_are_given_the_towers_output():
     sizes = {"speech_to_text": 5, "video": 6}
     recipe = small("nv-cm-c")
     family = replace(recipe.family, clusters={"speech_to_text": 3, "video": 3})
-    told = replace(recipe, family=family, fusion=replace(recipe.fusion, into="input"))
-    built = build(told, sizes, torch.tensor([0.9, 0.2, 0.6, 0.7]))
+    recipe = replace(recipe, family=family, fusion=replace(recipe.fusion, into="input"))
+    built = build(recipe, sizes, torch.tensor([0.9, 0.2, 0.6, 0.7]))
     assert torch.isfinite(built(batch(sizes)).logits).all()

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from counterpoint.data.tracks import Track
-from counterpoint.models import influenced_attention as listening
+from counterpoint.models import influenced_attention as influencing
 from counterpoint.models.fusion import CrossModal, Influences
-from counterpoint.models.influenced_attention import LogitInfluence, listen
+from counterpoint.models.influenced_attention import LogitInfluence, influenced_attention
 from counterpoint.models.transformer import Logits, attend
 from counterpoint.recipes import RECIPES, AttentionClusterFamily, Family, NetVLADFamily, TransformerFamily
 
@@ -25,7 +25,7 @@ def floats(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
-def ear(hidden: Sequence[int], gate: Tensor | None) -> LogitInfluence:
+def influence(hidden: Sequence[int], gate: Tensor | None) -> LogitInfluence:
     first, *others = zip([STEPS, *hidden], [*hidden, STEPS], strict=True)
     layers = [floats(HEADS, *first)]
     for inputs, outputs in others:
@@ -33,19 +33,21 @@ def ear(hidden: Sequence[int], gate: Tensor | None) -> LogitInfluence:
     return LogitInfluence(floats(ROWS, STEPS, 3), floats(ROWS, STEPS, 3), floats(ROWS, 1, first[1]), layers, gate)
 
 
-def plainly(queries: Tensor, keys: Tensor, values: Tensor, floor: Tensor, ears: Sequence[LogitInfluence]) -> Tensor:
+def plainly(
+    queries: Tensor, keys: Tensor, values: Tensor, floor: Tensor, influences: Sequence[LogitInfluence]
+) -> Tensor:
     """The formula, row by row, left to autograd."""
     rows = []
     for row in range(ROWS):
         logits = queries[row] @ keys[row].T + floor[row]
-        for each in ears:
+        for each in influences:
             first, *layers = (layer[row % HEADS] for layer in each.layers)
-            heard = each.queries[row] @ each.keys[row].T @ first + each.bias[row]
-            heard = heard.relu()
+            value = each.queries[row] @ each.keys[row].T @ first + each.bias[row]
+            value = value.relu()
             for i in range(0, len(layers), 2):
-                heard = heard @ layers[i] + layers[i + 1]
-                heard = heard.relu() if i + 2 < len(layers) else heard
-            logits = logits + (heard if each.gate is None else heard * each.gate[row])
+                value = value @ layers[i] + layers[i + 1]
+                value = value.relu() if i + 2 < len(layers) else value
+            logits = logits + (value if each.gate is None else value * each.gate[row])
         rows.append(logits.softmax(-1) @ values[row])
     return torch.stack(rows)
 
@@ -53,20 +55,20 @@ def plainly(queries: Tensor, keys: Tensor, values: Tensor, floor: Tensor, ears: 
 @pytest.mark.parametrize("at_once", [1, STEPS * STEPS * HEADS, 2 * STEPS * STEPS * HEADS, 1 << 20])
 @pytest.mark.parametrize("hidden", [(), (4,), (4, 6, 3)], ids=len)
 @pytest.mark.parametrize("gated", [False, True])
-def test_listening_is_the_formula(
+def test_influenced_attention_is_the_formula(
     at_once: int, hidden: tuple[int, ...], gated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values and all gradients, for any number of rows at once."""
-    monkeypatch.setitem(listening.CHUNK_LOGITS, "cpu", at_once)
+    monkeypatch.setitem(influencing.CHUNK_LOGITS, "cpu", at_once)
     torch.manual_seed(0)
     gate = torch.tensor([True, False, True]).repeat_interleave(HEADS).view(-1, 1, 1)
-    ears = [ear(hidden, gate if gated else None), ear(hidden, None)]
+    influences = [influence(hidden, gate if gated else None), influence(hidden, None)]
     queries, keys, values = floats(ROWS, STEPS, 3), floats(ROWS, STEPS, 3), floats(ROWS, STEPS, 3)
     floor = torch.zeros(ROWS, 1, STEPS, dtype=torch.float64)
     floor[:HEADS, :, 3:] = torch.finfo(torch.float64).min
-    learning = [queries, keys, values, *(tensor for each in ears for tensor in each.tensors())]
+    learning = [queries, keys, values, *(tensor for each in influences for tensor in each.tensors())]
     towards = torch.randn(ROWS, STEPS, 3, dtype=torch.float64)
-    fast, plain = (form(queries, keys, values, floor, ears) for form in (listen, plainly))
+    fast, plain = (form(queries, keys, values, floor, influences) for form in (influenced_attention, plainly))
     assert_close(fast, plain, rtol=0, atol=1e-12)
     for one, other in zip(
         torch.autograd.grad(fast, learning, towards), torch.autograd.grad(plain, learning, towards), strict=True
@@ -98,7 +100,7 @@ FAMILIES: dict[str, Family] = {
 @pytest.mark.parametrize("hidden", [(), (8,)], ids=len)
 def test_what_is_never_formed(family: str, hidden: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch of (head, query, key), and of (step, cluster, feature)."""
-    monkeypatch.setitem(listening.CHUNK_LOGITS, "cpu", LONG * LONG)
+    monkeypatch.setitem(influencing.CHUNK_LOGITS, "cpu", LONG * LONG)
     base = RECIPES[f"{family}-cm"]
     recipe = replace(base, family=FAMILIES[family], fusion=CrossModal(hidden=hidden), max_steps=LONG)
     model, clips = recipe.build({"video": WIDTH, "audio": WIDTH}, 4), 4

@@ -1,4 +1,4 @@
-"""Real servers in processes of their own, of runs whose every parameter is random: no two clips are told the same."""
+"""Real servers in processes of their own, of runs with random parameters, so that answers differ from clip to clip."""
 
 import os
 import re
@@ -38,15 +38,15 @@ STARTING = 120.0  # seconds
 
 
 def make_run(folder: Path, features: FeatureSet, recipe: str = "nv-cm-c") -> RunFolder:
-    """A run that was never trained, with a tower if the recipe listens to one."""
+    """A run that was never trained, with a tower if the recipe needs one."""
     torch.manual_seed(1)
     labelling = Labelling(TAXONOMY, LabelMap.identity(TAXONOMY))
     family = NetVLADFamily(clusters={"audio": 3, "video": 4}, hidden=8)
     run = RunFolder(folder, replace(RECIPES[recipe], family=family, head=HeadConfig(hidden=8)), labelling, features)
     run.save()
-    if run.recipe.fusion.tower:
-        listens = replace(TOWER_RECIPES["correlation-nv"], family=family, comparison=ContrastiveConfig(embedding=4))
-        tower = RunFolder(folder.with_name(f"{folder.name}-tower"), listens, labelling, features)
+    if run.recipe.needs_tower:
+        correlation = replace(TOWER_RECIPES["correlation-nv"], family=family, comparison=ContrastiveConfig(embedding=4))
+        tower = RunFolder(folder.with_name(f"{folder.name}-tower"), correlation, labelling, features)
         tower.save()
         tower.save_weights(tower.build().apply(_stir))
         run.take_in(tower)
@@ -68,7 +68,7 @@ class Served:
     process: "subprocess.Popen[str]"
     temporary: Path
     """Where it may keep what it holds."""
-    said: list[str]
+    lines: list[str]
     """Its lines on the terminal."""
 
     def ask(self, method: str, where: str, **options: object) -> httpx.Response:
@@ -83,13 +83,13 @@ def serving(run: Path, *options: object, **environment: str) -> Iterator[Served]
         variables = os.environ | {"TMPDIR": temporary, "OMP_NUM_THREADS": "1"} | environment
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
         served = Served("", process, Path(temporary), [])
-        listening = threading.Thread(target=_listen, args=(served,), daemon=True)
-        listening.start()
+        reader = threading.Thread(target=_read, args=(served,), daemon=True)
+        reader.start()
         try:
             ends = time.monotonic() + STARTING
             while not served.url:
-                assert process.poll() is None, served.said
-                assert time.monotonic() < ends, served.said
+                assert process.poll() is None, served.lines
+                assert time.monotonic() < ends, served.lines
                 time.sleep(0.05)
             yield served
         finally:
@@ -100,13 +100,13 @@ def serving(run: Path, *options: object, **environment: str) -> Iterator[Served]
                 process.kill()
                 raise
             finally:
-                listening.join()
+                reader.join()
 
 
-def _listen(served: Served) -> None:
+def _read(served: Served) -> None:
     assert served.process.stderr
     for line in served.process.stderr:
-        served.said.append(line)
+        served.lines.append(line)
         if address := re.search(r"^serving .* at (http://\S+)/$", line):
             served.url = address[1]
 

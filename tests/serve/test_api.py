@@ -20,9 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FEATURES_FILE
-from counterpoint.evaluation import explain as explaining
+from counterpoint.explanation import explain
 from counterpoint.media import encoders
 from counterpoint.media import films as render
+from counterpoint.predict import Predictor
 from counterpoint.run import RunFolder
 from counterpoint.serve import encoding
 from serve.conftest import TAXONOMY, Served, serving
@@ -59,18 +60,18 @@ def upload(path: Path, field: str = "file", name: str | None = None) -> tuple[st
     return field, (name or path.name, path.read_bytes())
 
 
-def test_says_what_the_library_says(server: Served, film_run: RunFolder, films: Path, clips: Dataset) -> None:
+def test_answers_as_the_library_does(server: Served, film_run: RunFolder, films: Path, clips: Dataset) -> None:
     answer = server.ask("POST", "/v1/categorize?wait=60", files=[upload(films / FILM)])
     assert answer.status_code == 200, answer.text
-    told = answer.json()
+    content = answer.json()
     number = [clips.clip(i).id for i in range(len(clips))].index(FILM)
-    expected = explaining.explain(film_run, clips, number, top=len(TAXONOMY))
-    probabilities = {one["path"]: one["probability"] for one in told["categories"]}
+    expected = explain(Predictor(film_run), clips.clip(number), top=len(TAXONOMY))
+    probabilities = {one["path"]: one["probability"] for one in content["categories"]}
     assert probabilities == pytest.approx(dict(expected.categories), abs=1e-5)
-    assert told["correlation"] == pytest.approx(expected.correlation, abs=1e-5)
-    assert (told["name"], told["kind"], told["seconds"], told["notes"]) == (FILM, "video", 3, [])
-    assert told["modalities"] == ["audio", "video"]
-    made_by = told["made_by"]
+    assert content["correlation"] == pytest.approx(expected.correlation, abs=1e-5)
+    assert (content["name"], content["kind"], content["seconds"], content["notes"]) == (FILM, "video", 3, [])
+    assert content["modalities"] == ["audio", "video"]
+    made_by = content["made_by"]
     assert made_by["run"] == "films"
     assert made_by["features"]["fingerprint"] == film_run.features.fingerprint
     assert film_run.labelling.taxonomy.fingerprint.startswith(made_by["taxonomy"])
@@ -121,26 +122,26 @@ def test_explains(server: Served, film_run: RunFolder, films: Path, clips: Datas
         "POST", "/v1/categorize/batch?wait=60", files=[upload(p, "files") for p in map(Path, paths(clips, films))]
     )
     jobs = batch.json()["jobs"]
-    told = server.ask("GET", f"/v1/jobs/{jobs[0]['id']}/explanation?swap={jobs[1]['id']}&top=3").json()
-    expected = explaining.explain(film_run, clips, 0, 1, top=3)
+    content = server.ask("GET", f"/v1/jobs/{jobs[0]['id']}/explanation?swap={jobs[1]['id']}&top=3").json()
+    expected = explain(Predictor(film_run), clips.clip(0), clips.clip(1), top=3)
     assert [
-        (one["path"], pytest.approx(one["probability"], abs=1e-5)) for one in told["categories"]
+        (one["path"], pytest.approx(one["probability"], abs=1e-5)) for one in content["categories"]
     ] == expected.categories
     other = clips.clip(1).id
-    names = {(change["what"], change["modality"], change["other"]): change["changes"] for change in told["changes"]}
+    names = {(change["what"], change["modality"], change["other"]): change["changes"] for change in content["changes"]}
     for modality in ("audio", "video"):
         assert names["without", modality, None] == pytest.approx(expected.changes[f"without {modality}"], abs=1e-5)
         assert names["swapped", modality, other] == pytest.approx(expected.changes[f"{modality} of {other}"], abs=1e-5)
     assert len(names) == 4
-    assert told["per_second"]["audio and video"] == pytest.approx(expected.per_second["audio and video"], abs=1e-4)
+    assert content["per_second"]["audio and video"] == pytest.approx(expected.per_second["audio and video"], abs=1e-4)
     for modality, timeline in expected.timelines.items():
-        shown = told["timelines"][modality]
+        shown = content["timelines"][modality]
         assert shown["row"] == "cluster"
         np.testing.assert_allclose(shown["after"], np.sqrt((timeline.after**2).mean(0)), atol=1e-4)
-        np.testing.assert_allclose(shown["rows"]["heard"], timeline.heard[shown["numbers"]], atol=1e-4)
-        best = max((one for one in told["attended"] if one["modality"] == modality), key=lambda one: one["share"])
+        np.testing.assert_allclose(shown["rows"]["influence"], timeline.influence[shown["numbers"]], atol=1e-4)
+        best = max((one for one in content["attended"] if one["modality"] == modality), key=lambda one: one["share"])
         assert (best["second"], best["share"]) == (int(np.argmax(shown["after"])), 1)
-    for one in told["attended"]:
+    for one in content["attended"]:
         picture = Image.open(io.BytesIO(base64.b64decode(one["thumbnail"].removeprefix("data:image/jpeg;base64,"))))
         assert picture.width == 160
 
@@ -208,7 +209,7 @@ def test_too_long(server: Served, films: Path) -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_too_large(server: Served, known: bool) -> None:
-    """Whether the client says how much it will send or not."""
+    """With and without a Content-Length."""
     body = (
         b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
         + bytes(2_000_000)
@@ -234,11 +235,11 @@ def test_examples(server: Served, films: Path) -> None:
     part = server.ask("GET", example["media"], headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, film[10:20])
     assert server.ask("GET", f"/v1/jobs/{example['job']}?wait=60").json()["answer"]["name"] == "rain.mp4"
-    mine = server.ask("POST", "/v1/categorize?wait=60", files=[upload(films / "balls-music.mp4")]).json()["job"]
-    told = server.ask("GET", f"/v1/jobs/{mine}/explanation?swap={example['job']}").json()
-    assert {change["other"] for change in told["changes"] if change["what"] == "swapped"} == {"rain.mp4"}
+    uploaded = server.ask("POST", "/v1/categorize?wait=60", files=[upload(films / "balls-music.mp4")]).json()["job"]
+    content = server.ask("GET", f"/v1/jobs/{uploaded}/explanation?swap={example['job']}").json()
+    assert {change["other"] for change in content["changes"] if change["what"] == "swapped"} == {"rain.mp4"}
     assert server.ask("DELETE", f"/v1/jobs/{example['job']}").status_code == 403
-    assert server.ask("GET", f"/v1/examples/{mine}/media").status_code == 404
+    assert server.ask("GET", f"/v1/examples/{uploaded}/media").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -274,9 +275,9 @@ def test_reads_no_other_files(server: Served, target: str) -> None:
 
 
 def test_names_are_no_paths(server: Served, films: Path) -> None:
-    for name, told in (("../../../evil.mp4", "evil.mp4"), ("/etc/cron.d/evil.mp4", "evil.mp4"), ("..", "upload")):
+    for name, expected in (("../../../evil.mp4", "evil.mp4"), ("/etc/cron.d/evil.mp4", "evil.mp4"), ("..", "upload")):
         answer = server.ask("POST", "/v1/categorize?wait=60", files=[upload(films / FILM, name=name)])
-        assert answer.json()["name"] == told
+        assert answer.json()["name"] == expected
     assert not list(server.temporary.rglob("*evil*"))
 
 
@@ -300,14 +301,14 @@ def test_too_many(server: Served, films: Path) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(send, range(16)))
-    taken = [told for status, _, told in answers if status == 202]
-    refused = [(later, told) for status, later, told in answers if status == 429]
+    taken = [job for status, _, job in answers if status == 202]
+    refused = [(later, problem) for status, later, problem in answers if status == 429]
     assert len(taken) + len(refused) == 16
     assert CAPACITY <= len(taken) < 16
-    assert all(int(later) >= 1 and "clips are waiting" in str(told["detail"]) for later, told in refused)
-    for told in taken:
-        ended = server.ask("GET", f"/v1/jobs/{told['id']}?wait=60").json()
-        assert (ended["state"], ended["name"]) == ("done", told["name"])
+    assert all(int(later) >= 1 and "clips are waiting" in str(problem["detail"]) for later, problem in refused)
+    for job in taken:
+        ended = server.ask("GET", f"/v1/jobs/{job['id']}?wait=60").json()
+        assert (ended["state"], ended["name"]) == ("done", job["name"])
     with ThreadPoolExecutor(CAPACITY) as pool:  # a request that waits for its answer is one clip, not two
         files = [{"file": (f"{number}.mp4", content)} for number in range(CAPACITY)]
         waited = list(pool.map(lambda file: server.ask("POST", "/v1/categorize?wait=60", files=file), files))
@@ -351,9 +352,9 @@ def test_survives_its_children(server: Served, films: Path, tmp_path: Path, stag
         while server.ask("GET", f"/v1/jobs/{job}").json()["stage"] == "waiting":
             time.sleep(0.005)
         os.kill(child, signal.SIGKILL)
-        told = server.ask("GET", f"/v1/jobs/{job}?wait=60").json()
-        assert (told["state"], told["status"]) == ("failed", 422)
-        assert told["detail"] == "film.mp4: the decoder crashed (exit code -9)"
+        failed = server.ask("GET", f"/v1/jobs/{job}?wait=60").json()
+        assert (failed["state"], failed["status"]) == ("failed", 422)
+        assert failed["detail"] == "film.mp4: the decoder crashed (exit code -9)"
     else:
         os.kill(child, signal.SIGKILL)
     answer = server.ask("POST", "/v1/categorize?wait=60", files=[upload(films / FILM)])

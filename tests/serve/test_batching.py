@@ -55,13 +55,13 @@ def test_whatever_waits_is_a_batch(record_run: RunFolder) -> None:
 
     answers = asyncio.run(ask())
     assert sizes == [BATCH, 9]
-    for clip, said in zip(waiting, answers, strict=True):
+    for clip, prediction in zip(waiting, answers, strict=True):
         (expected,) = Predictor(record_run).predict_clips([clip])
-        np.testing.assert_allclose(said.probabilities, expected.probabilities, atol=1e-6)
-        assert said.correlation == pytest.approx(expected.correlation, abs=1e-6)
+        np.testing.assert_allclose(prediction.probabilities, expected.probabilities, atol=1e-6)
+        assert prediction.correlation == pytest.approx(expected.correlation, abs=1e-6)
 
 
-def test_a_fault_is_told_to_those_who_asked_and_the_next_are_answered(record_run: RunFolder) -> None:
+def test_a_fault_fails_its_batch_and_the_next_is_answered(record_run: RunFolder) -> None:
     faulty = Clip("faulty", np.zeros(0, np.int64), {"video": np.ones((2, 3), np.uint8)})
     (fine,) = clips(1)
 

@@ -1,6 +1,8 @@
 """The client against real servers."""
 
 import http.server
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,13 +63,13 @@ def test_asks_for_clips(client: Client, shard: Path, record_run: RunFolder) -> N
     assert gone.value.status == 404
 
 
-def test_says_what_is_wrong(client: Client, server: Served, shard: Path, tmp_path: Path) -> None:
+def test_refusals(client: Client, server: Served, shard: Path, tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"413: three.tfrecord: 3 clips, 1 at most"):
         client.categorize(shard)
     (tmp_path / "film.mp4").write_bytes(b"film")
     with pytest.raises(ServerError, match=r"422: film.mp4: .*not made of video files"):
         client.categorize(tmp_path / "film.mp4")
-    with pytest.raises(ServerError, match="401: this server wants its key"):
+    with pytest.raises(ServerError, match="401: this server needs its key"):
         Client(server.url).taxonomy()
     with pytest.raises(Error, match=r"nothing\.mp4: No such file"):
         client.categorize("nothing.mp4")
@@ -117,3 +119,10 @@ def test_waits(client: Client, shard: Path, tmp_path: Path) -> None:
             Client(f"http://127.0.0.1:{busy.server_port}").categorize(tmp_path / "a.mp4")
         busy.shutdown()
     assert _Busy.seen == ["/v1/about", "/v1/categorize", "/v1/categorize", "/v1/jobs/7", "/v1/jobs/7"]
+
+
+def test_importing_the_client_is_cheap() -> None:
+    """It runs where neither the models' nor the server's libraries are loaded."""
+    code = "import counterpoint.serve.client, sys; print({'torch', 'fastapi', 'numpy', 'av'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""Children by themselves: what hangs, and what takes too much."""
+"""Uploads that hang, and that take too much memory."""
 
 import asyncio
 import os
@@ -13,8 +13,9 @@ from counterpoint.data.records import clip_of
 from counterpoint.data.tfrecord import Shard
 from counterpoint.media import encoders
 from counterpoint.media import films as render
+from counterpoint.media.workers import WorkerPool
 from counterpoint.serve import encoding
-from counterpoint.serve.encoding import Task, WorkerPool
+from counterpoint.serve.encoding import Task, encode_film
 from counterpoint.serve.settings import MEGABYTE, RefusedError, Settings
 
 
@@ -31,26 +32,23 @@ def test_hangs_and_takes_too_much(films: Path, tmp_path: Path) -> None:
     begun = []
 
     async def work() -> None:
-        children = WorkerPool("lite", settings)
-        await children.start()
-        try:
+        with WorkerPool("lite", settings.workers, settings.memory) as pool:
+            pool.preload()
+            task = Task("large.mp4", large, tmp_path / "large")
             with pytest.raises(RefusedError, match="more memory than is allowed") as refused:
-                await children.encode(Task("large.mp4", large, tmp_path / "large"), lambda: begun.append(1))
+                await encode_film(pool, task, settings, lambda: begun.append(1))
             assert refused.value.status == 422
 
-            child = await children._children[0].do(None, os.getpid)
-            children.settings = replace(settings, time_limit=8)
-            hanging = asyncio.create_task(children.encode(Task("a.mkv", films / "long.mkv", tmp_path), list))
+            process = pool.submit(os.getpid).result()
+            task = Task("a.mkv", films / "long.mkv", tmp_path)
+            hanging = asyncio.create_task(encode_film(pool, task, replace(settings, time_limit=8), list))
             while not encoding.progress(tmp_path) and not hanging.done():
                 await asyncio.sleep(0.002)
-            os.kill(child, signal.SIGSTOP)
+            os.kill(process, signal.SIGSTOP)
             with pytest.raises(RefusedError, match="took more than 8 s"):
                 await hanging
-            children.settings = settings
-            notes = await children.encode(Task("b.mp4", films / "rain-wind.mp4", folder), lambda: begun.append(2))
-            assert notes == []
-        finally:
-            await children.stop()
+            task = Task("b.mp4", films / "rain-wind.mp4", folder)
+            assert await encode_film(pool, task, settings, lambda: begun.append(2)) == []
 
     asyncio.run(work())
     assert begun == [1, 2]

@@ -58,15 +58,17 @@ def visit(browser: Browser) -> Iterator[Open]:
     """Opens a server's page in a browser of its own; at the end, nothing may have gone wrong in its scripts."""
     contexts, wrong = [], []
 
-    def heard(message: ConsoleMessage) -> None:
-        if message.type == "error" and not message.text.startswith("Failed to load resource"):  # what the page says too
+    def logged(message: ConsoleMessage) -> None:
+        if message.type == "error" and not message.text.startswith(
+            "Failed to load resource"
+        ):  # the page shows those itself
             wrong.append(message.text)
 
     def opened(server: Served, locked: bool = False, **options: object) -> Page:
         contexts.append(browser.new_context(**({"viewport": WIDE} | options)))
         page = contexts[-1].new_page()
         page.set_default_timeout(PATIENCE)
-        page.on("console", heard)
+        page.on("console", logged)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(server.url)
         expect(page.locator("#key" if locked else "#limits:not(:empty)")).to_be_visible()
@@ -85,7 +87,7 @@ def upload(page: Page, *paths: Path) -> None:
 
 
 def asked(server: Served, page: Page, what: str = "", **query: object) -> dict:
-    """What the API says of the clip that the page shows."""
+    """The API's answer for the clip on the page."""
     job = page.evaluate("location.hash").removeprefix("#clip/")
     answer = server.ask("GET", f"/v1/jobs/{job}{what}", params={"top": 100, **query})
     assert answer.status_code == 200
@@ -128,7 +130,9 @@ def second(page: Page) -> int:
     return int(page.locator("#timeline").get_attribute("aria-valuenow") or -1)
 
 
-def test_uploads_a_film_and_says_what_it_is_and_what_it_would_be_muted(server: Served, visit: Open, film: Path) -> None:
+def test_uploads_a_film_and_shows_its_categories_with_and_without_sound(
+    server: Served, visit: Open, film: Path
+) -> None:
     page = visit(server)
     upload(page, film)
     answer = asked(server, page)["answer"]
@@ -140,11 +144,11 @@ def test_uploads_a_film_and_says_what_it_is_and_what_it_would_be_muted(server: S
     page.click(MUTE)
     expect(page.locator(MUTE)).to_have_attribute("aria-checked", "true")
     assert page.evaluate("document.querySelector('video').muted")
-    told = asked(server, page, "/explanation")
-    change = next(each for each in told["changes"] if each["what"] == "without" and each["modality"] == "audio")
+    explanation = asked(server, page, "/explanation")
+    change = next(each for each in explanation["changes"] if each["what"] == "without" and each["modality"] == "audio")
     expected = {
         category["name"]: (f"{min(max(category['probability'] + by, 0), 1):.2f}", signed(by))
-        for category, by in zip(told["categories"], change["changes"], strict=True)
+        for category, by in zip(explanation["categories"], change["changes"], strict=True)
     }
     assert any(by for _, by in expected.values())
     assert shown(page) == expected
@@ -186,9 +190,9 @@ def test_darkens_and_swaps_the_sound(server: Served, visit: Open, film: Path) ->
     expect(page.locator("#curtain")).to_be_hidden()
     expect(page.locator(DARKEN)).to_have_attribute("aria-checked", "false")
     assert page.evaluate("document.querySelector('video').muted")
-    told = asked(server, page, "/explanation", swap=page.input_value("#other"))
-    change = next(each for each in told["changes"] if each["what"] == "swapped" and each["modality"] == "audio")
-    changes = dict(zip((each["name"] for each in told["categories"]), change["changes"], strict=True))
+    explanation = asked(server, page, "/explanation", swap=page.input_value("#other"))
+    change = next(each for each in explanation["changes"] if each["what"] == "swapped" and each["modality"] == "audio")
+    changes = dict(zip((each["name"] for each in explanation["categories"]), change["changes"], strict=True))
     assert {name: by for name, (_, by) in shown(page).items()} == {name: signed(by) for name, by in changes.items()}
     page.select_option("#other", label="rain-music.mp4")
     expect(page.locator("#became")).to_contain_text("rain-music.mp4")
@@ -219,13 +223,13 @@ def test_seeks_on_the_timeline(server: Served, visit: Open, film: Path) -> None:
         page.keyboard.press(key)
         expect(timeline).to_have_attribute("aria-valuenow", str(expected))
         assert page.evaluate(now) == pytest.approx(expected, abs=0.1)
-    told = asked(server, page, "/explanation")
-    last = {name: part["after"][-1] for name, part in told["timelines"].items()}
+    explanation = asked(server, page, "/explanation")
+    last = {name: part["after"][-1] for name, part in explanation["timelines"].items()}
     words = timeline.get_attribute("aria-valuetext") or ""
     assert f"picture {last['video']:.2f}" in words
     assert f"sound {last['audio']:.2f}" in words
-    assert f"belong together {told['per_second']['audio and video'][-1]:.2f}" in words
-    most = [each for each in told["attended"] if each["modality"] == "audio"]
+    assert f"belong together {explanation['per_second']['audio and video'][-1]:.2f}" in words
+    most = [each for each in explanation["attended"] if each["modality"] == "audio"]
     page.locator("#attended section").filter(has_text="sound").locator("button").nth(2).click()
     expect(timeline).to_have_attribute("aria-valuenow", str(most[2]["second"]))
     page.evaluate("document.querySelector('video').currentTime = 3.5")  # the film leads, too
@@ -301,7 +305,7 @@ def test_takes_the_keyboard_alone(server: Served, visit: Open, film: Path) -> No
                 return
         raise AssertionError(f"no way to {target}")
 
-    page.on("filechooser", lambda chooser: None)  # so that they are heard of long before the first is opened
+    page.on("filechooser", lambda chooser: None)  # so that the event is subscribed long before the first is opened
     tab_to(page.locator("#file"))
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
@@ -327,7 +331,7 @@ def test_takes_the_keyboard_alone(server: Served, visit: Open, film: Path) -> No
 
 
 @pytest.mark.slow
-def test_says_what_is_wrong_and_goes_on(server: Served, visit: Open, film: Path, tmp_path: Path) -> None:
+def test_shows_what_is_wrong_and_goes_on(server: Served, visit: Open, film: Path, tmp_path: Path) -> None:
     page = visit(server)
     broken = tmp_path / "<img src=x onerror=alert(1)>.mp4"
     broken.write_bytes(film.read_bytes()[:2000])
@@ -347,11 +351,11 @@ def test_says_what_is_wrong_and_goes_on(server: Served, visit: Open, film: Path,
     expect(page.locator("#name")).to_contain_text("storm.mp4")
     expect(page.locator("#still")).to_be_visible()
     page.evaluate("location.hash = 'clip/unknown'")
-    expect(page.locator("#problem h2")).to_have_text("The server no longer knows this clip")
+    expect(page.locator("#problem h2")).to_have_text("The server no longer has this clip")
 
 
 @pytest.mark.slow
-def test_says_what_to_do_when_the_server_is_full_or_gone(server: Served, visit: Open, film: Path) -> None:
+def test_shows_what_to_do_when_the_server_is_full_or_gone(server: Served, visit: Open, film: Path) -> None:
     page = visit(server)
     refusal = json.dumps({"detail": "64 clips are waiting"})
 
@@ -359,7 +363,7 @@ def test_says_what_to_do_when_the_server_is_full_or_gone(server: Served, visit: 
         return lambda route: route.fulfill(status=status, body=refusal, **answer)
 
     for answer, title, todo in (
-        (refusing(429, headers={"Retry-After": "7"}), "The server has its hands full", "in 7 seconds"),
+        (refusing(429, headers={"Retry-After": "7"}), "The server is full", "in 7 seconds"),
         (refusing(413), "more than this server takes", "save it smaller"),
         (lambda route: route.abort(), "cannot be reached", "still running"),
     ):
@@ -406,7 +410,7 @@ def test_asks_for_the_key(film_run: RunFolder, films: Path, visit: Open, tmp_pat
 
 
 @pytest.mark.slow
-def test_reads_feature_records_and_models_that_hear_nothing(visit: Open, tmp_path: Path) -> None:
+def test_reads_feature_records_and_models_without_influence(visit: Open, tmp_path: Path) -> None:
     features = FeatureSet({"audio": 8, "video": 16}, "synthetic")
     features.save(tmp_path)
     random = np.random.default_rng(0)
@@ -421,7 +425,7 @@ def test_reads_feature_records_and_models_that_hear_nothing(visit: Open, tmp_pat
         upload(page, tmp_path / "clips.tfrecord", tmp_path / "features.json")
         expect(page.locator("#name")).to_have_text("clip-0 · 0:05 · picture and sound")
         expect(page.locator("#others a")).to_have_text(["clip-1"])
-        expect(page.locator("#verdict")).to_contain_text("it has no correlation tower")
-        expect(page.locator("#no-timeline")).to_contain_text("nothing that one hears changes")
+        expect(page.locator("#verdict")).to_contain_text("this model has no correlation tower")
+        expect(page.locator("#no-timeline")).to_contain_text("no modality influences")
         assert page.locator("#timeline .label").all_text_contents() == ["Picture", "Sound"]
         assert page.locator("#timeline .before").count() == 0

@@ -71,11 +71,11 @@ def test_nothing_is_mixed_up(server: Served, record_run: RunFolder, shards: list
         answers = list(pool.map(lambda shard: send(server, shard), shards))
     for shard, answer in zip(shards, answers, strict=True):
         assert answer.status_code == 200, answer.text
-        told = answer.json()
-        assert told["name"] == f"clip-{shard.stem}"
+        content = answer.json()
+        assert content["name"] == f"clip-{shard.stem}"
         (expected,) = Predictor(record_run).predict(Dataset([shard], record_run.labelling, labelled=False))
         paths = record_run.labelling.taxonomy.paths
-        probabilities = {one["path"]: one["probability"] for one in told["categories"]}
+        probabilities = {one["path"]: one["probability"] for one in content["categories"]}
         assert probabilities == pytest.approx(dict(zip(paths, expected.probabilities[0], strict=True)), abs=1e-5)
     assert len({answer.json()["categories"][0]["probability"] for answer in answers}) > CLIPS // 2
     metrics = server.ask("GET", "/metrics", headers=HEADERS).text
@@ -175,7 +175,7 @@ def test_one_bad_file_of_several(lasting: Served, shards: list[Path], tmp_path: 
     answer = lasting.ask("POST", "/v1/categorize/batch", files=sent, data={"features": features}, params={"wait": 60})
     one, other = answer.json()["jobs"]
     assert (one["name"], one["answer"]["seconds"]) == ("a/b.mp4", 300)
-    assert one["answer"]["notes"] == ["cut at 300 s, of which the model reads no more"]
+    assert one["answer"]["notes"] == ["cut at 300 s, the longest that the model reads"]
     assert other["state"] == "failed"
     assert other["detail"] == "bad.tfrecord: record 0 at byte 0: not a TFRecord file"
 
@@ -197,8 +197,8 @@ def test_clips_of_a_shard_are_kept_together_and_explained_apart(lasting: Served,
     assert [(folder / job).exists() for job in jobs] == [True, False, False]
     assert lasting.ask("DELETE", f"/v1/jobs/{jobs[0]}", headers=HEADERS).status_code == 204
     for job, seconds in ((jobs[1], 3), (jobs[2], 2)):
-        told = lasting.ask("GET", f"/v1/jobs/{job}/explanation", headers=HEADERS).json()
-        assert (told["name"], len(told["timelines"]["video"]["present"])) == (str(seconds), seconds)
+        content = lasting.ask("GET", f"/v1/jobs/{job}/explanation", headers=HEADERS).json()
+        assert (content["name"], len(content["timelines"]["video"]["present"])) == (str(seconds), seconds)
     swapped = lasting.ask("GET", f"/v1/jobs/{jobs[1]}/explanation?swap={jobs[2]}", headers=HEADERS)
     assert {change["other"] for change in swapped.json()["changes"]} == {None, "2"}
     for job in jobs[1:]:
@@ -230,7 +230,7 @@ def test_faulty_requests(server: Served, shards: list[Path]) -> None:
     [
         (302, 1.0, 413, "long.tfrecord: clip 'long' lasts 302 s; 300 at most"),
         (20_000, 1.0, 413, "long.tfrecord: a clip of 720,066 bytes"),
-        (2, 3e38, 422, "long: features so large that what the model says is no number"),
+        (2, 3e38, 422, "long: features so large that the model's output is not a number"),
     ],
 )
 def test_clips_that_are_too_much(
@@ -243,7 +243,7 @@ def test_clips_that_are_too_much(
     answer = send(server, shard)
     assert answer.status_code == status
     assert answer.json()["detail"].startswith(detail)
-    if status == 422:  # and whoever asks again hears the same
+    if status == 422:  # and the job keeps its failure
         (job,) = send(server, shard, where="/v1/categorize/batch").json()["jobs"]
         again = server.ask("GET", f"/v1/jobs/{job['id']}", headers=HEADERS)
         assert (again.status_code, again.json()["state"]) == (200, "failed")
@@ -280,7 +280,7 @@ def test_every_answer_is_as_documented(server: Served) -> None:
         for field, described in schema.get("properties", {}).items():
             plain = not {"$ref", "anyOf", "allOf", "enum"} & set(described) and "$ref" not in json.dumps(described)
             if plain and described.get("type") != "boolean" and not name.startswith(("Body", "HTTP", "Validation")):
-                assert "examples" in described or field in ("before", "heard", "after"), (name, field)
+                assert "examples" in described or field in ("before", "influence", "after"), (name, field)
     taken = document["paths"]["/v1/categorize"]["post"]
     assert set(taken["responses"]) == {"200", "202", "401", "408", "413", "422", "429", "503"}
     assert taken["security"] == [{"HTTPBearer": []}]

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from counterpoint.training.allocator import keep_freed_memory
+from counterpoint.training.train import keep_freed_memory
 
 
 def test_the_process_lives_on() -> None:

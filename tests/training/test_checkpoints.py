@@ -9,6 +9,7 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from rich.console import Console
 from counterpoint.errors import Error
 from counterpoint.run import RunFolder
 from counterpoint.training.checkpoints import whole
-from counterpoint.training.folder import claimed
+from counterpoint.training.folder import claimed_run
 from counterpoint.training.learner import Learner
 from counterpoint.training.train import train
 
 from .test_train import KilledError, World, assert_equal, newest, world  # noqa: F401
-from .world import dataset, run
+from .world import dataset, recipe, run
 
 
 @contextlib.contextmanager
@@ -71,9 +72,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(world: World) -> None:
     last.write_bytes(content)
     console = Console(file=io.StringIO(), width=40)
     train(cut, dataset(world.easy), dataset(world.validation), console=console)
-    said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"{last}: damaged, and put aside as last.damaged\n" in said
-    assert "epoch 3/4" in "".join(said).replace("  ", " ")
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{last}: damaged, and put aside as last.damaged\n" in printed
+    assert "epoch 3/4" in "".join(printed).replace("  ", " ")
     assert_equal(uncut, cut)
 
 
@@ -113,7 +114,7 @@ def test_what_cannot_be_read_now_is_not_damaged(world: World, monkeypatch: pytes
         world.fit(subject)
     last = subject.folder / "checkpoints" / "last.ckpt"
 
-    def away(*told: object) -> None:
+    def away(*arguments: object) -> None:
         raise OSError(errno.ESTALE, "Stale file handle")
 
     with monkeypatch.context() as patch:
@@ -162,6 +163,28 @@ def test_what_a_killed_process_was_writing_is_cleared_away(world: World) -> None
     assert sorted(path.name for path in left.parent.iterdir()) == ["before.ckpt", "last.ckpt"]
 
 
+def test_a_checkpoint_of_version_0_1_goes_on(tmp_path: Path, world: World) -> None:  # noqa: F811
+    """Its weights have other names."""
+    settings = {"max_epochs": 3}
+    uncut, cut = (replace(world.new(**settings), recipe=recipe("nv-cm", **settings)) for _ in range(2))
+    world.fit(uncut)
+    with stopped_before(2, 0), pytest.raises(KilledError):
+        world.fit(cut)
+    for path in (cut.folder / "checkpoints").glob("*.ckpt"):
+        content = torch.load(path, weights_only=True)
+        best = content["callbacks"]["Checkpoints"]
+        content["state_dict"], best["weights"] = (as_of_0_1(each) for each in (content["state_dict"], best["weights"]))
+        torch.save(content, path)
+    world.fit(cut)
+    assert_equal(uncut, cut)
+
+
+def as_of_0_1(weights: dict[str, Any]) -> dict[str, Any]:
+    old = {name.replace(".attention_modules.", ".weighers."): tensor for name, tensor in weights.items()}
+    assert old.keys() != weights.keys()
+    return old
+
+
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +209,7 @@ def test_of_two_that_begin_at_once_one_is_refused(world: World) -> None:  # noqa
         reader, writer = os.pipe()
         if (child := os.fork()) == 0:
             Path.rename = rename  # type: ignore[method-assign]
-            with claimed(subject, None, {}):
+            with claimed_run(subject, None, {}):
                 os.write(writer, b"!")
                 signal.pause()
         quicker.append(child)
@@ -195,11 +218,11 @@ def test_of_two_that_begin_at_once_one_is_refused(world: World) -> None:  # noqa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", late)
-        with pytest.raises(Error, match="another process trains there"), claimed(subject, None, {}):
+        with pytest.raises(Error, match="another process trains there"), claimed_run(subject, None, {}):
             pass
     os.kill(quicker[0], signal.SIGKILL)
     os.waitpid(quicker[0], 0)
-    with claimed(subject, None, {}):  # what a process held it lets go of as it dies
+    with claimed_run(subject, None, {}):  # what a process held it lets go of as it dies
         pass
     assert [path.name for path in subject.folder.parent.iterdir() if path.suffix == ".tmp"] == []
 
@@ -239,7 +262,7 @@ def test_a_folder_that_cannot_be_written_says_so() -> None:
             subject: RunFolder = run(Path(folder) / "run")
             with (
                 pytest.raises(Error, match=r"/run: cannot be written \(Permission denied\)$"),
-                claimed(subject, None, {}),
+                claimed_run(subject, None, {}),
             ):
                 pass
         finally:

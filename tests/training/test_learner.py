@@ -71,19 +71,19 @@ def test_optimizer_is_the_papers() -> None:
 
 @pytest.mark.parametrize("fusion", [CrossModal(hidden=(3,)), CrossModal(reach=2), Concatenated(hidden=(3,), reach=2)])
 def test_f_learns_at_a_rate_of_its_own(fusion: CrossModal) -> None:
-    """Adam's first step is as long as the rate; biases and what F makes of the tower's word move like all else."""
+    """Adam's first step is as long as the rate; biases and F's map of the tower's output move like all else."""
     made = replace(recipe("nv-cm", learning_rate=1e-3, influence_lr_scale=10), fusion=fusion)
     subject = CategorizationLearner(made.build(SIZES, 5, CONSTANT.build(SIZES)), made.training)
     before = {name: parameter.clone() for name, parameter in subject.model.named_parameters()}
     optimizer = subject.configure_optimizers()["optimizer"]
     subject.loss(batch()).backward()
     optimizer.step()
-    moved = {name: (p - before[name]).abs().max().item() for name, p in subject.model.named_parameters()}
-    heard = {name for name in moved if "influences" in name and name.endswith("weight") and "context" not in name}
-    assert len(heard) == 2 * (len(fusion.hidden) + 1 + (fusion.reach is not None))  # of two modalities
-    for name, by in moved.items():
+    moves = {name: (p - before[name]).abs().max().item() for name, p in subject.model.named_parameters()}
+    maps = {name for name in moves if "influences" in name and name.endswith("weight") and "context" not in name}
+    assert len(maps) == 2 * (len(fusion.hidden) + 1 + (fusion.reach is not None))  # of two modalities
+    for name, by in moves.items():
         if not name.startswith("tower."):
-            assert by == pytest.approx(1e-2 if name in heard else 1e-3, rel=1e-2), name
+            assert by == pytest.approx(1e-2 if name in maps else 1e-3, rel=1e-2), name
 
 
 def test_frozen_parameters_are_left_alone() -> None:

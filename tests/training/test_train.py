@@ -24,7 +24,7 @@ from counterpoint.errors import Error
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.models.fusion import CrossModal
 from counterpoint.predict import Predictor, batches
-from counterpoint.recipes import BOUNDS, CONSTANT, RECIPES, TOWER_RECIPES, ConstantConfig, NetVLADFamily, Training
+from counterpoint.recipes import CONSTANT, RECIPES, TOWER_RECIPES, ConstantConfig, NetVLADFamily, Training
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Labelling, LabelMap
 from counterpoint.training.learner import GAP, Learner
@@ -115,12 +115,10 @@ def test_no_epochs_leave_what_was_drawn(world: World) -> None:
         moved = {key for key in drawn if not torch.equal(drawn[key], kept[key])}
         assert moved == ({"temperature", "bias"} if auc is None else set())
         batch = next(batches(subject, dataset(world.validation)))
-        said = subject.tower()(batch.tracks).probability["audio", "video"]
-        assert (said >= 0.5).float().mean() == (pytest.approx(0.5, abs=0.04) if auc is None else 1)
-        listener = RunFolder(
-            world.folder / f"{name}-listener", recipe("nv-cm-c", max_epochs=1), LABELLING, subject.features
-        )
-        assert world.fit(listener, tower=subject) > 0
+        open_ = subject.tower()(batch.tracks).probability["audio", "video"]
+        assert (open_ >= 0.5).float().mean() == (pytest.approx(0.5, abs=0.04) if auc is None else 1)
+        gated = RunFolder(world.folder / f"{name}-gated", recipe("nv-cm-c", max_epochs=1), LABELLING, subject.features)
+        assert world.fit(gated, tower=subject) > 0
 
 
 def test_learns_from_sound_alone(world: World) -> None:
@@ -332,7 +330,7 @@ def killed(self, batch, index):
         os.kill(os.getpid(), signal.SIGKILL)
     begin(self, batch, index)
 Learner.on_train_batch_start = killed
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(cli(sys.argv[1:]))
 """
 
 
@@ -419,7 +417,7 @@ def test_another_tower_is_refused(world: World) -> None:
         world.fit(subject, tower=towers[1])
     world.fit(subject, tower=towers[0])
     assert subject.trained
-    with pytest.raises(Error, match="nv-l listens to no correlation tower"):
+    with pytest.raises(Error, match="nv-l takes no correlation tower"):
         world.fit(world.new(), tower=towers[0])
 
 
@@ -456,7 +454,7 @@ def test_a_folder_that_is_there_stays(world: World) -> None:
         assert RunFolder.load(".").trained
 
 
-FEW = "no two have every modality and top-level categories apart"
+FEW = "no two have every modality and no top-level category in common"
 
 
 @pytest.mark.parametrize(
@@ -518,8 +516,7 @@ def test_numbers_that_make_no_training_are_refused(world: World, change: dict[st
 
 
 @pytest.mark.parametrize("name", ["nv-l", "correlation-nv"])
-def test_a_training_that_diverges_says_so(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BOUNDS, "learning_rate", (0, math.inf))  # what makes it diverge for sure
+def test_a_training_that_diverges_is_an_error(world: World, name: str) -> None:
     settings = replace((RECIPES | TOWER_RECIPES)[name].training, batch_size=16, max_epochs=2, learning_rate=1e30)
     wild = replace((RECIPES | TOWER_RECIPES)[name], family=recipe().family, training=settings)
     with pytest.raises(Error, match="the training has diverged"):
@@ -537,7 +534,7 @@ def test_a_finished_run_is_refused(world: World) -> None:
 
 def test_a_folder_with_other_things_is_refused(world: World, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("irreplaceable")
-    with pytest.raises(Error, match="not empty and not a run"):
+    with pytest.raises(Error, match="holds something else; choose another --out"):
         world.fit(run(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

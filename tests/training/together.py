@@ -1,4 +1,4 @@
-"""What `test_distributed` trains in one process and, as a script under torchrun, in several."""
+"""What `test_batch_share` trains in one process and, as a script under torchrun, in several."""
 
 import json
 import os
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from rich.console import Console
 
+from counterpoint import distributed
 from counterpoint.data.features import FeatureSet
 from counterpoint.evaluation.evaluate import evaluate
 from counterpoint.evaluation.robustness import RobustnessAccumulator
@@ -28,7 +29,6 @@ from counterpoint.recipes import (
     TransformerFamily,
 )
 from counterpoint.run import RunFolder
-from counterpoint.training import distributed
 from counterpoint.training.learner import Learner
 from counterpoint.training.train import train
 from training.world import LABELLING, SIZES, clips, dataset, recipe, write
@@ -43,7 +43,7 @@ RECIPES: dict[str, Any] = {
     "nv-l": recipe("nv-l", **SETTINGS, modality_dropout=0.2),
     "nv-cm, two batches a step": recipe("nv-cm", **SETTINGS, accumulate=2),
     "tm-cm": replace(recipe("tm-cm", **SETTINGS), family=TRANSFORMER),
-    "tm-cm-g": replace(recipe("tm-cm-g", **SETTINGS), family=TRANSFORMER),  # which never hears, with this tower
+    "tm-cm-g": replace(recipe("tm-cm-g", **SETTINGS), family=TRANSFORMER),  # whose gates never open, with this tower
     **{
         name: replace(TOWER_RECIPES[name], family=SMALL, max_steps=5, training=Training(**SETTINGS))  # type: ignore[arg-type]
         for name in ("correlation-nv", "correlation-nv-joined")
@@ -81,8 +81,8 @@ def all_of(shards: tuple[Path, Path], folder: Path) -> None:
     tower = RunFolder(folder / "shut", SHUT, LABELLING, FeatureSet(SIZES))
     train(tower, dataset(shards[0]), dataset(shards[1]), console=QUIET)
     for name in RECIPES:
-        told = tower if name.endswith("-g") else None
-        train(run(folder, name), dataset(shards[0]), dataset(shards[1]), tower=told, console=QUIET)
+        needed = tower if name.endswith("-g") else None
+        train(run(folder, name), dataset(shards[0]), dataset(shards[1]), tower=needed, console=QUIET)
 
 
 def compiled(shards: tuple[Path, Path], folder: Path, backend: str, names: list[str]) -> None:
@@ -111,7 +111,7 @@ def killed(shards: tuple[Path, Path], subject: RunFolder, log: Path, kill: tuple
     def watched(self: Learner, batch: Any, index: int) -> Any:
         epoch = self.trainer.current_epoch
         if (epoch, index) == kill:
-            distributed.told(None)  # all are here, so all have left the step before
+            distributed.broadcast(None)  # all are here, so all have left the step before
             os.kill(os.getpid(), signal.SIGKILL)
         with log.open("a") as file:
             file.write(json.dumps([epoch, index, batch.ids]) + "\n")

@@ -1,4 +1,4 @@
-// The list of clips: what is asked for stands in the address, so that it can be kept, sent and gone back to.
+// The list of clips: filter and page stand in the address, so that it can be kept, sent and gone back to.
 
 import { byId, el, show } from "./dom.js";
 import { categories, figures, openClip, watched } from "./clip.js";
@@ -6,18 +6,18 @@ import { categories, figures, openClip, watched } from "./clip.js";
 const SIZE = 25;
 const FIELDS = ["role", "verdict", "level", "low", "high", "search"];
 const form = document.querySelector("#filters form");
-let about, asked = 0, timer, waiting = {};
+let about, latest = 0, timer, waiting = {};
 
 const state = () => new URLSearchParams(location.search);
 
 async function ask(path) {
   const answer = await fetch(path);
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(typeof told.detail === "string" ? told.detail : answer.statusText);
-  return told;
+  const content = await answer.json();
+  if (!answer.ok) throw new Error(typeof content.detail === "string" ? content.detail : answer.statusText);
+  return content;
 }
 
-// Changes some of what is asked for; empty values are left out.
+// Changes some parameters of the address; empty values are left out.
 function go(changes, push = true) {
   const next = state();
   for (const [name, value] of Object.entries(changes)) {
@@ -40,7 +40,7 @@ function query() {
 }
 
 async function showState() {
-  const now = state(), mine = ++asked;
+  const now = state(), request = ++latest;
   for (const name of FIELDS) {
     const field = form.elements[name];
     const typing = document.activeElement === field && field.tagName === "INPUT";
@@ -55,13 +55,13 @@ async function showState() {
   listed.set("limit", place === null ? SIZE : 3);
   byId("list").setAttribute("aria-busy", "true");
   try {
-    const told = await ask(`v1/clips?${listed}`);
-    if (mine !== asked) return; // something else has been asked for since
+    const found = await ask(`v1/clips?${listed}`);
+    if (request !== latest) return; // there is a newer request
     show(byId("problem"), false);
-    if (place === null) list(told, page);
-    else one(told, Number(place));
+    if (place === null) list(found, page);
+    else one(found, Number(place));
   } catch (error) {
-    if (mine !== asked) return;
+    if (request !== latest) return;
     byId("problem").textContent = `${error.message}`;
     show(byId("problem"));
     show(byId("list"));
@@ -70,18 +70,18 @@ async function showState() {
     byId("clips").replaceChildren();
     show(byId("pages"), false);
   } finally {
-    if (mine === asked) byId("list").removeAttribute("aria-busy");
+    if (request === latest) byId("list").removeAttribute("aria-busy");
   }
 }
 
 const counted = count => `${count.toLocaleString("en")} ${count === 1 ? "clip" : "clips"}`;
 
-function list(told, page) {
-  const pages = Math.max(1, Math.ceil(told.total / SIZE)), first = (page - 1) * SIZE;
+function list(found, page) {
+  const pages = Math.max(1, Math.ceil(found.total / SIZE)), first = (page - 1) * SIZE;
   show(byId("clip"), false);
   show(byId("list"));
-  byId("count").textContent = told.total ? counted(told.total) : "No clips like that";
-  byId("clips").replaceChildren(...told.clips.map((clip, i) => line(clip, first + i)));
+  byId("count").textContent = found.total ? counted(found.total) : "No clips like that";
+  byId("clips").replaceChildren(...found.clips.map((clip, i) => line(clip, first + i)));
   byId("page").textContent = `${page.toLocaleString("en")} of ${pages.toLocaleString("en")}`;
   byId("earlier").disabled = page <= 1;
   byId("later").disabled = page >= pages;
@@ -95,8 +95,8 @@ function line(clip, place) {
   const link = el("a", { href: `?${to}`, on: { click: event => followed(event, { clip: place }) } }, clip.id);
   return el("li", {}, el("div", { class: "line" },
     el("header", {}, link, ...figures(clip), watched(clip)),
-    el("div", { class: "said" }, el("h3", {}, "Labels"), categories(clip.truth, "truth")),
-    el("div", { class: "said" }, el("h3", {}, "Model"), categories(clip.predictions, "model"))));
+    el("div", { class: "listed" }, el("h3", {}, "Labels"), categories(clip.truth, "truth")),
+    el("div", { class: "listed" }, el("h3", {}, "Model"), categories(clip.predictions, "model"))));
 }
 
 function followed(event, changes) {
@@ -106,8 +106,8 @@ function followed(event, changes) {
   window.scrollTo(0, 0);
 }
 
-function one(told, place) {
-  const clip = told.clips[place > 0 ? 1 : 0];
+function one(found, place) {
+  const clip = found.clips[place > 0 ? 1 : 0];
   if (!clip) throw new Error("The list is not that long.");
   show(byId("list"), false);
   show(byId("clip"));
@@ -116,8 +116,8 @@ function one(told, place) {
   const steps = el("div", { class: "steps" },
     el("button", { type: "button", on: { click: back } }, "Back to the list"),
     el("button", { type: "button", id: "before", disabled: place === 0, on: { click: () => step(-1) } }, "Previous"),
-    el("button", { type: "button", id: "after", disabled: place + 1 >= told.total, on: { click: () => step(1) } }, "Next"),
-    el("span", { class: "number dim" }, `${(place + 1).toLocaleString("en")} of ${told.total.toLocaleString("en")}`));
+    el("button", { type: "button", id: "after", disabled: place + 1 >= found.total, on: { click: () => step(1) } }, "Next"),
+    el("span", { class: "number dim" }, `${(place + 1).toLocaleString("en")} of ${found.total.toLocaleString("en")}`));
   openClip(byId("clip"), clip, steps, ask);
   document.title = `Counterpoint: ${clip.id}`;
 }
@@ -158,7 +158,7 @@ function tree(words = "") {
   byId("tree").replaceChildren(level(-1));
 }
 
-// --- what happens ----------------------------------------------------------------------------------------------------
+// --- events ----------------------------------------------------------------------------------------------------------
 
 function changed(event) {
   const { name, value } = event.target;
@@ -180,7 +180,7 @@ async function start() {
     return show(byId("problem"));
   }
   byId("run").textContent = about.run;
-  byId("about").textContent = `${counted(about.clips)} of ${about.shards} ${about.shards === 1 ? "shard" : "shards"}, judged by ${about.run} (${about.recipe})`;
+  byId("about").textContent = `${counted(about.clips)} of ${about.shards} ${about.shards === 1 ? "shard" : "shards"}, with the answers of ${about.run} (${about.recipe})`;
   for (let level = 0; level < about.levels; level++) {
     form.elements.level.append(el("option", { value: level }, level ? `level ${level}` : "level 0, the top"));
   }

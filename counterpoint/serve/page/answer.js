@@ -1,4 +1,4 @@
-// What is said of a clip, in words.
+// A clip's answer in words.
 
 import { byId, called, clock, coloured, el, inOrder, show, signed, spaced } from "./dom.js";
 import { alsoIn, best, changed, code, sure } from "./tree.js";
@@ -27,32 +27,32 @@ function headed(path) {
   return [
     el("span", { class: "above" }, sure(path) ? above : `Not sure; perhaps ${above}`),
     el("span", { class: "leaf" }, leaf.name), " ",
-    el("span", { class: "told" }, el("span", { class: "number" }, leaf.probability.toFixed(2)), " ", code(leaf)),
+    el("span", { class: "figures" }, el("span", { class: "number" }, leaf.probability.toFixed(2)), " ", code(leaf)),
   ];
 }
 
 // Whether sound and picture belong together.
 function verdict({ correlation, modalities }, tower) {
-  const told = correlation["audio and video"];
+  const probability = correlation["audio and video"];
   const unknown = reason => [el("span", { class: "dim" }, reason)];
   if (!tower) {
-    return unknown("Whether sound and picture belong together, this model cannot tell: it has no correlation tower.");
+    return unknown("Whether sound and picture belong together is unknown: this model has no correlation tower.");
   }
   const missing = ["audio", "video"].find(modality => !modalities.includes(modality));
   if (missing) return unknown(`There is no ${called(missing)}, so nothing to belong together.`);
-  if (told === undefined) return [];
-  const words = told >= 0.6 ? "belong together" : told > 0.4 ? "may or may not belong together" : "do not belong together";
-  return [`Sound and picture ${words}:\u00a0`, el("b", { class: "number" }, told.toFixed(2))];
+  if (probability === undefined) return [];
+  const words = probability >= 0.6 ? "belong together" : probability > 0.4 ? "may or may not belong together" : "do not belong together";
+  return [`Sound and picture ${words}:\u00a0`, el("b", { class: "number" }, probability.toFixed(2))];
 }
 
 // The most attended seconds of each modality; `seek` goes to one.
-export function attended(told, seek) {
-  return inOrder(Object.keys(told.timelines)).map(modality => ofOne(told, modality, seek)).filter(Boolean);
+export function attended(explanation, seek) {
+  return inOrder(Object.keys(explanation.timelines)).map(modality => ofOne(explanation, modality, seek)).filter(Boolean);
 }
 
-function ofOne(told, modality, seek) {
-  const seconds = told.attended.filter(each => each.modality === modality);
-  if (!seconds.length || told.timelines[modality].present.length < 2) return null;
+function ofOne(explanation, modality, seek) {
+  const seconds = explanation.attended.filter(each => each.modality === modality);
+  if (!seconds.length || explanation.timelines[modality].present.length < 2) return null;
   const item = each => el("li", {}, el("button", {
     type: "button",
     "aria-label": `Go to ${clock(each.second)}, ${Math.round(100 * each.share)} % of the strongest weight`,
@@ -72,9 +72,9 @@ export function outcome(categories, modality, other, changes) {
   const change = changes.get(was.id);
   const kept = was.id === now.id;
   const fate = `${was.name} ${was.probability.toFixed(2)} becomes ${(was.probability + change).toFixed(2)}`;
-  const told = sure(path) ? `it would ${kept ? "still " : ""}be` : "it is hard to say what it is, at best";
+  const verb = sure(path) ? `it would ${kept ? "still " : ""}be` : "it is hard to say what it is, at best";
   return [
-    `${how} ${told} `, el("b", {}, spaced(now.path)),
+    `${how} ${verb} `, el("b", {}, spaced(now.path)),
     ` ${now.probability.toFixed(2)}${kept ? ` (${signed(change)})` : `; ${fate}`}.`,
   ];
 }

@@ -1,4 +1,4 @@
-// Elements and words. Whatever is shown of files and of the server becomes text, never markup.
+// Elements and words. Names from files and from the server become text, never markup.
 
 export const byId = id => document.getElementById(id);
 

@@ -1,4 +1,4 @@
-// The page: from a file, an example or an address (#clip/JOB) to an answer and why it was given.
+// The page: from a file, an example or an address (#clip/JOB) to an answer and its explanation.
 
 import { attended, headline, outcome } from "./answer.js";
 import * as api from "./api.js";
@@ -8,19 +8,19 @@ import { Timeline } from "./timeline.js";
 import { Tree } from "./tree.js";
 
 const POLL = 0.5; // seconds
-const PATIENCE = 4; // polls that may go unanswered
+const MAX_FAILURES = 4; // polls without an answer
 const STAGES = {
-  waiting: "Waiting for its turn", decoding: "Watching and listening", categorizing: "Making up its mind", finished: "Done",
+  waiting: "Waiting in the queue", decoding: "Decoding picture and sound", categorizing: "Categorizing", finished: "Done",
 };
 
-const clips = new Map(); // by job: what the page knows of each clip
+const clips = new Map(); // by job
 let about = null, current = null, tree = null, explanation = null;
-let visit = new AbortController(); // of what is on the screen; whatever still runs for an earlier one stops
+let visit = new AbortController(); // of the clip on the screen; requests of an earlier clip are aborted
 
 const player = new Player(at => timeline.place(at));
 const timeline = new Timeline(byId("timeline"), byId("readout"), second => player.seek(second));
 
-const say = text => { byId("live").textContent = text; };
+const announce = text => { byId("live").textContent = text; };
 
 // --- scenes ----------------------------------------------------------------------------------------------------------
 
@@ -64,8 +64,8 @@ async function take(files) {
       throw new api.Problem(413, `${names}: ${size(bytes)}, and ${size(about.max_bytes)} at most`);
     }
     wait(names, "Sending", 0, signal, () => {});
-    const told = fraction => wait(names, "Sending", fraction, signal);
-    const jobs = await api.upload(sent, features && await features.text(), told, signal);
+    const progress = fraction => wait(names, "Sending", fraction, signal);
+    const jobs = await api.upload(sent, features && await features.text(), progress, signal);
     for (const job of jobs) {
       const file = jobs.length === sent.length ? sent[jobs.indexOf(job)] : null;
       const video = file && !file.name.toLowerCase().endsWith(".tfrecord");
@@ -81,10 +81,10 @@ function wait(name, stage, fraction, signal, cancel = null) {
   if (signal.aborted) return;
   byId("file-name").textContent = name;
   byId("bar").value = fraction;
-  const told = `${stage}${fraction > 0 && fraction < 1 ? ` · ${Math.round(100 * fraction)} %` : ""}`;
-  if (byId("stage").dataset.stage !== stage) say(`${name}: ${stage}`);
+  const text = `${stage}${fraction > 0 && fraction < 1 ? ` · ${Math.round(100 * fraction)} %` : ""}`;
+  if (byId("stage").dataset.stage !== stage) announce(`${name}: ${stage}`);
   byId("stage").dataset.stage = stage;
-  byId("stage").textContent = told;
+  byId("stage").textContent = text;
   if (!cancel) return;
   byId("cancel").onclick = () => {
     cancel();
@@ -93,16 +93,16 @@ function wait(name, stage, fraction, signal, cancel = null) {
   };
 }
 
-// A job's answer, as soon as there is one.
+// A job's answer, once it is done.
 async function follow(clip, signal) {
-  let unheard = 0;
+  let failures = 0;
   for (;;) {
     let job;
     try {
       job = await api.job(clip.job, POLL, signal);
-      unheard = 0;
+      failures = 0;
     } catch (problem) {
-      if (problem.status !== 0 || ++unheard >= PATIENCE) throw problem;
+      if (problem.status !== 0 || ++failures >= MAX_FAILURES) throw problem;
       await new Promise(resolve => setTimeout(resolve, 1000 * POLL));
       continue;
     }
@@ -140,18 +140,17 @@ async function result(clip) {
   byId("attended").replaceChildren(el("p", { class: "dim" }, "Working out why …"));
   window.scrollTo(0, 0);
   byId("best").focus({ preventScroll: true });
-  say(`${answer.name}: ${byId("best").textContent}. ${byId("verdict").textContent}`);
+  announce(`${answer.name}: ${byId("best").textContent}. ${byId("verdict").textContent}`);
   made(answer.made_by);
   others();
   const url = await source(clip, signal).catch(problem => {
     if (problem.name === "AbortError") throw problem;
-    return null; // the answer stands without its film
+    return null; // the answer is shown without its film
   });
   player.load({ url, seconds: answer.seconds, pictured: answer.modalities.includes("video"), stills: [] });
   try {
-    const told = await api.explanation(clip.job, null, signal);
-    explanation = told;
-    why(clip, told);
+    explanation = await api.explanation(clip.job, null, signal);
+    why(clip);
   } catch (problem) {
     if (problem.name === "AbortError") return;
     byId("attended").replaceChildren(el("p", {}, `${api.inWords(problem).title}: ${problem.message} `,
@@ -167,21 +166,21 @@ async function source(clip, signal) {
   return clip.url ?? null;
 }
 
-function why(clip, told) {
+function why(clip) {
   const { answer } = clip;
-  const drawn = timeline.load(told);
-  const stills = told.attended.filter(each => each.thumbnail);
+  const drawn = timeline.load(explanation);
+  const stills = explanation.attended.filter(each => each.thumbnail);
   player.stills = stills;
   player.picture();
   clip.thumbnail ??= stills[0]?.thumbnail;
   show(byId("legend"), drawn);
   show(byId("no-timeline"), !drawn || !timeline.influenced);
   show(document.querySelector("#legend .whether"), timeline.influenced);
-  byId("no-timeline").textContent = drawn ? "In this model, nothing that one hears changes the other's weights."
+  byId("no-timeline").textContent = drawn ? "In this model, no modality influences the other's weights."
     : "No timeline: this clip is one step long.";
-  byId("attended").replaceChildren(...attended(told, second => player.seek(second)));
+  byId("attended").replaceChildren(...attended(explanation, second => player.seek(second)));
   offer();
-  player.told();
+  player.update();
   if (!answer.modalities.includes("video")) byId("screen").hidden = true;
 }
 
@@ -219,16 +218,16 @@ async function choose(chosen) {
   const { what, modality } = chosen.dataset, other = what === "swapped" ? clips.get(byId("other").value) : null;
   const signal = visit.signal;
   try {
-    if (other) became.textContent = "Listening to the other sound …";
-    const told = other ? await api.explanation(current.job, other.job, signal) : explanation;
+    if (other) became.textContent = "Computing with the other sound …";
+    const explained = other ? await api.explanation(current.job, other.job, signal) : explanation;
     const url = other && await source(other, signal);
     if (chosen.getAttribute("aria-checked") !== "true") return; // switched off meanwhile
-    const change = told.changes.find(each => each.what === what && each.modality === modality);
+    const change = explained.changes.find(each => each.what === what && each.modality === modality);
     if (!change) {
       became.textContent = `${other.name} has no ${called(modality)} to take.`;
       return;
     }
-    const changes = new Map(told.categories.map((category, i) => [category.id, change.changes[i]]));
+    const changes = new Map(explained.categories.map((category, i) => [category.id, change.changes[i]]));
     player.effect({ what, modality, url });
     tree.what(changes);
     became.replaceChildren(...outcome(current.answer.categories, modality, other, changes));
@@ -270,13 +269,13 @@ function route() {
 }
 
 async function begin() {
-  const before = visit; // whoever chooses a file meanwhile is not sent back to the start
+  const before = visit; // a file that is chosen meanwhile is not interrupted
   try {
     about = await api.about();
     byId("run").textContent = [...new Set([about.made_by.run, about.made_by.recipe])].join(" · ");
     const limits = `up to ${duration(about.max_seconds)} and ${size(about.max_bytes)}`;
     byId("limits").textContent = about.videos ? `Any usual format, ${limits}; or a feature record with its features.json`
-      : `This run reads .tfrecord files alone, with the features.json beside them, up to ${size(about.max_bytes)}`;
+      : `This run reads .tfrecord files only, with the features.json beside them, up to ${size(about.max_bytes)}`;
     byId("kind").textContent = about.videos ? "video" : "feature record";
     made(about.made_by);
     await examples();
@@ -286,13 +285,13 @@ async function begin() {
   }
 }
 
-// The server may still be at work on its examples when the page comes: their thumbnails are asked for again.
+// The server may still be encoding its examples when the page loads: their thumbnails are requested again.
 async function examples(tries = 40) {
   const given = await api.examples();
   for (const example of given) clips.set(example.job, { ...clips.get(example.job), ...example });
   if (tries === 0 || given.every(example => example.thumbnail || example.kind !== "video")) return;
   const again = () => byId("others").hidden || others();
-  setTimeout(() => examples(tries - 1).then(again).catch(() => {}), 3000); // without them, the page is as good
+  setTimeout(() => examples(tries - 1).then(again).catch(() => {}), 3000); // the page works without them
 }
 
 for (const input of document.querySelectorAll("input[type=file]")) {
@@ -315,7 +314,7 @@ document.querySelector(".skip").addEventListener("click", event => {
   byId("content").focus();
 });
 
-let inside = 0; // dragenter and dragleave come for each element on the way
+let inside = 0; // dragenter and dragleave come for each element under the pointer
 const carried = event => event.dataTransfer?.types.includes("Files");
 window.addEventListener("dragenter", event => carried(event) && show(byId("dropping"), ++inside > 0));
 window.addEventListener("dragleave", event => carried(event) && show(byId("dropping"), --inside > 0));
@@ -327,7 +326,7 @@ window.addEventListener("drop", event => {
   take([...event.dataTransfer.files]);
 });
 window.addEventListener("hashchange", route);
-document.addEventListener("click", event => { // on what is at the same address, after a file that failed
+document.addEventListener("click", event => { // on the current address again, after a file that failed
   const link = event.target.closest("a[href^='#']:not(.skip)");
   if (link?.getAttribute("href") === (location.hash || "#")) route();
 });

@@ -1,14 +1,14 @@
-// The clip itself: the browser plays the person's own file, with sound or picture taken away or swapped.
+// The clip: the browser plays the visitor's own file, with sound or picture dropped or swapped.
 
 import { byId, clock, show } from "./dom.js";
 
 const DRIFT = 0.25; // seconds that a swapped sound may be off
 
 export class Player {
-  constructor(moved) {
+  constructor(onmove) {
     this.video = byId("video");
     this.other = new Audio(); // the swapped sound
-    this.moved = moved;
+    this.onmove = onmove;
     const { video, other } = this;
     const play = byId("play");
     const toggle = () => (video.paused ? video.play().catch(() => this.unplayable()) : video.pause());
@@ -23,13 +23,13 @@ export class Player {
       play.textContent = "Play";
       other.pause();
     });
-    video.addEventListener("timeupdate", () => this.told());
-    video.addEventListener("seeking", () => this.told());
+    video.addEventListener("timeupdate", () => this.update());
+    video.addEventListener("seeking", () => this.update());
     video.addEventListener("error", () => video.getAttribute("src") && this.unplayable());
     video.addEventListener("loadedmetadata", () => this.ready());
   }
 
-  // `url` of the file, if the page has it; `pictured` and `sounding` say what the clip has.
+  // `url` of the file, if the page has it; `pictured`: whether the clip has a picture.
   load({ url, seconds, pictured, stills, name }) {
     Object.assign(this, { seconds, pictured, stills, at: 0, playable: false, name });
     this.effect(null);
@@ -41,7 +41,7 @@ export class Player {
     else this.video.removeAttribute("src");
     this.video.load();
     this.picture();
-    this.told();
+    this.update();
   }
 
   ready() {
@@ -49,21 +49,21 @@ export class Player {
     const seen = this.video.videoWidth > 0;
     show(this.video, seen);
     show(byId("play"), true);
-    if (!seen && this.pictured) this.say("Your browser plays only this file's sound. The results are complete all the same.");
+    if (!seen && this.pictured) this.note("Your browser plays only this file's sound. The results are complete all the same.");
     this.picture();
     if (this.at) this.video.currentTime = this.at;
-    this.told();
+    this.update();
   }
 
   unplayable() {
     this.playable = false;
     show(this.video, false);
     show(byId("play"), false);
-    this.say("Your browser cannot play this file, but the results are complete.");
+    this.note("Your browser cannot play this file, but the results are complete.");
     this.picture();
   }
 
-  say(text) {
+  note(text) {
     byId("unplayable").textContent = text;
     show(byId("unplayable"));
   }
@@ -87,36 +87,36 @@ export class Player {
       this.video.currentTime = Math.min(second, Math.max(0, this.video.duration - 0.01));
       if (this.swapped) this.other.currentTime = second;
     }
-    this.told();
+    this.update();
   }
 
-  told() {
+  update() {
     if (this.playable && !this.video.seeking) this.at = this.video.currentTime;
     const drifted = Math.abs(this.other.currentTime - this.at) > DRIFT;
     if (this.swapped && !this.video.paused && drifted) this.other.currentTime = this.at;
     byId("time").textContent = `${clock(this.at)} / ${clock(this.seconds)}`;
     if (!this.playable) this.picture();
-    this.moved(this.at);
+    this.onmove(this.at);
   }
 
-  // The playhead glides, except for those who would rather not see it.
+  // The playhead glides, unless the visitor prefers reduced motion.
   follow() {
     if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
     const glide = () => {
       if (this.video.paused) return;
-      this.told();
+      this.update();
       requestAnimationFrame(glide);
     };
     requestAnimationFrame(glide);
   }
 
-  // What is done to the clip: null, or {what, modality, url} with the other sound's url.
+  // The intervention on the clip: null, or {what, modality, url} with the other sound's url.
   effect(change) {
     const silent = change?.modality === "audio", dark = change?.modality === "video";
     this.video.muted = silent;
     byId("screen").classList.toggle("dark", dark);
     show(byId("curtain"), dark);
-    byId("curtain").textContent = dark ? "The picture is taken away" : "";
+    byId("curtain").textContent = dark ? "Without the picture" : "";
     this.swapped = change?.what === "swapped" && Boolean(change.url);
     this.other.pause();
     if (!this.swapped) return;

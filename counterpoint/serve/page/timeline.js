@@ -26,8 +26,8 @@ function steps(values, x, y, floor = null) {
 function lanesOf(explanation) {
   const lanes = inOrder(Object.keys(explanation.timelines)).map(name => {
     const { present, before, after } = explanation.timelines[name];
-    const there = values => values.map((value, second) => (present[second] ? value : null));
-    const lane = { name: called(name), colour: coloured(name), before: there(before), after: there(after) };
+    const masked = values => values.map((value, second) => (present[second] ? value : null));
+    const lane = { name: called(name), colour: coloured(name), before: masked(before), after: masked(after) };
     lane.highest = Math.max(...finite([...lane.before, ...lane.after]), 1e-9);
     lane.influenced = before.some((value, second) => present[second] && Math.abs(value - after[second]) > 1e-6 * lane.highest);
     return lane;
@@ -41,8 +41,8 @@ function lanesOf(explanation) {
 }
 
 export class Timeline {
-  constructor(host, readout, moved) {
-    Object.assign(this, { host, readout, moved, seconds: 0, at: 0, lanes: [] });
+  constructor(host, readout, seek) {
+    Object.assign(this, { host, readout, seek, seconds: 0, at: 0, lanes: [] });
     new ResizeObserver(() => this.draw()).observe(host);
     host.addEventListener("pointerdown", event => this.press(event));
     host.addEventListener("pointermove", event => (event.buttons ? this.drag(event) : this.hover(event)));
@@ -116,8 +116,8 @@ export class Timeline {
     this.head.setAttribute("x1", left);
     this.head.setAttribute("x2", left);
     const second = Math.min(Math.floor(this.at), this.seconds - 1);
-    if (second === this.told && this.hovered === undefined) return;
-    this.told = second;
+    if (second === this.announced && this.hovered === undefined) return;
+    this.announced = second;
     this.host.setAttribute("aria-valuenow", second);
     this.host.setAttribute("aria-valuetext", `${clock(second)}: ${this.words(second).map(part => part.text).join(", ")}`);
     if (this.hovered === undefined) this.read(second);
@@ -146,11 +146,11 @@ export class Timeline {
     if (event.button) return;
     this.host.setPointerCapture(event.pointerId);
     this.hover(null);
-    this.moved(this.second(event));
+    this.seek(this.second(event));
   }
 
   drag(event) {
-    if (this.host.hasPointerCapture(event.pointerId)) this.moved(this.second(event));
+    if (this.host.hasPointerCapture(event.pointerId)) this.seek(this.second(event));
   }
 
   hover(event) {
@@ -168,6 +168,6 @@ export class Timeline {
       PageUp: second + far, PageDown: second - far, Home: 0, End: this.seconds - 1 }[event.key];
     if (to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    this.moved(Math.min(Math.max(to, 0), this.seconds - 1));
+    this.seek(Math.min(Math.max(to, 0), this.seconds - 1));
   }
 }

@@ -1,4 +1,4 @@
-// The answer: the best path, and the tree of all categories with their probabilities and what changes them.
+// The answer: the best path, and the tree of all categories with their probabilities and changes.
 
 import { el, show, signed } from "./dom.js";
 
@@ -71,7 +71,7 @@ export class Tree {
 
   row(category) {
     const value = el("span", { class: "number value" }), change = el("span", { class: "number change" });
-    const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i", { class: "kept" }), el("i", { class: "moved" }));
+    const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i", { class: "kept" }), el("i", { class: "difference" }));
     const name = el("span", { class: "name" }, category.name, " ", code(category));
     const parts = [name, bar, value, change];
     if (!this.children.has(category.id)) {
@@ -92,7 +92,7 @@ export class Tree {
       row.value.textContent = now.toFixed(2);
       row.change.textContent = this.changes && Math.abs(change) >= 0.005 ? signed(change) : "";
       row.bar.style.setProperty("--kept", Math.min(was, now));
-      row.bar.style.setProperty("--moved", Math.abs(change));
+      row.bar.style.setProperty("--difference", Math.abs(change));
       row.bar.classList.toggle("lost", change < 0);
       show(row.item, list.all || place < 1 || Math.max(was, now) >= FAINT);
     });
