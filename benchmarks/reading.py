@@ -58,7 +58,7 @@ def in_place(path: Path, order: list[int], check: bool, mapped: bool) -> Callabl
 
     def read() -> None:
         if not mapped:
-            tfrecord._mapped.cache_clear()
+            tfrecord.forget_maps()
         for batch in batches(order):
             fill([clip_of(shard, record) for record in batch])
 
@@ -85,7 +85,7 @@ def parts(path: Path, order: list[int]) -> dict[str, Callable[[], None]]:
     raw = np.zeros(max(shard.lengths), np.uint8)
 
     def map_anew() -> None:
-        tfrecord._mapped.cache_clear()
+        tfrecord.forget_maps()
         for record in order:
             shard[record][::4096].max()  # touches every page
 

@@ -28,7 +28,7 @@ from counterpoint.cli.console import (
     speed,
 )
 from counterpoint.cli.models import DEFAULT_DECODING, DecodingOptions
-from counterpoint.data.mosaic import CLIPS, MOSAIC_FILE, Mosaic
+from counterpoint.data.mosaic import CLIPS, Mosaic
 
 if TYPE_CHECKING:
     MosaicOptions = dict[str, Any]
@@ -139,12 +139,11 @@ def mosaic(
     from counterpoint.data import taxonomies
     from counterpoint.data.dataset import split
     from counterpoint.data.features import FeatureSet
-    from counterpoint.data.mosaic import Records, write
-    from counterpoint.files import check_output_folder
+    from counterpoint.data.mosaic import Records, check_folder, write
 
     composer = Mosaic(**(controls or {}))
     check_clips(clips)
-    check_output_folder(out, MOSAIC_FILE)
+    check_folder(out)
     labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data, WITH_TAXONOMY))
     datasets = split(data, validation, test, labelling, skip_bad=skip_bad_records, seed=composer.seed)
     note_skipped(*datasets.values())

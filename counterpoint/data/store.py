@@ -129,7 +129,7 @@ def _tag(info: dict[str, Any], names: Sequence[str]) -> str:
 def ask(url: str, verb: str, size: int = 0, **options: Any) -> Any:
     """What the file system answers to `verb`, `size` bytes if that is known. What fails in passing is asked again.
 
-    Raises NotThereError or Error.
+    Raises NotFoundError or Error.
     """
     from fsspec.asyn import sync
 

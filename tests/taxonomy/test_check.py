@@ -25,7 +25,7 @@ def test_categories_and_labels_that_lead_nowhere():
     found = check(labelling([*BY_HAND.categories], Label(3, "Pie", 600, ("recipe",)), Label(5, "Thing", 7, ())))
     unreached = [f.subject for f in found if f.message == "no label leads to it or below it"]
     assert unreached == ["Food:FoodItems", "Food:FoodItems:Dessert", "Transport", "Transport:Land"]
-    assert found[-1] == ("error", "unmapped", "label 5 (Thing)", "no category, and no note that says why")
+    assert found[-1] == ("error", "unmapped", "label 5 (Thing)", "no category, and no note with the reason")
 
 
 def test_bare_categories_have_no_counts_to_complain_about():
