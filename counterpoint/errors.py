@@ -14,13 +14,16 @@ class Error(Exception):
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """The end of a message about a wrong name: the closest of the right ones; empty where none is close.
+    """The end of an error's message for a name that is like one of ``names``; empty for another one.
 
-    >>> suggestion("gap_ful", ["gap", "gap_full"]), suggestion("x", ["gap"])
-    ('; did you mean gap_full?', '')
+    >>> suggestion("learning_rat", ["training.learning_rate", "name"])
+    '; did you mean training.learning_rate?'
     """
-    close = difflib.get_close_matches(name, list(names), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    ends = {each: each.rpartition(".")[2] for each in names}
+    close = difflib.get_close_matches(name.rpartition(".")[2], set(ends.values()), 1, 0.6)
+    alike = [each for each, end in ends.items() if end in close]
+    best = max(alike, key=lambda each: difflib.SequenceMatcher(None, each, name).ratio(), default=None)
+    return f"; did you mean {best}?" if best else ""
 
 
 class NotFoundError(Error):

@@ -11,7 +11,6 @@ A field states what it may be where it stands::
 Its help is its line under ``Args:`` in the class's docstring.
 """
 
-import difflib
 import importlib
 import json
 import re
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from counterpoint.errors import Error
+from counterpoint.errors import Error, suggestion
 
 T = TypeVar("T")
 MANY = 10**6
@@ -248,19 +247,6 @@ def _changed_part(old: Any, value: Any, hint: Any, prefix: str) -> Any:
     if isinstance(value, Mapping):
         return restored(hint, value) if TYPE in value else changed(old, value, prefix)
     return converted(value, hint)
-
-
-def suggestion(name: str, names: Iterable[str]) -> str:
-    """The end of an error's message for a name that is like one of ``names``; empty for another one.
-
-    >>> suggestion("learning_rat", ["training.learning_rate", "name"])
-    '; did you mean training.learning_rate?'
-    """
-    ends = {each: each.rpartition(".")[2] for each in names}
-    close = difflib.get_close_matches(name.rpartition(".")[2], set(ends.values()), 1, 0.6)
-    alike = [each for each, end in ends.items() if end in close]
-    best = max(alike, key=lambda each: difflib.SequenceMatcher(None, each, name).ratio(), default=None)
-    return f"; did you mean {best}?" if best else ""
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
-from counterpoint.errors import UNREADABLE, Error
+from counterpoint.errors import UNREADABLE, Error, suggestion
 from counterpoint.fields import (
     MANY,
     TYPE,
@@ -29,7 +29,6 @@ from counterpoint.fields import (
     out_of_bounds,
     restored,
     stored,
-    suggestion,
     unknown_modalities,
     whole_numbers,
 )

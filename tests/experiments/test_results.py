@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from counterpoint.errors import Error
 from counterpoint.evaluation.breakdown import break_down
+from counterpoint.evaluation.metrics import METRICS
 from counterpoint.experiments import results, tables
 from counterpoint.experiments.datasets import Inputs
 from counterpoint.experiments.experiment import Experiment
@@ -53,13 +55,13 @@ def test_a_weighted_figure_is_that_of_repeated_clips(kept: tuple[Path, Path], me
         assert (group[:3], metric) == ("top", "hit_at_1")
         return
     clips, scores, truth = results.group_scores(*kept, TAXONOMY, group)
-    assert results.weighted(metric, scores, truth)(weights[clips]) == pytest.approx(expected, abs=1e-9)
+    assert METRICS[metric].on_weights(scores, truth)(weights[clips]) == pytest.approx(expected, abs=1e-9)
 
 
 def test_an_unknown_metric_is_refused(kept: tuple[Path, Path]) -> None:
     _, scores, truth = results.group_scores(*kept, TAXONOMY, "all")
-    with pytest.raises(ValueError, match="no metric 'gaps'; there are gap, "):
-        results.weighted("gaps", scores, truth)
+    with pytest.raises(Error, match=r"no metric 'gaps'; did you mean gap\? \(there are gap, "):
+        METRICS["gaps"].on_weights(scores, truth)
 
 
 def test_resamples_are_the_same_for_all_models_of_a_data_set(tmp_path: Path) -> None:
@@ -143,5 +145,5 @@ def test_a_frame_is_narrowed_by_its_columns(tmp_path: Path) -> None:
     assert frame.value("l", seeds=[1]).mean == pytest.approx(10.5)
     with pytest.raises(KeyError, match="world"):
         frame.select(world="a")
-    with pytest.raises(ValueError, match="no metric 'gaps'"):
+    with pytest.raises(Error, match="no metric 'gaps'"):
         frame.value("l", "gaps")
