@@ -40,7 +40,7 @@ from counterpoint.tables import Table
 from counterpoint.taxonomy import load
 from counterpoint.training.train import train
 
-WORLD = synthetic.World(topics=48, unrelated=0.3)
+WORLD = synthetic.SyntheticData(topics=48, unrelated=0.3)
 TOWER = "correlation-nv"
 SHOWN = {
     "nv-l": "late fusion, without influence between the modalities",

@@ -63,7 +63,7 @@ def test_offers_these_names_documented() -> None:
 
 
 def test_a_name_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(AttributeError, match="it offers .*categorize"):
+    with pytest.raises(AttributeError, match=r"it offers .*categorize"):
         cp.predict  # noqa: B018
 
 

@@ -29,7 +29,9 @@ def check(out: Path, clips: int) -> list[str]:
 def test_demo_of_a_tiny_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world = synthetic.World(topics=12, min_steps=10, max_steps=14, distractors=0, sizes={"video": 8, "audio": 8})
+    world = synthetic.SyntheticData(
+        topics=12, min_steps=10, max_steps=14, distractors=0, sizes={"video": 8, "audio": 8}
+    )
     monkeypatch.setattr(demo, "WORLD", world)
     for split, clips in {"train": 48, "validation": 16, "test": 12}.items():
         monkeypatch.setitem(synthetic.CLIPS, split, clips)

@@ -129,7 +129,7 @@ def test_an_index_that_cannot_be_kept(
 
 
 def test_mosaics(disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = synthetic.World(min_steps=30, max_steps=30)
+    made = synthetic.SyntheticData(min_steps=30, max_steps=30)
     clips = [made.clip(i)[0] for i in range(200)]
     means = [{name: track[:1].astype("f4") / 64 - 2 for name, track in clip.tracks.items()} for clip in clips]
     records = world.write(

@@ -12,7 +12,7 @@ from counterpoint.cli.main import main
 from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.splits import write_splits
+from counterpoint.data.layout import write_splits
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.files import cache_folder
 from counterpoint.predict import Predictor

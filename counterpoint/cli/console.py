@@ -50,6 +50,7 @@ TAXONOMY_HELP = (
     "a taxonomy folder (categories.tsv and a label mapping), a categories.tsv whose row numbers are the labels, "
     "or `youtube8m`, the shipped one"
 )
+WITH_TAXONOMY = "with --taxonomy"  # how the taxonomy is named
 DEFAULT_TAXONOMY_HELP = f"{TAXONOMY_HELP}, which is the default where the features are YouTube-8M's"
 RUN_HELP = "a run folder; or `youtube8m`, the model that comes with the package, for YouTube-8M's features"
 HELD_OUT_HELP = "shards to tune and stop on; without them, a tenth of the clips"
@@ -161,6 +162,20 @@ def show(json_wanted: bool, data: Callable[[], Any], shown: Callable[[], Any], m
         width = None if sys.stdout.isatty() else UNFOLDED
         # Neither [brackets] nor :colons: in the data's names mean anything.
         Console(width=width, markup=markup, emoji=False, highlight=False).print(shown())
+
+
+def listing(title: str, rows: Iterable[tuple[str, str]]) -> Any:
+    """Options and what they are, as the help of a command lists its own."""
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(style="cyan", overflow="fold")
+    table.add_column(ratio=1, overflow="fold")
+    for option, text in rows:
+        table.add_row(Text(option), Text(text))
+    return Panel(table, title=Text(title), title_align="left")
 
 
 def note(line: str) -> None:

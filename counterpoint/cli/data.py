@@ -12,6 +12,7 @@ from counterpoint.cli.console import (
     JSON,
     OUTPUT,
     SHARDS_HELP,
+    WITH_TAXONOMY,
     Data,
     Json,
     MoreData,
@@ -50,7 +51,7 @@ def inspect(
     from counterpoint.data import taxonomies
     from counterpoint.data.inspect import inspect as look
 
-    path = taxonomy or taxonomies.taxonomy_beside(data)
+    path = taxonomy or taxonomies.taxonomy_beside(data, WITH_TAXONOMY)
     labelling = taxonomies.load_taxonomy(path) if path else None
     inspection = look(data, skip_bad=skip_bad_records, labelling=labelling)
     show(as_json, inspection.to_dict, lambda: inspection, markup=True)
@@ -144,7 +145,7 @@ def mosaic(
     composer = Mosaic(**(controls or {}))
     check_clips(clips)
     check_output_folder(out, MOSAIC_FILE)
-    labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data))
+    labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data, WITH_TAXONOMY))
     datasets = split(data, validation, test, labelling, skip_bad=skip_bad_records, seed=composer.seed)
     note_skipped(*datasets.values())
     features = FeatureSet.of([path for dataset in datasets.values() for path in dataset.paths])

@@ -106,9 +106,9 @@ def _help_of(verb: str, name: str, function: Callable[..., Any], bound: BoundArg
     """Print a verb's help; below it, for the recipe or suite that is named, its fields and their defaults."""
     table: Any = None
     if verb == "train":
-        from counterpoint.cli.recipe_options import fields_table, find_recipe
+        from counterpoint.cli.recipe_options import fields_help, find_recipe
 
-        table = fields_table(find_recipe(name))
+        table = fields_help(find_recipe(name))
     elif verb == "reproduce":
         from counterpoint.cli.reproduce import scale_help
 

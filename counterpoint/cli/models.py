@@ -18,6 +18,7 @@ from counterpoint.cli.console import (
     POSITIVE,
     RESOURCES,
     TRAINING,
+    WITH_TAXONOMY,
     Data,
     Devices,
     Json,
@@ -166,7 +167,7 @@ def train(
     check_settings(chosen, out, tower_run)
     distributed.join()
     with distributed.leader_first():  # which makes the shards' indexes
-        labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data))
+        labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data, WITH_TAXONOMY))
         clips, others = training_data(data, validation, labelling, skip_bad=skip_bad_records)
         note_skipped(clips, others)
         run = RunFolder(out, chosen, labelling, FeatureSet.of(clips.paths))

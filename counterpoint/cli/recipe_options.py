@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.cli.console import UsageError
+from counterpoint.cli.console import UsageError, listing
 from counterpoint.errors import Error
 from counterpoint.tables import Table
 
@@ -116,6 +116,15 @@ def fields_table(recipe: "AnyRecipe") -> Table:
     rows = [[option_of(str(name)), *rest] for name, *rest in table.rows]
     title = f"Fields of {recipe.name}, each an option of `counterpoint train`"
     return dataclasses.replace(table, title=title, header=["option", *table.header[1:]], rows=rows)
+
+
+def fields_help(recipe: "AnyRecipe") -> Any:
+    """The same below the help of `counterpoint train`."""
+    rows = [
+        (str(option), f"{f'{meaning}; ' if meaning else ''}{kind} [default: {value}]")
+        for option, kind, value, _, meaning in fields_table(recipe).rows
+    ]
+    return listing(f"Fields of {recipe.name}", rows)
 
 
 def option_of(field: str) -> str:

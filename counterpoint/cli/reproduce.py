@@ -14,6 +14,7 @@ from counterpoint.cli.console import (
     RESOURCES,
     SHARDS_HELP,
     TAXONOMY_HELP,
+    WITH_TAXONOMY,
     Json,
     MoreData,
     Out,
@@ -22,13 +23,13 @@ from counterpoint.cli.console import (
     Workers,
     check_choices,
     console,
+    listing,
     options_of,
     show,
     shown_default,
 )
 from counterpoint.cli.recipe_options import option_of
 from counterpoint.experiments.suites import SUITES, Scale, Suite
-from counterpoint.tables import Table
 
 if TYPE_CHECKING:
     ScaleOptions = dict[str, Any]
@@ -86,7 +87,7 @@ def reproduce(
     _check_scale(SUITES[suite], options)
     if threads:
         torch.set_num_threads(threads)
-    path = taxonomy or (taxonomies.default_taxonomy(data) if data else None)
+    path = taxonomy or (taxonomies.default_taxonomy(data, WITH_TAXONOMY) if data else None)
     experiment = experiments.open_experiment(
         suite,
         out,
@@ -105,12 +106,11 @@ def reproduce(
     show(as_json, lambda: {"report": str(written)}, lambda: str(written))
 
 
-def scale_help(suite: str) -> Table:
+def scale_help(suite: str) -> Any:
     """What is printed below the help where a suite is named: its scale."""
     check_choices("SUITE", [suite], SUITES)
-    values = {field.name: getattr(SUITES[suite].scale, field.name) for field in fields(Scale)}
-    rows = [[option_of(name), shown_default(value) or ""] for name, value in values.items()]
-    return Table(f"The scale of {suite}", ["option", "default"], rows, labels=2)
+    values = {field.name: shown_default(getattr(SUITES[suite].scale, field.name)) for field in fields(Scale)}
+    return listing(f"The scale of {suite}", [(option_of(name), value or "-") for name, value in values.items()])
 
 
 def _check_scale(suite: Suite, options: dict[str, Any]) -> None:

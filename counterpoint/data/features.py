@@ -1,7 +1,7 @@
 """What the features of a data set are: their modalities, sizes and the encoders that made them.
 
 Features of other encoders look the same and mean nothing to a model, so a model keeps the feature set it was trained on
-and refuses others. Our own shards say what they hold in a `features.json` beside them; shards without one are taken
+and refuses others. Our own shards have a `features.json` beside them that describes them; shards without one are taken
 for YouTube-8M's, whose encoders are the only ones that publish records of this form.
 """
 
@@ -39,7 +39,7 @@ class FeatureSet:
 
     @property
     def components(self) -> bool:
-        """Whether features are whitened principal components, most telling first."""
+        """Whether features are whitened principal components, in decreasing order of variance."""
         return self.encoder == YOUTUBE8M
 
     @classmethod

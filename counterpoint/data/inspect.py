@@ -145,7 +145,8 @@ def _natural(path: Path | RemotePath) -> list[tuple[int, str]]:
 def inspect(paths: Source | Sequence[Source], skip_bad: bool = False, labelling: Labelling | None = None) -> Inspection:
     """Read every record of the shards that `paths` name (see `find_shards`).
 
-    ``labelling`` says what the labels mean; without, YouTube-8M's features are taken to come with YouTube-8M's labels.
+    ``labelling`` gives the labels their meaning; without, YouTube-8M's features are taken to come with YouTube-8M's
+    labels.
 
     Raises Error for a record that cannot be read, or lists it among the problems if `skip_bad`.
     """

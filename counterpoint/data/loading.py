@@ -182,8 +182,8 @@ class ShardedSampler(Sampler[Share]):
         epoch, done = self._done
         for start in range(done * size if epoch == self.sampler.epoch else 0, len(order), size):
             whole = order[start : start + size]
-            mine = whole[self.rank :: self.world]
-            yield Share((mine if len(mine) else whole[:1]).tolist(), len(mine), len(whole))
+            own = whole[self.rank :: self.world]
+            yield Share((own if len(own) else whole[:1]).tolist(), len(own), len(whole))
 
     def state(self, batches: int) -> dict[str, int]:
         """Where the epoch stands after so many batches."""
@@ -199,7 +199,7 @@ class ShardedSampler(Sampler[Share]):
 class RoundRobinSampler(Sampler[Share]):
     """The clips in order, cut into batches that processes take in turns; each process has as many.
 
-    A batch holds the same clips whatever the number of processes, so what a model says of them is the same to the bit.
+    A batch holds the same clips whatever the number of processes, so a model's answers are the same to the bit.
     """
 
     def __init__(self, clips: int, batch_size: int, rank: int = 0, world: int = 1) -> None:

@@ -1,6 +1,6 @@
 """Mosaics: frame-level clips composed from real video-level records, so that there is time to attend over.
 
-Vectors and labels are real; their order in time is made up (say so where such results are shown). A *topic* is a real
+Vectors and labels are real; their order in time is made up (results on mosaics must mention it). A *topic* is a real
 record together with others that have its most specific category. For each step it gives the vector of one of them.
 
 * The clip's topic fills a stretch of the picture and, `shift` seconds later and `stretch` times as long, a stretch of
@@ -10,9 +10,9 @@ record together with others that have its most specific category. For each step 
 * In the `unrelated` share of clips the sound's stretches all show other topics, at any times.
 * Every step that no stretch covers shows any record, another one each second.
 
-`counterpoint.data.layout` tells how long the stretches are and where. The shards are YouTube-8M's frame-level ones with
-YouTube-8M's labels; the records of a split make clips of that split alone. Beside them `<split>-truth.jsonl` tells of
-each clip which record each step shows, and `mosaic.json` of the whole what it was made from.
+`counterpoint.data.layout` draws how long the stretches are and where. The shards are YouTube-8M's frame-level ones with
+YouTube-8M's labels; the records of a split make clips of that split alone. Beside them `<split>-truth.jsonl` holds,
+for each clip, which record each step shows, and `mosaic.json` what the whole was made from.
 """
 
 import json
@@ -29,11 +29,10 @@ from jaxtyping import Bool, Int, UInt8
 from counterpoint import __version__
 from counterpoint.data.clip import Clip, present
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.layout import Layout, Span
+from counterpoint.data.layout import Layout, Span, check_room, write_splits
 from counterpoint.data.records import quantize
-from counterpoint.data.splits import check_room, write_splits
 from counterpoint.errors import Error
-from counterpoint.files import replacing
+from counterpoint.files import check_output_folder, replacing
 from counterpoint.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
 
 CLIPS = {"train": 10_000, "validation": 1_000, "test": 2_000}
 MOSAIC_FILE = "mosaic.json"
+UNFINISHED_FILE = ".unfinished-mosaic"
+"""In a folder while its mosaic is written, and where that was interrupted."""
 MODALITIES = ("video", "audio")
 _CAST = 4  # records of a topic that a stretch shows, at most
 _TRIES = 1000  # records looked at for one more topic
@@ -158,7 +159,7 @@ class Truth(NamedTuple):
 class Mosaic(Layout):
     """Makes clips: clip i of a split depends on these controls, the split's name and records, and i alone.
 
-    Shift, stretch and unrelated change what they say and leave the topics and the clips' lengths as they are.
+    Shift, stretch and unrelated change what they name and leave the topics and the clips' lengths as they are.
 
     Raises Error for values that allow no clips.
     """
@@ -169,7 +170,7 @@ class Mosaic(Layout):
     min_steps: int = 20
     max_steps: int = 60
     cover: ClassVar[float] = 0.8
-    spread: ClassVar[float] = 1.5
+    length_ratio: ClassVar[float] = 1.5
 
     def clip(self, records: Records, split: str, index: int) -> tuple[Clip, Truth]:
         """A clip with tracks "video" and "audio", (step, feature) uint8 codes of equal length, and its truth.
@@ -226,6 +227,11 @@ def _sequence(records: Records, record: int, steps: int, rng: np.random.Generato
     return sequence
 
 
+def check_folder(folder: Path) -> None:
+    """Raise Error where a mosaic must not be written into a folder: it holds something, and no mosaic."""
+    check_output_folder(folder, MOSAIC_FILE, UNFINISHED_FILE)
+
+
 def write(
     mosaic: Mosaic,
     records: Mapping[str, Records],
@@ -238,10 +244,12 @@ def write(
 ) -> dict[str, list[Path]]:
     """Write the splits of `clips`, each from its own `records`, and return their shards.
 
-    The folder gets what `counterpoint.data.splits.write_splits` writes, `<split>-truth.jsonl` and, last of all,
+    The folder gets what `counterpoint.data.layout.write_splits` writes, `<split>-truth.jsonl` and, last of all,
     `mosaic.json`: where that is, all is there.
 
-    Raises Error where a split has no records or a record is in two splits, and as `write_splits` does.
+    Raises:
+        Error: a split has no records, a record is in two splits, or the folder holds something that is no mosaic, or
+            shards of a longer one.
     """
     if lacking := sorted(set(clips) - set(records)):
         raise Error(f"no records for the split {lacking[0]!r}; there are {', '.join(records)}")
@@ -266,29 +274,32 @@ def write(
             for split, count in clips.items()
         },
     }
+    check_folder(folder)
     check_room(folder, clips, clips_per_shard)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNFINISHED_FILE).touch()
     (folder / MOSAIC_FILE).unlink(missing_ok=True)
     with ExitStack() as stack:
-        told = {split: stack.enter_context(replacing(folder / truth_file(split))) for split in clips}
+        truths = {split: stack.enter_context(replacing(folder / truth_file(split))) for split in clips}
 
         def clip(split: str, index: int) -> Clip:
             made, truth = mosaic.clip(records[split], split, index)
-            told[split].write((json.dumps(_told(made, truth, records[split], taxonomy)) + "\n").encode())
+            truths[split].write((json.dumps(_truth_to_dict(made, truth, records[split], taxonomy)) + "\n").encode())
             return made
 
         shards = write_splits(folder, features, clips, clip, clips_per_shard, progress)
     with replacing(folder / MOSAIC_FILE) as file:
         file.write((json.dumps(summary, indent=2) + "\n").encode())
+    (folder / UNFINISHED_FILE).unlink()
     return shards
 
 
 def truth_file(split: str) -> str:
-    """Where a folder tells what a split's clips are made of, one JSON object a clip in their order."""
+    """The file that holds what a split's clips are made of: one JSON object a clip, in their order."""
     return f"{split}-truth.jsonl"
 
 
-def _told(clip: Clip, truth: Truth, records: Records, taxonomy: Taxonomy) -> dict[str, Any]:
+def _truth_to_dict(clip: Clip, truth: Truth, records: Records, taxonomy: Taxonomy) -> dict[str, Any]:
     """The truth in the ids of records and categories."""
     return {
         "id": clip.id,

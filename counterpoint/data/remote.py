@@ -168,7 +168,7 @@ class RemoteShard(Shard):
         Raises:
             Error: always.
         """
-        raise Error(f"{self.path}: telling clips apart takes every record's checksum; copy the shard here")
+        raise Error(f"{self.path}: comparing clips takes every record's checksum; copy the shard to this machine")
 
     def extent(self, record: int) -> tuple[int, int]:
         """Where a record begins and ends."""
@@ -258,7 +258,7 @@ def _cached_index(file: RemoteFile) -> Index:
 
 
 def _index_beside(file: RemoteFile) -> Index | None:
-    """The index that was uploaded with the shard, if it fits. Its times are another machine's, but what it says of a
+    """The index that was uploaded with the shard, if it fits. Its times are another machine's, but its entry for a
     record holds where the record's own checksums agree.
     """
     try:

@@ -27,7 +27,7 @@ MOST = 100  # folders in folders
 SLOWEST = 100_000  # bytes per second that it must come in at least
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_TAGS = ("etag", "content-md5", "digest", "md5hash", "blob_id")  # what tells an object's content from another's
+_TAGS = ("etag", "content-md5", "digest", "md5hash", "blob_id")  # differ with an object's content
 _TIMES = ("lastmodified", "last-modified", "last_modified", "mtime", "created")  # or else when it was made
 _ABSENT = {401, 403, 404, 410}  # stores forbid what is not there to those who may not list
 _PASSING = {408, 425, 429}  # of the answers that blame the client
@@ -104,12 +104,12 @@ class RemotePath:
 def _known(url: str, info: dict[str, Any]) -> RemotePath:
     info = _lower(info)
     if info.get("size") is None:
-        raise Error(f"{url}: the server does not tell its size, so it cannot be read by range")
+        raise Error(f"{url}: the server does not give its size, so it cannot be read by range")
     return RemotePath(url, int(info["size"]), _tag(info, (*_TAGS, *_TIMES)))
 
 
 def _listed(files: Any, info: dict[str, Any]) -> RemotePath:
-    """With size and tag where a listing tells them; times it may write otherwise than the object itself."""
+    """With size and tag where a listing has them; it may write times otherwise than the object itself."""
     url, info = files.unstrip_protocol(info["name"]), _lower(info)
     tag = _tag(info, _TAGS)
     return RemotePath(url, int(info["size"]), tag) if tag and info.get("size") is not None else RemotePath(url)
@@ -248,7 +248,7 @@ def remote_shards(url: str) -> set[RemotePath]:
 
 
 def _below(url: str, depth: int, folders: bool = False) -> Iterator[dict[str, Any]]:
-    """What a listing tells of the objects, and the folders, in and below a folder."""
+    """The entries of a listing: the objects, and the folders, in and below a folder."""
     files, path = file_system(url)
     for info in ask(url, "ls", detail=True):
         is_folder = info["type"] == "directory"

@@ -1,12 +1,13 @@
-"""A world where the truth is known: clips whose picture and sound confirm each other in one topic only, as shards.
+"""Synthetic clips of known truth, as shards: their picture and sound confirm each other in one topic only.
 
 A clip's label is its topic. The picture shows the topic in one stretch of steps, and the sound shows it in a stretch
 that begins `shift` seconds later and lasts `stretch` times as long. Each modality also has stretches of other topics,
-which the other modality never shows; between stretches there is background. So one modality alone hardly tells which
+which the other modality never shows; between stretches there is background. So one modality alone hardly shows which
 of its topics is the label, while both together do, by what they show and by when they show it. In the `unrelated`
-share of clips the sound shows other topics only, at any times: there, whoever listens is misled.
+share of clips the sound shows other topics only, at any times: there, a model that lets sound influence picture is
+misled.
 
-A stretch of the topic cannot be told from one of another topic within a modality (`counterpoint.data.layout`). Lengths
+A stretch of the topic looks like one of another topic within a modality (`counterpoint.data.layout`). Lengths
 are shares of the clip, such that a modality's stretches cover at most half of it.
 """
 
@@ -21,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.features import FeatureSet
-from counterpoint.data.layout import Layout, Span
+from counterpoint.data.features import FEATURES_FILE, FeatureSet, encoder_of
+from counterpoint.data.layout import Layout, Span, write_splits
 from counterpoint.data.records import quantize
-from counterpoint.data.splits import write_splits
+from counterpoint.files import check_output_folder
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy
 
 ENCODER = "synthetic"
@@ -57,10 +58,10 @@ class Truth(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class World(Layout):
-    """Makes clips: clip i of a split depends on the world, the split's name and i alone.
+class SyntheticData(Layout):
+    """Makes clips: clip i of a split depends on these controls, the split's name and i alone.
 
-    Shift, stretch, unrelated and noise change what they say and leave the rest (vectors, topics, lengths, noise) as it
+    Shift, stretch, unrelated and noise change what they name and leave the rest (vectors, topics, lengths, noise) as it
     is, so that a sweep over them compares like with like.
 
     Attributes:
@@ -71,9 +72,9 @@ class World(Layout):
 
     The other controls are those of `Layout`.
 
-    Raises Error for values that make no world.
+    Raises Error for values that allow no clips.
 
-    >>> clip, truth = World(shift=5).clip(17)
+    >>> clip, truth = SyntheticData(shift=5).clip(17)
     >>> clip.id, clip.labels.tolist() == [truth.topic], truth.sound[0] - truth.picture[0]
     ('train-000017', True, 5)
     """
@@ -107,7 +108,7 @@ class World(Layout):
 
     @cached_property
     def vectors(self) -> dict[str, NDArray[np.float32]]:
-        """What each topic looks and sounds like, without noise: (topic + 1, feature) by modality, the background last.
+        """The features of each topic, without noise: (topic + 1, feature) by modality, the background last.
 
         A topic's vector is the sum of one for each level, so that siblings are alike; modalities have none in common.
         """
@@ -148,29 +149,33 @@ class World(Layout):
 
 
 def write(
-    world: World,
+    data: SyntheticData,
     folder: str | Path,
     clips: Mapping[str, int] = CLIPS,
     clips_per_shard: int = 500,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, list[Path]]:
-    """Write splits of a world, by name and number of clips, and return their shards.
+    """Write splits of synthetic data, by name and number of clips, and return their shards.
 
     The folder gets `<split>-0000.tfrecord` and so on, `features.json`, and `taxonomy/`, whose labels count the clips
     of the split "train". `progress` is called with the clips done and their total after each clip.
 
-    Raises Error where the folder has shards of these splits that would stay and mix with the new ones.
+    Raises:
+        Error: the folder holds something that is no synthetic data, or shards of these splits that would stay and mix
+            with the new ones.
     """
-    counts = np.zeros(world.topics, np.int64)
+    folder = Path(folder)
+    if not ((folder / FEATURES_FILE).exists() and encoder_of(folder) == ENCODER):
+        check_output_folder(folder)
+    counts = np.zeros(data.topics, np.int64)
 
     def clip(split: str, index: int) -> Clip:
-        made, truth = world.clip(index, split)
+        made, truth = data.clip(index, split)
         counts[truth.topic] += split == "train"
         return made
 
-    folder = Path(folder)
-    shards = write_splits(folder, FeatureSet(dict(world.sizes), ENCODER), clips, clip, clips_per_shard, progress)
-    taxonomy, labels = world.labelling
+    shards = write_splits(folder, FeatureSet(dict(data.sizes), ENCODER), clips, clip, clips_per_shard, progress)
+    taxonomy, labels = data.labelling
     counted = (replace(label, count=int(counts[label.index])) for label in labels.labels)
     Labelling(taxonomy, LabelMap(tuple(counted), taxonomy)).save(folder / "taxonomy")
     return shards

@@ -17,7 +17,7 @@ from counterpoint.taxonomy.tree import CATEGORIES_FILE, SHIPPED, taxonomy_path
 
 BESIDE = "taxonomy"
 """The folder beside shards that holds their taxonomy; `counterpoint extract` and others write it."""
-HINT = "as the data set's taxonomy"
+HINT = "by `taxonomy=`"
 
 
 def load_taxonomy(path: str | PathLike[str] | RemotePath) -> Labelling:

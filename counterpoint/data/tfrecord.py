@@ -53,7 +53,7 @@ class Shard:
 
     Opening reads the index, or makes it by one pass that checks every length and payload. It is cached beside the
     shard, or in the user's cache folder (`COUNTERPOINT_CACHE`) where the shard's folder may not be written, and made
-    anew when the shard's size or time, or the index's own checksum, says that it does not belong.
+    anew where the shard's size or time, or the index's own checksum, does not fit.
 
     Args:
         path: the file.
@@ -258,7 +258,7 @@ def scan(data: Bytes) -> Index:
             continue
         if valid and (end == size or (end < size and _header(data, end)[1])):
             resume, cause = end, "payload checksum does not match"
-        else:  # nothing says where the next record begins
+        else:  # where the next record begins is not known
             resume = _next_record(data, position + 1)
             cause = f"cut short: {size - position} of its {end - position} bytes are there"
             if not valid:

@@ -167,9 +167,9 @@ class KnownTruth(Source):
     min_steps: int = 30
     max_steps: int = 120
 
-    def generator(self, seed: int) -> synthetic.World:
+    def generator(self, seed: int) -> synthetic.SyntheticData:
         """What draws a seed's clips."""
-        return synthetic.World(seed=seed, **_controls(self))
+        return synthetic.SyntheticData(seed=seed, **_controls(self))
 
     def shape(self, inputs: Inputs) -> Shape:
         if any(inputs.shards.values()) or inputs.taxonomy:

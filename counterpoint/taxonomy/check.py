@@ -155,7 +155,7 @@ def _labels(labelling: Labelling) -> Iterator[Finding]:
     for label in labelling.labels.labels:
         if not label.categories and not label.note.strip():
             subject = f"label {label.index} ({label.name})"
-            yield Finding("error", "unmapped", subject, "no category, and no note that says why")
+            yield Finding("error", "unmapped", subject, "no category, and no note with the reason")
 
 
 def _key(name: str) -> str:

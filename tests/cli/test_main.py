@@ -160,7 +160,8 @@ def test_train_help_names_where_recipes_and_fields_are_listed(command: Command) 
 
 def test_train_help_lists_the_fields_of_a_recipe(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    text = command("train", "nv-l", "--help").out
+    text = " ".join(command("train", "nv-l", "--help").out.replace("│", " ").split())
+    listed = command("recipes", "nv-l").out
     for option, default in {
         "--training.learning-rate": "0.0002",
         "--training.batch-size": "128",
@@ -168,11 +169,10 @@ def test_train_help_lists_the_fields_of_a_recipe(command: Command, monkeypatch: 
         "--training.accumulate": "1",
         "--family.hidden": f"{NetVLADFamily().hidden}",
         "--max-steps": "300",
+        "--family.clusters": '{"video": 128, "audio": 64, "joined": 128}',
     }.items():
-        row = rf"{re.escape(option)} +│[^│]+│ {re.escape(default)} "
-        assert re.search(row, text), option
-        assert re.search(row, command("recipes", "nv-l").out), option
-    assert '{"video": 128, "audio": 64, "joined": 128}' in " ".join(text.split())
+        assert re.search(rf"{option} [^\[]*\[default: {re.escape(default)}\]", text), option
+        assert re.search(rf"{option} +│[^│]+│ {re.escape(default)} ", listed), option
     assert "--family.heads" in command("train", "tm-l", "--help").out
 
 
@@ -933,3 +933,31 @@ def test_help_is_quick() -> None:
     assert min(_processor_seconds("-m", "counterpoint.cli.main", "--help") for _ in range(3)) < 1
     nothing = min(_processor_seconds("-c", "pass") for _ in range(3))
     assert min(_processor_seconds("-c", "import counterpoint") for _ in range(3)) - nothing < 0.1
+
+
+def test_a_recipe_of_ones_own(command: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a module in the working directory, after --recipe or as the first word."""
+    (tmp_path / "my_recipes.py").write_text(
+        "from counterpoint.recipes import RECIPES\nMINE = RECIPES['nv-l'].with_(name='mine')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    options = [*training(world, tmp_path / "one")[2:], "--training.max-epochs", "1"]
+    assert command("train", *options, "--recipe", "my_recipes:MINE").code == 0
+    assert RunFolder.load(tmp_path / "one").recipe.name == "mine"
+    printed = command("train", "my_recipes:MINE", *options, "--out", tmp_path / "two")
+    assert printed.code == 0
+    assert printed.err.startswith("mine: ")
+    assert "did you mean MINE?" in command.fails("train", "my_recipes:MINES", *options)
+    assert "--family.hidden" in command("train", "my_recipes:MINE", "--help").out
+
+
+def test_completion(tmp_path: Path) -> None:
+    """It is written for the shell that asks, and knows the verbs' options."""
+    environment = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    words = [sys.executable, "-m", "counterpoint.cli.main", "--install-completion", "--shell", "bash"]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert "categorize" in written
+    assert "--skip-bad-records" in written

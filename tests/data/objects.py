@@ -1,4 +1,4 @@
-"""A small object store over HTTP, for tests: ranges, entity tags, listings, and failures where they are told to be.
+"""A small object store over HTTP, for tests: ranges, entity tags, listings, and failures where they are wanted.
 
 It serves what is in `files`, or passes everything on to another server (`upstream`), so that any store can be made to
 fail. Each request takes the next of `faults`:
@@ -87,12 +87,12 @@ class Objects(http.server.ThreadingHTTPServer):
         path = unquote(target.partition("?")[0]).lstrip("/")
         if path in self.files:
             content, status = self.files[path], 200
-            told = {"ETag": f'"{hashlib.md5(content).hexdigest()}"', "Content-Type": "application/octet-stream"}
+            sent = {"ETag": f'"{hashlib.md5(content).hexdigest()}"', "Content-Type": "application/octet-stream"}
             if self.ranges and "Range" in headers:
                 first, _, last = headers["Range"].removeprefix("bytes=").partition("-")
-                told["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+                sent["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
                 content, status = content[int(first) : int(last) + 1], 206
-            return status, told | {"Content-Length": str(len(content))}, content
+            return status, sent | {"Content-Length": str(len(content))}, content
         below = (
             {name.removeprefix(path) for name in self.files if name.startswith(path)} if path.endswith("/") else set()
         )

@@ -58,8 +58,8 @@ def test_the_count_is_made_anew(tmp_path: Path) -> None:
     cache = BlockCache(tmp_path, 1000)
     for number in range(5):
         cache.put(key(number), bytes(100))
-    for told in ("", "x", "990"):
-        (tmp_path / "size").write_text(told)
+    for text in ("", "x", "990"):
+        (tmp_path / "size").write_text(text)
         cache.put(key(9), bytes(100))
         assert kept(tmp_path) == 600
         cache.drop(key(9))
@@ -108,8 +108,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         BlockCache(tmp_path / "file", 100).put(key(0), b"x")
 
 
-@pytest.mark.parametrize("told", ["many", "-1", "nan"])
-def test_a_limit_that_is_no_number(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
-    monkeypatch.setenv("COUNTERPOINT_CACHE_GB", told)
-    with pytest.raises(Error, match=f"COUNTERPOINT_CACHE_GB={told}: give the limit"):
+@pytest.mark.parametrize("text", ["many", "-1", "nan"])
+def test_a_limit_that_is_no_number(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("COUNTERPOINT_CACHE_GB", text)
+    with pytest.raises(Error, match=f"COUNTERPOINT_CACHE_GB={text}: give the limit"):
         block_cache()

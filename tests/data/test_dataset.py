@@ -164,7 +164,7 @@ def test_training_data(tmp_path: Path) -> None:
 def test_the_taxonomy_beside_the_shards_is_found(tmp_path: Path) -> None:
     write(tmp_path / "a.tfrecord", *clips(3))
     data = Dataset(tmp_path)
-    with pytest.raises(Error, match="name the taxonomy of this data as the data set's taxonomy"):
+    with pytest.raises(Error, match="name the taxonomy of this data by `taxonomy=`"):
         data.labelling  # noqa: B018
     LABELLING.save(tmp_path / "taxonomy")
     assert data.labelling == LABELLING

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.mosaic import MOSAIC_FILE, Mosaic, Records, Truth, most_specific, write
+from counterpoint.data.mosaic import MOSAIC_FILE, UNFINISHED_FILE, Mosaic, Records, Truth, most_specific, write
 from counterpoint.data.records import clip_of, encode, quantize
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.errors import Error
@@ -197,16 +197,16 @@ def test_the_sound_is_the_pictures_stretched(records: Records, stretch: float) -
     for _, truth in made(mosaic, records):
         assert truth.sound is not None
         seen = truth.shown["video"][slice(*truth.picture)].tolist()
-        heard = truth.shown["audio"][slice(*truth.sound)].tolist()
-        assert len(heard) == max(1, int(len(seen) * stretch))
-        assert heard == [seen[int(j * len(seen) / len(heard) + 1e-9)] for j in range(len(heard))]
+        sound = truth.shown["audio"][slice(*truth.sound)].tolist()
+        assert len(sound) == max(1, int(len(seen) * stretch))
+        assert sound == [seen[int(j * len(seen) / len(sound) + 1e-9)] for j in range(len(sound))]
 
 
 @pytest.mark.parametrize("unrelated", [0.0, 0.3, 1.0])
 def test_the_share_of_unrelated_sound(records: Records, unrelated: float) -> None:
     count = 400
-    told = [truth.sound is None for _, truth in made(replace(MOSAIC, unrelated=unrelated), records, count)]
-    assert abs(sum(told) - count * unrelated) <= 4 * np.sqrt(count * unrelated * (1 - unrelated))
+    unrelated_clips = [truth.sound is None for _, truth in made(replace(MOSAIC, unrelated=unrelated), records, count)]
+    assert abs(sum(unrelated_clips) - count * unrelated) <= 4 * np.sqrt(count * unrelated * (1 - unrelated))
 
 
 def test_lengths_are_uniform_between_their_limits(records: Records) -> None:
@@ -289,23 +289,23 @@ def test_splits_show_only_their_own_records(splits: dict[str, Records], tmp_path
         lines = (tmp_path / "m" / f"{split}-truth.jsonl").read_text().splitlines()
         assert len(lines) == len(data)
         for index, line in enumerate(lines):
-            clip, told = data.clip(index), json.loads(line)
+            clip, stored = data.clip(index), json.loads(line)
             expected, truth = MOSAIC.clip(splits[split], split, index)
             assert same(clip, expected)
-            assert clip.id == told["id"] == f"{split}-{index:06}"
+            assert clip.id == stored["id"] == f"{split}-{index:06}"
             for modality in SIZES:
                 names = [splits[split].ids[i] for i in found(splits[split], clip, modality)]
-                assert told["shown"][modality] == names
-            assert told["record"] == splits[split].ids[truth.record]
-            assert told["topic"] == TAXONOMY.ids[splits[split].topics[truth.record]]
-            assert told["picture"] == list(truth.picture)
+                assert stored["shown"][modality] == names
+            assert stored["record"] == splits[split].ids[truth.record]
+            assert stored["topic"] == TAXONOMY.ids[splits[split].topics[truth.record]]
+            assert stored["picture"] == list(truth.picture)
             if split == "test":
                 related = Mosaics(name="m", what="").related(tmp_path / "m", 0, len(data))
                 assert related is not None
                 assert related[index] == (truth.sound is not None)
-            assert told["sound"] == (truth.sound and list(truth.sound))
-            first = told["stretches"]["video"][0]
-            assert [first["start"], first["stop"], first["record"]] == [*told["picture"], told["record"]]
+            assert stored["sound"] == (truth.sound and list(truth.sound))
+            first = stored["stretches"]["video"][0]
+            assert [first["start"], first["stop"], first["record"]] == [*stored["picture"], stored["record"]]
     assert FeatureSet.of(shards["train"]) == FeatureSet(dict(sorted(SIZES.items())))
     summary = json.loads((tmp_path / "m" / MOSAIC_FILE).read_text())
     assert summary["controls"] == {"seed": 1, "shift": 5, "stretch": 1.25, "unrelated": 0.25} | {
@@ -341,6 +341,7 @@ def test_a_record_in_two_splits_is_refused(splits: dict[str, Records], tmp_path:
 def test_an_interrupted_mosaic_is_no_mosaic(splits: dict[str, Records], tmp_path: Path) -> None:
     written(splits, tmp_path)
     before = {path.name for path in tmp_path.iterdir()}
+    index = "train-0000.tfrecord.counterpoint-index"
 
     def stop(done: int, total: int) -> None:
         if done == 7:
@@ -348,8 +349,18 @@ def test_an_interrupted_mosaic_is_no_mosaic(splits: dict[str, Records], tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         written(splits, tmp_path, progress=stop)
-    assert {path.name for path in tmp_path.iterdir()} == before - {MOSAIC_FILE}
+    assert {path.name for path in tmp_path.iterdir()} == before - {MOSAIC_FILE} | {UNFINISHED_FILE}
     assert len(Shard(tmp_path / "train-0000.tfrecord")) == 5
+    written(splits, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == before | {index}
+
+
+def test_other_shards_stay_as_they_are(splits: dict[str, Records], tmp_path: Path) -> None:
+    (tmp_path / "train-0000.tfrecord").write_bytes(b"of another data set")
+    with pytest.raises(Error, match="holds something else; choose another --out"):
+        written(splits, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train-0000.tfrecord"]
+    assert (tmp_path / "train-0000.tfrecord").read_bytes() == b"of another data set"
 
 
 def test_a_refusal_touches_nothing(splits: dict[str, Records], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shards over HTTP from a server of our own that fails as it is told, and from fsspec's store in memory."""
+"""Shards over HTTP from a server of our own that fails on demand, and from fsspec's store in memory."""
 
 import pickle
 import socket
@@ -219,7 +219,7 @@ def test_failing_to_look_is_not_being_absent(server: Objects) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "reason"),
     [
         ("503", "503 Service Unavailable (tried 7 times)"),
         ("hang", "no answer in time (tried 7 times)"),
@@ -228,7 +228,7 @@ def test_failing_to_look_is_not_being_absent(server: Objects) -> None:
     ],
 )
 def test_lasting_failures_are_one_line(
-    server: Objects, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str, told: str
+    server: Objects, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str, reason: str
 ) -> None:
     monkeypatch.setattr(store, "TIMEOUT", 0.1)
     monkeypatch.setattr(server, "patience", 0.3)
@@ -237,8 +237,8 @@ def test_lasting_failures_are_one_line(
     server.faults = [fault] * 20
     with pytest.raises(Error) as raised:
         shard[0]
-    assert str(raised.value) == f"{url(server)}: {told}"
-    assert len(server.faults) == (13 if "tried" in told else 19)
+    assert str(raised.value) == f"{url(server)}: {reason}"
+    assert len(server.faults) == (13 if "tried" in reason else 19)
 
 
 def test_nothing_there(server: Objects, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,8 +251,8 @@ def test_nothing_there(server: Objects, capsys: pytest.CaptureFixture[str]) -> N
     with socket.create_server(("127.0.0.1", 0)) as unused:
         nobody = unused.getsockname()[1]
     assert main(["inspect", f"http://127.0.0.1:{nobody}/a.tfrecord"]) == 1
-    assert "Cannot connect" in (told := capsys.readouterr().err)
-    assert told.endswith("(tried 7 times)\n")
+    assert "Cannot connect" in (message := capsys.readouterr().err)
+    assert message.endswith("(tried 7 times)\n")
 
 
 def test_a_server_that_knows_no_ranges(server: Objects) -> None:

@@ -1,4 +1,4 @@
-"""Shards in an S3 store: moto's server, behind a proxy that fails as it is told (make test-remote)."""
+"""Shards in an S3 store: moto's server, behind a proxy that fails on demand (make test-remote)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_requests(folder: Path, proxy: Objects) -> None:
     proxy.asked.clear()
     shard = RemoteShard(path)  # type: ignore[arg-type]
     asked = [(one.method, one.path.rpartition("/")[2], bool(one.range)) for one in proxy.asked]
-    name = "train-0.tfrecord"  # the listing told that it has no index; in the end it is looked at once more
+    name = "train-0.tfrecord"  # the listing shows that it has no index; in the end it is looked at once more
     assert asked == [("GET", name, True), ("HEAD", name, False)]
     proxy.asked.clear()
     read(shard)
@@ -144,17 +144,17 @@ def without_times(table: bytes) -> list[list[bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "reason"),
     [
         ("s3://library/shards/none.tfrecord", "nothing is there"),
         ("s3://nosuchbucket/x.tfrecord", "nothing is there"),
         ("s3://library/none*.tfrecord", "no shards there"),
     ],
 )
-def test_nothing_there(folder: Path, capsys: pytest.CaptureFixture[str], url: str, told: str) -> None:
+def test_nothing_there(folder: Path, capsys: pytest.CaptureFixture[str], url: str, reason: str) -> None:
     assert main(["inspect", url]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"counterpoint: {url}: {told}")
+    assert error.startswith(f"counterpoint: {url}: {reason}")
     assert error.count("\n") == 1
 
 

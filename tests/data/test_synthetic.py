@@ -9,19 +9,19 @@ from counterpoint.data.clip import Clip, present
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.records import clip_of, dequantize
-from counterpoint.data.synthetic import BACKGROUND, Truth, World, write
+from counterpoint.data.synthetic import BACKGROUND, SyntheticData, Truth, write
 from counterpoint.data.tfrecord import Shard
 from counterpoint.errors import Error
 from counterpoint.taxonomy import load
 
-WORLD = World(unrelated=0.4, shift=3, seed=1)
+WORLD = SyntheticData(unrelated=0.4, shift=3, seed=1)
 
 
-def clips(world: World, count: int, split: str = "train") -> list[tuple[Clip, Truth]]:
+def clips(world: SyntheticData, count: int, split: str = "train") -> list[tuple[Clip, Truth]]:
     return [world.clip(index, split) for index in range(count)]
 
 
-def decoded(world: World, clip: Clip, modality: str) -> NDArray[np.int64]:
+def decoded(world: SyntheticData, clip: Clip, modality: str) -> NDArray[np.int64]:
     """(step,): the topic whose vector is nearest, or the background."""
     distances = np.square(dequantize(clip.tracks[modality])[:, None] - world.vectors[modality]).sum(-1)
     nearest = distances.argmin(1)
@@ -48,7 +48,7 @@ def test_the_features_show_what_the_truth_says() -> None:
 
 
 def test_clips_have_the_lengths_and_sizes_asked_for() -> None:
-    world = World(min_steps=40, max_steps=44, sizes={"video": 1024, "audio": 128})
+    world = SyntheticData(min_steps=40, max_steps=44, sizes={"video": 1024, "audio": 128})
     made = [clip for clip, _ in clips(world, 40)]
     assert {clip.steps for clip in made} == {40, 41, 42, 43, 44}
     for clip in made:
@@ -61,7 +61,7 @@ def test_clips_have_the_lengths_and_sizes_asked_for() -> None:
 
 @pytest.mark.parametrize("shift", [-40, -3, 0, 7, 40])
 def test_the_sound_begins_a_shift_later_as_far_as_the_clip_goes(shift: int) -> None:
-    for clip, truth in clips(World(shift=shift, max_steps=120, sizes={"video": 1, "audio": 1}), 100):
+    for clip, truth in clips(SyntheticData(shift=shift, max_steps=120, sizes={"video": 1, "audio": 1}), 100):
         assert truth.sound is not None
         half = clip.steps // 2
         assert truth.sound[0] - truth.picture[0] == max(-half, min(half, shift))
@@ -70,7 +70,7 @@ def test_the_sound_begins_a_shift_later_as_far_as_the_clip_goes(shift: int) -> N
 
 @pytest.mark.parametrize("stretch", [0.1, 0.5, 1.0, 1.5, 5.0])
 def test_the_sound_lasts_a_stretch_as_long(stretch: float) -> None:
-    for _, truth in clips(World(stretch=stretch, shift=-9, sizes={"video": 1, "audio": 1}), 100):
+    for _, truth in clips(SyntheticData(stretch=stretch, shift=-9, sizes={"video": 1, "audio": 1}), 100):
         assert truth.sound is not None
         picture, sound = (stop - start for start, stop in (truth.picture, truth.sound))
         assert sound == max(1, int(picture * stretch))
@@ -89,7 +89,7 @@ def test_only_the_topic_is_confirmed(distractors: int) -> None:
 @pytest.mark.parametrize("unrelated", [0.0, 0.4, 1.0])
 def test_the_share_of_unrelated_sound(unrelated: float) -> None:
     count = 500
-    world = World(unrelated=unrelated, max_steps=30, sizes={"video": 1, "audio": 1})
+    world = SyntheticData(unrelated=unrelated, max_steps=30, sizes={"video": 1, "audio": 1})
     found = sum(not truth.related for _, truth in clips(world, count))
     assert abs(found - count * unrelated) <= 4 * np.sqrt(count * unrelated * (1 - unrelated))
 
@@ -97,7 +97,7 @@ def test_the_share_of_unrelated_sound(unrelated: float) -> None:
 def test_both_modalities_tell_the_topic_and_one_alone_hardly() -> None:
     right = {"both": 0, "video": 0, "audio": 0}
     count = 200
-    for _, truth in clips(World(sizes={"video": 1, "audio": 1}), count):
+    for _, truth in clips(SyntheticData(sizes={"video": 1, "audio": 1}), count):
         # The most that models without a sense of time can know: for how long each modality shows each topic.
         long = {m: np.bincount(shown[shown != BACKGROUND], minlength=24) for m, shown in truth.shown.items()}
         long["both"] = long["video"] * long["audio"]
@@ -112,7 +112,7 @@ def test_the_place_of_a_stretch_does_not_give_the_topic_away() -> None:
     earliest = {"video": 0, "audio": 0}
     middle = {"video": 0, "audio": 0}
     count = 600
-    for _, truth in clips(World(shift=20, min_steps=100, sizes={"video": 1, "audio": 1}), count):
+    for _, truth in clips(SyntheticData(shift=20, min_steps=100, sizes={"video": 1, "audio": 1}), count):
         for modality, shown in truth.shown.items():
             order = [shown[step] for step in np.sort([np.argmax(shown == topic) for topic in topics(shown)])]
             earliest[modality] += order[0] == truth.topic
@@ -122,7 +122,7 @@ def test_the_place_of_a_stretch_does_not_give_the_topic_away() -> None:
 
 
 def test_a_clip_depends_on_seed_split_and_number_alone() -> None:
-    again = World(unrelated=0.4, shift=3, seed=1)
+    again = SyntheticData(unrelated=0.4, shift=3, seed=1)
     later = [again.clip(index)[0] for index in (2, 1, 0)][::-1]
     assert all(same(clip, other) for (clip, _), other in zip(clips(WORLD, 3), later, strict=True))
     other = replace(WORLD, seed=2)
@@ -134,7 +134,7 @@ def test_a_clip_depends_on_seed_split_and_number_alone() -> None:
 
 def test_a_sweep_changes_only_what_it_is_about() -> None:
     for index in range(20):
-        (clip, truth), (mute, other) = World().clip(index), World(unrelated=1.0).clip(index)
+        (clip, truth), (mute, other) = SyntheticData().clip(index), SyntheticData(unrelated=1.0).clip(index)
         assert (clip.steps, truth.topic, topics(truth.shown["video"])) == (
             mute.steps,
             other.topic,
@@ -146,7 +146,7 @@ def test_a_sweep_changes_only_what_it_is_about() -> None:
 
 
 def test_no_step_is_missing_by_accident() -> None:
-    for clip, _ in clips(World(noise=50, sizes={"video": 1, "audio": 2}), 20):
+    for clip, _ in clips(SyntheticData(noise=50, sizes={"video": 1, "audio": 2}), 20):
         assert all(present(track).all() for track in clip.tracks.values())
 
 
@@ -158,7 +158,7 @@ def test_siblings_are_alike() -> None:
 
 @pytest.mark.parametrize("count", [6, 24, 48, 61])
 def test_labels_are_the_leaves_of_three_levels(count: int) -> None:
-    taxonomy, labels = World(topics=count).labelling
+    taxonomy, labels = SyntheticData(topics=count).labelling
     assert [label.index for label in labels.labels] == list(range(count))
     leaves = [taxonomy.index(label.categories[0]) for label in labels.labels]
     assert leaves == [i for i in range(len(taxonomy)) if not taxonomy.children(i)]
@@ -205,6 +205,13 @@ def test_shards_of_another_world_are_not_mixed_in(tmp_path: Path) -> None:
         write(WORLD, tmp_path, {"train": 2}, 1)
 
 
+def test_other_shards_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "test-0000.tfrecord").write_bytes(b"of another data set")
+    with pytest.raises(Error, match="holds something else; choose another --out"):
+        write(WORLD, tmp_path, {"train": 2}, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["test-0000.tfrecord"]
+
+
 @pytest.mark.parametrize(
     ("controls", "problem"),
     [
@@ -224,4 +231,4 @@ def test_shards_of_another_world_are_not_mixed_in(tmp_path: Path) -> None:
 )
 def test_worlds_that_cannot_be(controls: dict[str, object], problem: str) -> None:
     with pytest.raises(Error, match=problem):
-        World(**controls)  # type: ignore[arg-type]
+        SyntheticData(**controls)  # type: ignore[arg-type]

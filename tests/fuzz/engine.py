@@ -85,8 +85,10 @@ class Worker:
             return False
         if number < 0:
             raise RuntimeError(f"the child did not begin (exit code {self.process.exitcode})")
-        told = f"took more than {self.target.seconds:g} s" if alive else f"crashed (exit code {self.process.exitcode})"
-        self.findings.append((number, told))
+        message = (
+            f"took more than {self.target.seconds:g} s" if alive else f"crashed (exit code {self.process.exitcode})"
+        )
+        self.findings.append((number, message))
         if time.time() < self.until and number + self.numbers.step < self.numbers.stop:
             self.begin(number + self.numbers.step)
             return True
@@ -109,11 +111,11 @@ def fuzz(target: Target, seed: int, inputs: int, seconds: float, jobs: int, keep
     print(
         f"{target.name:16} {done:>9,} inputs, {taken:>9,} taken, {len(findings)} findings ({took:.0f} s, seed {seed})"
     )
-    for number, told in findings:
+    for number, message in findings:
         keep.mkdir(parents=True, exist_ok=True)
         path = keep / f"{target.name}-{seed}-{number}.bin"
         path.write_bytes(target.input(seed, number))
-        print(f"  {path}: {told.strip().splitlines()[-1][:200]}")
+        print(f"  {path}: {message.strip().splitlines()[-1][:200]}")
     sys.stdout.flush()
     return len(findings)
 

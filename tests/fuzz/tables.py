@@ -121,8 +121,8 @@ def check_taxonomy(content: bytes) -> None:
         assert taxonomy.levels[i] == len(chain)
         assert {taxonomy.ids[j] for j in np.flatnonzero(taxonomy.with_ancestors[i])} == {own, *chain}
     assert len(set(taxonomy.paths)) == len(taxonomy)
-    said = np.linspace(0, 1, len(taxonomy), dtype=np.float32)
-    consistent = taxonomy.consistent(said)
+    probabilities = np.linspace(0, 1, len(taxonomy), dtype=np.float32)
+    consistent = taxonomy.consistent(probabilities)
     assert all(p < 0 or consistent[i] <= consistent[p] for i, p in enumerate(taxonomy.parents))
     labelling = Labelling(taxonomy, LabelMap.identity(taxonomy))
     labelling.save(scratch() / "saved")
@@ -213,8 +213,8 @@ def check_conflicts(content: bytes) -> None:
     again = compare.settlements(path.parent / "merged" / merge.CONFLICTS_FILE, _food())
     assert again == settled, (again, settled)
     for label in load(path.parent / "merged").labels.labels:
-        told = rows.get(label.index, "s")  # two of three say Soup, and all say Food
-        assert label.categories == tuple(part.strip() for part in told.split(",") if told != "none")
+        settled_as = rows.get(label.index, "s")  # two of three answer Soup, and all answer Food
+        assert label.categories == tuple(part.strip() for part in settled_as.split(",") if settled_as != "none")
 
 
 # --- Imports ----------------------------------------------------------------------------------------------------------
