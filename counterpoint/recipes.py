@@ -359,7 +359,11 @@ def recipes_table() -> Table:
             each.family.label,
             "its own" if each.family.fuses else each.fusion.label,
             "a tower" if each.needs_tower else "",
-            f"{' and '.join(each.modalities)} only" if each.modalities else _summary(each),
+            f"{' and '.join(each.modalities)} only"
+            if each.modalities
+            else each.family.summary
+            if each.family.fuses
+            else each.fusion.summary,
         )
         for each in RECIPES.values()
     ]
@@ -374,13 +378,6 @@ def recipes_table() -> Table:
         for each in TOWER_RECIPES.values()
     ]
     return Table("", ("recipe", "family", "fusion", "needs", "what it is"), rows, labels=5)
-
-
-def _summary(recipe: Recipe) -> str:
-    part = recipe.family if recipe.family.fuses else recipe.fusion
-    return (type(part).__doc__ or "").partition("\n")[0].rstrip(".").partition(": ")[2] or (
-        (type(part).__doc__ or "").partition("\n")[0].rstrip(".")
-    )
 
 
 def _shown(value: Any) -> str:

@@ -30,6 +30,11 @@ class Family(ABC):
     fuses: ClassVar[bool] = False
     """Whether its layers join the modalities by themselves, whatever the recipe's fusion."""
 
+    @property
+    def summary(self) -> str:
+        """For tables: the first line of the docstring."""
+        return (type(self).__doc__ or "").partition("\n")[0].rstrip(".")
+
     @abstractmethod
     def reader(self, name: str, inputs: int) -> tuple[nn.Module, int]:
         """The module that reads a track of so many features, and how many features it gives."""

@@ -402,6 +402,12 @@ class Fusion:
     may_be_idle: ClassVar[bool] = False
     """Whether a batch may leave some of its parameters without a gradient."""
 
+    @property
+    def summary(self) -> str:
+        """For tables: the first line of the docstring, without the paper's letters."""
+        line = (type(self).__doc__ or "").partition("\n")[0].rstrip(".").replace("``", "`")
+        return line.partition(": ")[2] or line
+
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
         """F from the weights along ``source`` to those along ``target``; None: there is no influence.
 
@@ -503,6 +509,11 @@ class Concatenated(CrossModal):
     needs_tower: ClassVar[bool] = True
     context: Context = "probability"
     into: Literal["influence", "input"] = "influence"
+
+    @property
+    def summary(self) -> str:
+        into = "F" if self.into == "influence" else "the layer"
+        return f"cross-modal, with the tower's {self.context} as one more input of {into}"
 
     def influence(self, source: Axis, target: Axis, context: int) -> Influence | None:
         parts = self.parts(source, target)
