@@ -5,6 +5,7 @@ written anew.
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -210,7 +211,7 @@ def check_conflicts(content: bytes) -> None:
     annotators = [LabelMap(tuple(Label(i, "l", 1, places) for i in range(3)), _food()) for places in answers]
     merged = compare.merge(annotators, settled)
     merged.save(path.parent / "merged")
-    again = compare.settlements(path.parent / "merged" / merge.CONFLICTS_FILE, _food())
+    again = compare.settlements(path.parent / "merged" / compare.CONFLICTS_FILE, _food())
     assert again == settled, (again, settled)
     for label in load(path.parent / "merged").labels.labels:
         settled_as = rows.get(label.index, "s")  # two of three answer Soup, and all answer Food
@@ -236,6 +237,7 @@ def draw_vocabulary(random: Random) -> bytes:
 def _imported(content: bytes, name: str, labels: Path | None = None) -> importers.Imported:
     """An import that succeeds can be kept and read again, and looked at."""
     imported = importers.read(_file(name, content), top=2 if name.endswith(".csv") else 1000, labels=labels)
+    shutil.rmtree(scratch() / "imported", ignore_errors=True)  # an import refuses what is there
     imported.save(scratch() / "imported")
     assert load(scratch() / "imported") == imported.labelling
     _looked_at(imported.labelling)
