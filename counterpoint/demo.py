@@ -40,7 +40,7 @@ from counterpoint.tables import Table
 from counterpoint.taxonomy import load
 from counterpoint.training.train import train
 
-WORLD = synthetic.SyntheticData(topics=48, unrelated=0.3)
+SYNTHETIC = synthetic.SyntheticData(topics=48, unrelated=0.3)
 TOWER = "correlation-nv"
 SHOWN = {
     "nv-l": "late fusion, without influence between the modalities",
@@ -87,7 +87,7 @@ def demo(out: Path, console: Console) -> None:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("writing shards")
         written = synthetic.write(
-            WORLD, shards, progress=lambda done, total: progress.update(task, completed=done, total=total)
+            SYNTHETIC, shards, progress=lambda done, total: progress.update(task, completed=done, total=total)
         )
     count = sum(map(len, written.values()))
     console.print(f"[bold]1.[/] wrote {count} shards of synthetic clips to {escape(str(shards))}", soft_wrap=True)
@@ -115,10 +115,9 @@ def demo(out: Path, console: Console) -> None:
     named = _named(RunFolder.load(out / BEST), written["test"][0])
     report = out / "report.md"
     figure = draw_levels(breakdowns, out / "comparison.png")
-    report.write_text(
-        f"# Demo\n\n{WORLD}\n\n{compared.markdown()}\n\n![GAP error by level]({figure.name})\n\n{named.markdown()}\n",
-        encoding="utf-8",
-    )
+    tables = [f"## {table.title}\n\n{dataclasses.replace(table, title='').markdown()}\n" for table in (compared, named)]
+    picture = f"![GAP error by level]({figure.name})\n"
+    report.write_text("\n".join(["# Demo\n", f"{SYNTHETIC}\n", tables[0], picture, tables[1]]), encoding="utf-8")
     shown = Console(width=None if console.is_terminal else 100)
     shown.print(compared)
     shown.print(named)

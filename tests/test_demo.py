@@ -20,7 +20,7 @@ def check(out: Path, clips: int) -> list[str]:
     assert RunFolder.load(out / demo.BEST / "tower").trained
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     report = (out / "report.md").read_text().splitlines()
-    assert f"## Error in % on {clips} test clips (lower is better)" in report
+    assert f"## Error rates in %, {clips} test clips (lower is better)" in report
     assert f"| metric | level | {' | '.join(demo.SHOWN)} |" in report
     assert len([line for line in report if line.startswith("| test-")]) == demo.NAMED
     return report
@@ -30,7 +30,7 @@ def test_demo_of_a_tiny_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = synthetic.SyntheticData(topics=12, min_steps=10, max_steps=14, distractors=0, sizes={"video": 8, "audio": 8})
-    monkeypatch.setattr(demo, "WORLD", data)
+    monkeypatch.setattr(demo, "SYNTHETIC", data)
     for split, clips in {"train": 48, "validation": 16, "test": 12}.items():
         monkeypatch.setitem(synthetic.CLIPS, split, clips)
     small = demo._small
@@ -46,7 +46,7 @@ def test_demo_of_a_tiny_data_set(
     demo.demo(out, QUIET)
     check(out, clips=12)
     printed = capsys.readouterr().out
-    assert "Error in % on 12 test clips" in printed
+    assert "Error rates in %, 12 test clips" in printed
     assert f"counterpoint categorize {out / demo.BEST}" in printed.replace("\n", "")
     assert " of 2 video files that were held out are in their category" in printed
     assert (out / "films" / "test" / "rain-wind-2.mp4").exists()
