@@ -6,9 +6,11 @@
     c_u = sum_t (a_u + F(a'_u))_t h_t                      a' being the other modality's attention, unit by unit
 """
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -33,7 +35,12 @@ class Recurrent(nn.Module):
         )
 
     def forward(self, track: Track) -> Track:
-        read = self.inner(track.zeroed().features)
+        features = track.zeroed().features
+        # A processor without bfloat16 instructions has no LSTM kernel in it: mixed precision then keeps single there.
+        recurrent = isinstance(self.inner, nn.RNNBase)
+        single = recurrent and features.is_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        with torch.autocast("cpu", enabled=False) if single else contextlib.nullcontext():
+            read = self.inner(features)
         return Track(read[0] if isinstance(read, tuple) else read, track.mask).zeroed()
 
 
