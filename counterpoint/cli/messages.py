@@ -28,6 +28,8 @@ def usage(error: CycloptsError | Error, verb: str, verbs: Sequence[str]) -> str:
     command = f"counterpoint {verb}".rstrip()
     message = _unknown_verb(error, verb, verbs) if isinstance(error, UnknownCommandError) else _message(error, verb)
     what = "commands" if isinstance(error, UnknownCommandError) else "options"
+    if "(`counterpoint " in message:  # the library's message names the command already
+        return f"{command}: {message}"
     return f"{command}: {message.rstrip('.')} (`{command} --help` lists the {what})"
 
 
