@@ -20,7 +20,7 @@ def check(out: Path, clips: int) -> list[str]:
     assert RunFolder.load(out / demo.BEST / "tower").trained
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     report = (out / "report.md").read_text().splitlines()
-    assert f"## Error rates in %, {clips} test clips (lower is better)" in report
+    assert f"## Error in %, {clips} test clips (lower is better)" in report
     assert f"| metric | level | {' | '.join(demo.SHOWN)} |" in report
     assert len([line for line in report if line.startswith("| test-")]) == demo.NAMED
     return report
@@ -46,7 +46,7 @@ def test_demo_of_a_tiny_data_set(
     demo.demo(out, QUIET)
     check(out, clips=12)
     printed = capsys.readouterr().out
-    assert "Error rates in %, 12 test clips" in printed
+    assert "Error in %, 12 test clips" in printed
     assert f"counterpoint categorize {out / demo.BEST}" in printed.replace("\n", "")
     assert " of 2 video files that were held out are in their category" in printed
     assert (out / "films" / "test" / "rain-wind-2.mp4").exists()

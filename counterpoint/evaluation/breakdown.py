@@ -206,7 +206,7 @@ def table4(models: Sequence[tuple[str, Breakdown]], clips: str = "clips") -> Tab
         (name, {"all": model.overall, **{str(level): figures for level, figures in enumerate(model.levels)}})
         for name, model in models
     ]
-    title = f"Error rates in %, {models[0][1].overall.videos:,} {clips} (lower is better)"
+    title = f"Error in %, {models[0][1].overall.videos:,} {clips} (lower is better)"
     return _table(title, "level", groups, METRICS)
 
 

@@ -583,7 +583,7 @@ def test_an_unforeseen_error_is_one_line(
 def test_evaluate(command: Command, world: Path) -> None:
     printed = command("evaluate", world / "run", "--data", world / "validation")
     assert printed.code == 0
-    assert "Error rates in %, 24 clips" in printed.out
+    assert "Error in %, 24 clips" in printed.out
     for row in ("GAP", "MAP", "PERR", "Hit@1", "Food", "Sport"):
         assert row in printed.out
     assert printed.out.splitlines()[-1] == f"saved in {world / 'run' / 'evaluation'}"

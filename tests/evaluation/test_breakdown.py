@@ -231,7 +231,7 @@ def test_a_breakdown_has_its_tables():
     with console.capture() as captured:
         console.print(result.table())
     text = captured.get()
-    assert "Error rates in %, 1 clips" in text
+    assert "Error in %, 1 clips" in text
     assert all(cell in text for row in result.table().rows for cell in row)
     assert "| GAP | all | 10.61 |" in result.table().markdown()
 
