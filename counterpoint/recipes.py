@@ -137,7 +137,7 @@ class BaseRecipe:
             Error: a field does not exist, or a value is not of its type or out of its bounds.
         """
         try:
-            recipe = changed(self, {**(changes or {}), **more})
+            recipe = changed(self, {_today(name): value for name, value in {**(changes or {}), **more}.items()})
         except UnknownFieldError as error:
             own = [info.name for info in listed(self)]
             part = error.name.rpartition(".")[0]
@@ -434,6 +434,17 @@ def from_json(content: Any) -> AnyRecipe:
 
 OLD_NAMES = {"fusion": {"context": "told"}, "training": {"influence_lr_scale": "hearing_rate"}}
 """Fields by part, and their names in version 0.1."""
+
+
+def _today(name: str) -> str:
+    """A dotted field of version 0.1 by its name of today.
+
+    >>> _today("training.hearing_rate"), _today("fusion.reach")
+    ('training.influence_lr_scale', 'fusion.reach')
+    """
+    part, _, field_ = name.replace("-", "_").partition(".")
+    today = {old: new for new, old in OLD_NAMES.get(part, {}).items()}
+    return f"{part}.{today[field_]}" if field_ in today else name
 
 
 def _from_0_1(content: Any) -> dict[str, Any]:

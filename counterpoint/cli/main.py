@@ -52,6 +52,12 @@ GROUPS = {
     "weights": "Get the weights of encoders",
     "taxonomy": "Make, look at and check taxonomies",
 }
+OLD_OPTIONS = {
+    ("data mosaic", "--from"): "--data",
+    ("recommend", "--library"): "--data",
+    ("reproduce", "--worlds"): "--datasets",
+}
+"""Options of version 0.1 that have another name today, by verb; they are still read."""
 RESUMABLE = ("train", "extract", "ensemble", "reproduce", "browse", "recommend")
 FOOTER = "--debug shows the traceback of an error."
 COLUMNS = 120  # help is no wider
@@ -88,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(verb: str, tokens: list[str], given: list[str]) -> int:
     app = _app(verb)
     fields: dict[str, Any] = {}
+    tokens = [_option_of_today(verb, token) for token in tokens]
     if verb == "train":
         from counterpoint.cli.recipe_options import split_fields
 
@@ -100,6 +107,16 @@ def _run(verb: str, tokens: list[str], given: list[str]) -> int:
     if bound.arguments.get("devices", 1) > 1 and not launched():
         return launch(bound.arguments["devices"], given)
     return function(*bound.args, **bound.kwargs) or 0
+
+
+def _option_of_today(verb: str, token: str) -> str:
+    """An option of version 0.1 by its name of today, with a note."""
+    option, equals, value = token.partition("=")
+    new = OLD_OPTIONS.get((verb, option))
+    if new is None:
+        return token
+    note(f"{option} is now {new}")
+    return f"{new}{equals}{value}"
 
 
 def _help_of(verb: str, name: str, function: Callable[..., Any], bound: BoundArguments) -> int:

@@ -19,7 +19,6 @@ from counterpoint.cli.console import did_you_mean
 from counterpoint.cli.recipe_options import top_options
 from counterpoint.errors import Error
 
-RENAMED = {"--library": "--data", "--from": "--data", "--worlds": "--datasets", "--paths": "--data"}
 KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -48,8 +47,7 @@ def _message(error: CycloptsError | Error, verb: str) -> str:
         name = (error.token.keyword or error.token.value).partition("=")[0]
         names = [each for argument in error.argument_collection for each in argument.names if argument.parse]
         names += top_options() if verb == "train" else []
-        close = did_you_mean(name, names) or did_you_mean(RENAMED.get(name, ""), names)
-        return f"no option {name}{close}"
+        return f"no option {name}{did_you_mean(name, names)}"
     if isinstance(error, ConsumeMultipleError):
         return f"{error.keyword or _name(error)} needs a value"
     if isinstance(error, MissingArgumentError):

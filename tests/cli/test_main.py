@@ -195,7 +195,6 @@ LISTS = "`counterpoint train --help` lists the options"
         ("inspect", "counterpoint inspect: DATA is missing (`counterpoint inspect --help` lists the options)"),
         ("inspect --colour red x", "no option --colour"),
         ("inspect x --skip-bad-record", "no option --skip-bad-record; did you mean --skip-bad-records?"),
-        ("recommend run --library x --history a", "no option --library; did you mean --data?"),
         ("taxonomy nosuch", "counterpoint taxonomy: no command 'nosuch'"),
         ("taxonomy shw", "counterpoint taxonomy: no command 'shw'; did you mean show?"),
         ("train", "RECIPE is missing: name it right after `train` (`counterpoint recipes` lists them)"),
@@ -228,6 +227,20 @@ def test_wrong_arguments(command: Command, arguments: str, expected: str) -> Non
     for noise in ("Parser", "<class", "Error:", "typing", "Token", "Argument"):
         assert noise not in line
     assert command(*arguments.split()).code == 2
+
+
+def test_options_of_version_0_1_are_still_read(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, noted in (
+        (["recommend", "nowhere", "--history", "a", "--library", "x"], "--library is now --data"),
+        (["data", "mosaic", "--from=x", "--out", "y"], "--from is now --data"),
+        (["reproduce", "synthetic", "--worlds", "nothing", "--out", "y"], "--worlds is now --datasets"),
+    ):
+        main(command)
+        printed = capsys.readouterr().err
+        assert noted in printed
+        assert "no option" not in printed
+    old = RECIPES["nv-cm-c"].with_({"training.hearing_rate": 3, "fusion.told": "agreement"})
+    assert old == RECIPES["nv-cm-c"].with_({"training.influence_lr_scale": 3, "fusion.context": "agreement"})
 
 
 def test_a_mistyped_key_is_refused(command: Command, world: Path, tmp_path: Path) -> None:
