@@ -8,6 +8,7 @@
 ``tower/``               a run of its own: the correlation tower that the model reads, if it does
 ``data.json``            the clips it was trained and validated on: how many, and their shards
 ``environment.json``     versions, hardware and command
+``kept.json``            the epoch that was kept, and its validation figures
 ``epochs.csv``           loss and metrics of each epoch; the same for TensorBoard in ``tensorboard/``
 ``checkpoints/``         the state from which an interrupted training goes on
 ``evaluation/``          the results of `counterpoint evaluate` and `counterpoint tower`
@@ -45,6 +46,7 @@ RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 ENVIRONMENT_FILE = "environment.json"
 DATA_FILE = "data.json"
+KEPT_FILE = "kept.json"
 LOCK_FILE = ".lock"
 TAXONOMY_FOLDER = "taxonomy"
 TOWER_FOLDER = "tower"

@@ -24,7 +24,7 @@ from counterpoint.experiments.engine import Job, locked
 from counterpoint.experiments.experiment import Cell, Experiment, flat
 from counterpoint.experiments.paper import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
 from counterpoint.experiments.predictions import Truth, draw_runs, measure, probabilities, save_scores
-from counterpoint.experiments.search import Search, Trial, best_validation
+from counterpoint.experiments.search import Search, Trial, best_validation, kept_validation
 from counterpoint.explanation import explain
 from counterpoint.models.correlation import Tower
 from counterpoint.predict import Predictions, Predictor
@@ -121,9 +121,9 @@ class Jobs:
 
         def work() -> str:
             run = self._fit(self.experiment.searched, 0, search.folder / trial.folder, recipe(), None)
-            value = best_validation(run.folder)
+            value, loss = kept_validation(run.folder)
             with self._locked(search):
-                search.save(trial, value)
+                search.save(trial, value, loss)
             return f"validation GAP {value:.4f}, {json.dumps(trial.settings) if trial.settings else 'as it is'}"
 
         what = f"try {search.folder.name} {trial.number}"

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import ceil, prod
@@ -19,7 +20,7 @@ import torch
 
 from counterpoint.errors import Error
 from counterpoint.recipes import Recipe, TowerRecipe
-from counterpoint.run import read_json, write_json
+from counterpoint.run import KEPT_FILE, read_json, write_json
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -81,11 +82,12 @@ class Search:
                 for trial in study.trials[: self.count]
             ]
 
-    def save(self, trial: Trial, value: float) -> None:
-        """Keep a trial's validation figure."""
+    def save(self, trial: Trial, value: float, loss: float = math.inf) -> None:
+        """Keep a trial's validation GAP, and its validation loss, which decides between equal ones."""
         with self._storage() as storage:
             self._study(storage).tell(trial.number, value, skip_if_finished=True)
-        write_json(self.result_file(trial.number), {"settings": trial.settings, "validation_gap": value})
+        lower = {"validation_loss": loss} if math.isfinite(loss) else {}
+        write_json(self.result_file(trial.number), {"settings": trial.settings, "validation_gap": value} | lower)
 
     def result_file(self, number: int) -> Path:
         """Where a trial's figure is, once it is known."""
@@ -97,9 +99,13 @@ class Search:
         return [read_json(file) for file in files if file.exists()]
 
     def best(self) -> dict[str, Any]:
-        """The settings with the highest figure; the first of equals."""
+        """The settings with the highest GAP, rounded to four digits; of equal ones, with the smallest loss."""
+
+        def key(result: dict[str, Any]) -> tuple[float, float]:
+            return round(result["validation_gap"], 4), -result.get("validation_loss", math.inf)
+
         results = self.results()
-        return dict(max(results, key=lambda result: result["validation_gap"])["settings"]) if results else {}
+        return dict(max(results, key=key)["settings"]) if results else {}
 
     @contextlib.contextmanager
     def _storage(self) -> Iterator["RDBStorage"]:
@@ -146,6 +152,14 @@ class Search:
 def _text(value: object) -> str:
     """A grid's value as Optuna keeps it."""
     return json.dumps(value, sort_keys=True)
+
+
+def kept_validation(run: Path) -> tuple[float, float]:
+    """The validation GAP and loss of the epoch that a run kept; runs of version 0.1 kept the best GAP."""
+    if (run / KEPT_FILE).exists():
+        kept = read_json(run / KEPT_FILE)
+        return kept["validation_gap"], kept["validation_loss"]
+    return best_validation(run), math.inf
 
 
 def best_validation(run: Path, figure: str = "validation_gap") -> float:

@@ -24,6 +24,7 @@ from counterpoint.errors import Error
 from counterpoint.files import replacing
 from counterpoint.run import renamed
 from counterpoint.training.learner import Learner
+from counterpoint.training.selection import Selection
 
 CHECKPOINTS = "checkpoints"
 LAST, BEFORE = "last.ckpt", "before.ckpt"
@@ -34,15 +35,15 @@ class Checkpoints(Checkpoint):
     """Saves at every epoch's end and, within an epoch, ``minutes`` after the last time; keeps the best weights.
 
     Attributes:
-        best: the highest validation metric so far; -inf before the first epoch's end.
-        weights: the model's at that epoch's end, in the first process.
+        selection: decides which epoch is the best.
+        weights: the model's at the best epoch's end, in the first process.
     """
 
-    def __init__(self, folder: Path, minutes: float) -> None:
+    def __init__(self, folder: Path, minutes: float, selection: Selection) -> None:
         self.folder = folder
         self.minutes = minutes
         self.saved = time.monotonic()
-        self.best = float("-inf")
+        self.selection = selection
         self.weights: dict[str, Tensor] = {}
 
     def on_train_batch_end(
@@ -57,12 +58,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, Learner)
-        figure = float(trainer.callback_metrics[pl_module.monitor])
-        if figure > self.best:
-            self.best = figure
-            if trainer.is_global_zero:
-                state = pl_module.model.state_dict()
-                self.weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        if self.selection.waited == 0 and trainer.is_global_zero:
+            state = pl_module.model.state_dict()
+            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         self._save(trainer)
 
     def _save(self, trainer: lightning.Trainer) -> None:
@@ -70,10 +68,14 @@ class Checkpoints(Checkpoint):
         self.saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "weights": self.weights}
+        return {"selection": self.selection.state(), "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.weights = state["best"], state["weights"]
+        self.weights = state["weights"]
+        if "selection" in state:
+            vars(self.selection).update(state["selection"])
+        else:  # version 0.1 stored the best metric alone
+            self.selection.metric = state["best"]
 
 
 class Files(CheckpointIO):

@@ -47,6 +47,8 @@ class Learner(lightning.LightningModule):
         # (2,) the same of each step since then; they stay on the device, so that no step waits for them.
         self._step_losses: list[Tensor] = []
         self._validation_sum = (0.0, 0)
+        self.improvements = 0
+        """Epochs that were better than all before them, by `counterpoint.training.selection`."""
 
     def loss(self, batch: Batch, share: BatchShare = SINGLE) -> Tensor:
         """The batch's loss; in one of several processes scaled so that their mean is the whole batch's loss."""
@@ -124,13 +126,14 @@ class Learner(lightning.LightningModule):
         groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, mode="max", factor=settings.factor, patience=settings.patience
+            optimizer, mode="max", factor=settings.factor, patience=settings.patience, threshold=0.0
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor}}
 
     def on_train_epoch_end(self) -> None:
         # Here, and not where Lightning does: that is after the epoch's checkpoint, which would not include the step.
-        self.lr_schedulers().step(self.trainer.callback_metrics[self.monitor])  # type: ignore[union-attr,arg-type]
+        # It watches the count of better epochs: that rises where, and only where, an epoch is the best so far.
+        self.lr_schedulers().step(float(self.improvements))  # type: ignore[union-attr,arg-type]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Nothing; see `on_train_epoch_end`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
@@ -23,13 +23,14 @@ from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.predict import accelerator
 from counterpoint.recipes import TowerRecipe, check
-from counterpoint.run import RunFolder
+from counterpoint.run import KEPT_FILE, RunFolder, write_json
 from counterpoint.training import checkpoints
 from counterpoint.training.checkpoints import CHECKPOINTS, Checkpoints
 from counterpoint.training.datamodule import DataModule
 from counterpoint.training.folder import claimed_run
 from counterpoint.training.learner import CategorizationLearner, Learner
 from counterpoint.training.progress import EpochBar, EpochLog, quiet
+from counterpoint.training.selection import FEW_CLIPS, Selection
 from counterpoint.training.tower import CorrelationLearner
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -109,8 +110,17 @@ def _fit(
     learner = _learner(run)
     if training.compile:
         learner.compile_model()
-    kept = Checkpoints(run.folder / CHECKPOINTS, minutes)
-    stop = StopEarly(learner.monitor, mode="max", patience=training.stop_patience)
+    selection = Selection(by_loss=len(validation) < FEW_CLIPS)
+    metric = learner.monitor.removeprefix("validation_").upper()
+    if selection.by_loss and training.max_epochs and distributed.rank() == 0:
+        console.print(
+            f"{len(validation)} validation clips are too few to choose an epoch by {metric}: "
+            "the validation loss decides",
+            highlight=False,
+            soft_wrap=True,
+        )
+    kept = Checkpoints(run.folder / CHECKPOINTS, minutes, selection)
+    stop = StopEarly(selection, training.stop_patience)
     callbacks: list[Callback] = [stop, kept, EpochLog(run.folder / "epochs.csv", learner.monitor, console)]
     if console.is_terminal:
         callbacks.append(EpochBar(console))
@@ -151,10 +161,25 @@ def _fit(
                 if trainer.interrupted:  # Lightning turns Ctrl+C into an exit
                     raise KeyboardInterrupt from stopped
                 raise
-            best = kept.best
+            best = selection.metric
     if distributed.rank() == 0:
         if training.max_epochs:
             learner.model.load_state_dict(kept.weights)
+            last_epoch = selection.epoch + selection.waited
+            why = (
+                f"since none was better for {selection.waited} epochs"
+                if selection.waited >= training.stop_patience
+                else "after the last epoch"
+            )
+            console.print(
+                f"kept epoch {selection.epoch} of {last_epoch}: validation loss {selection.loss:.5f}, "
+                f"{metric} {selection.metric:.4f}; stopped {why}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            figures = {learner.monitor: selection.metric, "validation_loss": selection.loss}
+            kept_epoch = {"epoch": selection.epoch, **figures, "chosen_by_loss": selection.by_loss}
+            write_json(run.folder / KEPT_FILE, kept_epoch)
         run.save_weights(learner.model)
     return best
 
@@ -213,11 +238,26 @@ def _check_clips(run: RunFolder, clips: dict[str, Dataset]) -> None:
             )
 
 
-class StopEarly(EarlyStopping):
-    """Begins no further epoch where a training goes on that was killed after its last epoch."""
+class StopEarly(Callback):
+    """Selects the best epoch, and stops where none has been better for some.
+
+    Lightning calls checkpoints last, so that these find the selection of the epoch made. A training that was killed
+    after its last epoch begins no further one.
+    """
+
+    def __init__(self, selection: Selection, patience: int) -> None:
+        self.selection = selection
+        self.patience = patience
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.should_stop = self.wait_count >= self.patience
+        trainer.should_stop = self.selection.waited >= self.patience
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, Learner)
+        metric, loss = (float(trainer.callback_metrics[name]) for name in (pl_module.monitor, "validation_loss"))
+        self.selection.update(trainer.current_epoch + 1, metric, loss)
+        pl_module.improvements = self.selection.improvements
+        trainer.should_stop = trainer.should_stop or self.selection.waited >= self.patience
 
 
 def keep_freed_memory() -> bool:

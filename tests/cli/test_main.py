@@ -460,13 +460,16 @@ def test_train_overrides_every_kind_of_field(world: Path) -> None:
 def test_train_output(command: Command, world: Path, tmp_path: Path) -> None:
     printed = command(*training(world, tmp_path / "run", "--validation", str(world / "validation")))
     assert printed.code == 0
-    first, *epochs = printed.err.splitlines()
+    first, few, *epochs, kept = printed.err.splitlines()
     sizes = "youtube8m features (audio 8, video 16)"
     assert first == f"nv-l: 64 clips, 24 for validation, {sizes}, 5 categories"
+    assert few == "24 validation clips are too few to choose an epoch by GAP: the validation loss decides"
     assert len(epochs) == 3
+    assert kept.startswith("kept epoch ")
     line = re.compile(r"epoch +\d/3  train loss [\d.]+  validation loss [\d.]+  GAP ([01]\.\d{4})  \(\d+ s\)")
     gaps = [match[1] for match in map(line.fullmatch, epochs) if match]
-    assert printed.out == f"{tmp_path / 'run'}: validation GAP {max(gaps)}\n"
+    number = int(re.findall(r"kept epoch (\d+) of 3", kept)[0])
+    assert printed.out == f"{tmp_path / 'run'}: validation GAP {gaps[number - 1]}\n"
 
 
 def test_train_without_validation_shards(command: Command, world: Path, tmp_path: Path) -> None:
@@ -512,10 +515,11 @@ def test_train_on_one_modality(command: Command, world: Path, tmp_path: Path) ->
 def test_train_a_tower(command: Command, world: Path, tmp_path: Path) -> None:
     printed = command(*tower_training(world, tmp_path / "run", "--validation", str(world / "validation")))
     assert printed.code == 0
-    first, *epochs = printed.err.splitlines()
+    first, _, *epochs, kept = printed.err.splitlines()
     assert first.startswith("correlation-nv: 64 clips, 24 for validation, youtube8m features")
+    number = int(re.findall(r"kept epoch (\d+) of ", kept)[0])
     aucs = [re.search(r"  AUC ([01]\.\d{4})  ", line).group(1) for line in epochs]  # type: ignore[union-attr]
-    assert printed.out == f"{tmp_path / 'run'}: validation AUC {max(aucs)}\n"
+    assert printed.out == f"{tmp_path / 'run'}: validation AUC {aucs[number - 1]}\n"
     assert command(*tower_training(world, tmp_path / "again", "--json", "--training.max_epochs", "1")).json.keys() == {
         "run",
         "validation_auc",

@@ -155,22 +155,24 @@ def test_the_best_weights_are_kept(world: World, monkeypatch: pytest.MonkeyPatch
 
 
 def test_stops_early(world: World) -> None:
-    subject = world.new(max_epochs=20, stop_patience=2)
+    subject = world.new(max_epochs=60, stop_patience=2, learning_rate=0.2)
     world.fit(subject)
-    course = [row[GAP] for row in epochs(subject)]
-    assert len(course) < 20
-    assert course.index(max(course)) == len(course) - 3
+    losses = [row["validation_loss"] for row in epochs(subject)]
+    assert len(losses) < 60
+    assert losses.index(min(losses)) == len(losses) - 3
 
 
 def test_learning_rate_falls_where_nothing_gets_better(world: World) -> None:
-    subject = world.new(max_epochs=20, patience=1, stop_patience=4, factor=0.5)
+    subject = world.new(max_epochs=60, patience=1, stop_patience=4, factor=0.5, learning_rate=0.2)
     world.fit(subject)
-    rows = epochs(subject)
-    best = max(range(len(rows)), key=lambda i: rows[i][GAP])
-    rates = [row["learning_rate"] for row in rows]
-    assert rates[: best + 3] == [2e-2] * (best + 3)  # its own epoch, and two that are not better
-    assert rates[best + 3 :] == [1e-2] * len(rates[best + 3 :])
-    assert len(rates) == best + 5
+    rate, waited, best = 0.2, 0, math.inf
+    for row in epochs(subject):
+        assert row["learning_rate"] == pytest.approx(rate)
+        waited = 0 if row["validation_loss"] < best else waited + 1
+        best = min(best, row["validation_loss"])
+        if waited > 1:  # its own epoch, and two that are not better
+            rate, waited = rate / 2, 0
+    assert rate < 0.2
 
 
 def test_reproducible(world: World) -> None:
@@ -204,6 +206,7 @@ def test_run_folder_is_complete(world: World) -> None:
         "environment.json",
         "epochs.csv",
         "features.json",
+        "kept.json",
         "recipe.json",
         "taxonomy/categories.tsv",
         "taxonomy/labels.tsv",
@@ -226,7 +229,8 @@ def test_lines_and_bar_share_the_terminal(world: World) -> None:
     ]
     assert "epoch 2/2 " in shown
     assert "validation \x1b" in shown
-    assert shown.endswith("\x1b[2K")  # the bar's own line, wiped
+    before, _, last = shown.rstrip().rpartition("\n")
+    assert "\x1b[2Kkept epoch " in f"{before}{last}"  # behind the bar's own line, which is wiped
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
