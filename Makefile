@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/counterpoint demo --out demo
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 test-slow: setup
 	$(BIN)/pytest -m slow
