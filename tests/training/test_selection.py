@@ -1,6 +1,5 @@
 """Which epoch is kept, and when training stops."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -97,4 +96,3 @@ def test_training_stops_where_no_epoch_is_better(tmp_path: Path) -> None:
     assert "kept epoch 1 of 4" in printed
     assert "stopped since none was better for 3 epochs" in printed
     assert [float(epoch["learning_rate"]) for epoch in epochs] == pytest.approx([1e-30, 1e-30, 5e-31, 5e-31], rel=1e-6)
-    assert dataclasses.is_dataclass(Selection)
