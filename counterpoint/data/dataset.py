@@ -97,8 +97,12 @@ class Dataset(torch_data.Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         """The same clips with their targets in another taxonomy.
 
         Raises:
-            Error: a number stands for another label beside the shards than in ``labelling``.
+            Error: a number stands for another label in ``labelling`` than beside the shards, or than in the taxonomy
+                that this data set has so far.
         """
+        if self.labelled and self._labelling is not None:
+            advice = "give the data set the run's own taxonomy, or none"
+            _compare_labels(self._labelling, labelling, "the data set's taxonomy", advice)
         other = copy.copy(self)
         other._labelling = other._checked(labelling)
         return other
@@ -304,15 +308,20 @@ def check_apart(*splits: Sequence[Path | RemotePath]) -> None:
 
 def _check_labels(shards: Sequence[Path | RemotePath], labelling: Labelling) -> None:
     """Raise Error where a number stands for another label beside the shards than in the mapping."""
-    known = {label.index: label for label in labelling.labels.labels}
+    advice = "extract both with one --taxonomy, or remove that folder if it is not about these shards"
     for folder in sorted({shard.parent / "taxonomy" for shard in shards if isinstance(shard, Path)}):
-        if not (folder / LABELS_FILE).exists():
-            continue
-        for label in load(folder).labels.labels:
-            used = known.get(label.index, label)
-            # What was renamed is still in the same categories, and what was moved has the same name.
-            if used.name != label.name and used.categories != label.categories:
-                raise Error(
-                    f"{folder}: label {label.index} is {label.name!r} there and {used.name!r} in the taxonomy that is "
-                    "used; extract both with one --taxonomy, or remove that folder if it is not about these shards"
-                )
+        if (folder / LABELS_FILE).exists():
+            _compare_labels(load(folder), labelling, str(folder), advice)
+
+
+def _compare_labels(one: Labelling, used: Labelling, where: str, advice: str) -> None:
+    """Raise Error, which names ``where`` the first mapping is from, where a number stands for different labels."""
+    known = {label.index: label for label in used.labels.labels}
+    for label in one.labels.labels:
+        other = known.get(label.index, label)
+        # What was renamed is still in the same categories, and what was moved has the same name.
+        if other.name != label.name and other.categories != label.categories:
+            raise Error(
+                f"{where}: label {label.index} is {label.name!r} there and {other.name!r} in the taxonomy that is "
+                f"used; {advice}"
+            )

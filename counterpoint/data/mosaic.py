@@ -245,7 +245,7 @@ def write(
     """Write the splits of `clips`, each from its own `records`, and return their shards.
 
     The folder gets what `counterpoint.data.layout.write_splits` writes, `<split>-truth.jsonl` and, last of all,
-    `mosaic.json`: where that is, all is there.
+    `mosaic.json`, which marks a finished mosaic.
 
     Raises:
         Error: a split has no records, a record is in two splits, or the folder holds something that is no mosaic, or

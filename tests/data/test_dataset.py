@@ -187,3 +187,15 @@ def test_another_taxonomy_for_the_same_clips(tmp_path: Path) -> None:
     LABELLING.save(tmp_path / "taxonomy")
     with pytest.raises(Error, match=r"taxonomy: label \d+ is .* in the taxonomy that is used"):
         data.with_taxonomy(Labelling(taxonomy, renamed))
+
+
+def test_labels_that_mean_something_else_are_refused_though_no_taxonomy_is_beside_the_shards(tmp_path: Path) -> None:
+    """The taxonomy that the caller gave is compared with the one that replaces it."""
+    data = dataset(write(tmp_path / "a.tfrecord", *clips(5)))
+    taxonomy, labels = LABELLING
+    swapped = LabelMap(tuple(Label(x.index, f"no {x.name}", 0, ("food",)) for x in labels.labels), taxonomy)
+    expected = r"the data set's taxonomy: label \d+ is .* in the taxonomy that is used; give the data set the run's own"
+    with pytest.raises(Error, match=expected):
+        data.with_taxonomy(Labelling(taxonomy, swapped))
+    unlabelled = dataset(tmp_path / "a.tfrecord", labelled=False)
+    assert len(unlabelled.with_taxonomy(Labelling(taxonomy, swapped))) == 5
