@@ -68,7 +68,9 @@ class Answer:
         id: the clip's id; a film's name.
         probabilities: (category,) float32, in the order of the taxonomy; no category is more probable than its parent.
         correlation: the probability that two modalities belong together, by their names, such as
-            ``{"audio and video": 0.91}``; empty where the model has no correlation tower.
+            ``{"audio and video": 0.91}``; empty where the model has no correlation tower, or one that is no better
+            than chance.
+        unlike: whether the clip is far from every clip that the model was trained on; False where the run cannot say.
         notes: what was amiss with the film, in a few words each.
         taxonomy: the categories.
         clip: the clip's features, by which `Run.explain` explains the answer.
@@ -80,6 +82,22 @@ class Answer:
     notes: tuple[str, ...]
     taxonomy: Taxonomy = field(repr=False)
     clip: Clip = field(repr=False)
+    thresholds: Float[np.ndarray, "category"] = field(repr=False)
+    unlike: bool = False
+
+    @property
+    def predicted(self) -> list[Category]:
+        """The categories that reach their thresholds, best first; none where the model is unsure."""
+        best = self.taxonomy.ranked(self.probabilities)
+        return [
+            Category(self.taxonomy.paths[i], float(self.probabilities[i]))
+            for i in best[self.probabilities[best] >= self.thresholds[best]]
+        ]
+
+    @property
+    def unsure(self) -> bool:
+        """Whether no category reaches its threshold."""
+        return not (self.probabilities >= self.thresholds).any()
 
     def top(self, count: int = 5) -> list[Category]:
         """The most probable categories, best first; of equal ones the higher level."""
@@ -87,7 +105,8 @@ class Answer:
         return [Category(self.taxonomy.paths[i], float(self.probabilities[i])) for i in best]
 
     def __str__(self) -> str:
-        return f"{self.id}: " + ", ".join(f"{path} {probability:.2f}" for path, probability in self.top(3))
+        doubts = "".join(f" ({word})" for word in ("unsure", "unlike") if getattr(self, word))
+        return f"{self.id}: " + ", ".join(f"{path} {p:.2f}" for path, p in self.top(3)) + doubts
 
 
 @dataclass(frozen=True)
@@ -402,7 +421,16 @@ def _run(run: PathLike | RunFolder) -> Run:
 
 
 def _answer(run: Run, clip: Clip, notes: tuple[str, ...], prediction: Prediction) -> Answer:
-    return Answer(clip.id, prediction.probabilities, prediction.correlation, notes, run.labelling.taxonomy, clip)
+    return Answer(
+        clip.id,
+        prediction.probabilities,
+        prediction.correlation,
+        notes,
+        run.labelling.taxonomy,
+        clip,
+        run.thresholds,
+        prediction.unlike,
+    )
 
 
 def _clip_of_arrays(source: Mapping[str, ArrayLike], run: Run, number: int) -> Clip:

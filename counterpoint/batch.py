@@ -33,9 +33,10 @@ MARKS = {".csv": b"id,rank,path,probability", ".jsonl": b'"categories": [{"path"
 
 def rows(run: RunFolder, predictions: Predictions, top: int, codes: bool) -> list[Answer]:
     """The most probable categories of each clip, by name, with their IAB codes if asked for."""
+    unlike = [False] * len(predictions.ids) if predictions.unlike is None else predictions.unlike.tolist()
     return [
-        {"id": clip_id, "categories": _categories(run, probabilities, top, codes)}
-        for clip_id, probabilities in zip(predictions.ids, predictions.probabilities, strict=True)
+        {"id": clip_id, **_about(run, probabilities, is_unlike, top, codes)}
+        for clip_id, probabilities, is_unlike in zip(predictions.ids, predictions.probabilities, unlike, strict=True)
     ]
 
 
@@ -44,18 +45,24 @@ def rows_of(
 ) -> list[Answer]:
     """The same of clips that are predicted one by one, with the correlation of their modalities."""
     return [
-        {"id": clip_id, "categories": _categories(run, probabilities, top, codes), "correlation": correlation}
-        for clip_id, (probabilities, correlation) in zip(ids, predictions, strict=True)
+        {
+            "id": clip_id,
+            **_about(run, prediction.probabilities, prediction.unlike, top, codes),
+            "correlation": prediction.correlation,
+        }
+        for clip_id, prediction in zip(ids, predictions, strict=True)
     ]
 
 
-def _categories(run: RunFolder, probabilities: "np.ndarray[Any, Any]", top: int, codes: bool) -> list[dict[str, Any]]:
+def _about(run: RunFolder, probabilities: "np.ndarray[Any, Any]", unlike: bool, top: int, codes: bool) -> Answer:
+    """The most probable categories, whether no category reaches its threshold, and whether the clip is unlike."""
     taxonomy = run.labelling.taxonomy
     best = taxonomy.ranked(probabilities)[:top]
     categories = [{"path": taxonomy.paths[i], "probability": float(probabilities[i])} for i in best]
     if codes:
-        return [{**one, "iab": taxonomy.codes[i] or None} for one, i in zip(categories, best, strict=True)]
-    return categories
+        categories = [{**one, "iab": taxonomy.codes[i] or None} for one, i in zip(categories, best, strict=True)]
+    unsure = not (probabilities >= run.thresholds).any()
+    return {"categories": categories, "unsure": unsure, "unlike": unlike}
 
 
 def answers(predictor: Predictor, shard: "Shard", *, top: int, codes: bool, skip_bad: bool) -> dict[str, Any]:

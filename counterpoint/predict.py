@@ -14,6 +14,7 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.data.loading import Batch, ClipLoader, RoundRobinSampler, collate
 from counterpoint.data.tracks import Tracks, to_device, without_modality
 from counterpoint.models.categorizer import Output
+from counterpoint.reliability import nearest
 from counterpoint.run import RunFolder
 
 
@@ -26,6 +27,8 @@ class Predictions(NamedTuple):
     labels: Bool[np.ndarray, "clip category"]
     without: dict[str, Float[np.ndarray, "clip category"]]
     """The probabilities with one modality dropped, by its name, where that was asked for."""
+    unlike: Bool[np.ndarray, "clip"] | None = None
+    """Whether each clip is unlike all that the model was trained on."""
 
 
 class Prediction(NamedTuple):
@@ -34,7 +37,10 @@ class Prediction(NamedTuple):
     probabilities: Float[np.ndarray, "category"]
     """No category is more probable than its parent."""
     correlation: dict[str, float]
-    """The correlation tower's probability by pair of modalities, such as "audio and video"; empty without a tower."""
+    """The correlation tower's probability by pair of modalities, such as "audio and video"; empty without a tower, or
+    with one that is known to be no better than chance."""
+    unlike: bool = False
+    """Whether the clip is unlike all that the model was trained on; False where the run cannot say."""
 
 
 class Predictor:
@@ -55,8 +61,22 @@ class Predictor:
             return self.model(to_device(tracks, self.device), return_attention)  # type: ignore[no-any-return]
 
     def probabilities(self, logits: Float[Tensor, "clip category"]) -> Float[np.ndarray, "clip category"]:
-        """Probabilities of logits: no category is more probable than its parent."""
+        """Probabilities of logits, calibrated where the run is: no category is more probable than its parent."""
+        if self.run.reliability is not None:
+            logits = self.run.reliability.calibrated(logits.float())
         return self.run.labelling.taxonomy.consistent(logits.float().sigmoid().cpu().numpy())
+
+    @property
+    def chance_tower(self) -> bool:
+        """Whether the model's tower is known to be no better than chance."""
+        return self.run.tower_reliability is not None and self.run.tower_reliability.is_chance
+
+    def unlike(self, hidden: Float[Tensor, "clip hidden"]) -> Bool[np.ndarray, "clip"]:
+        """Whether clips are unlike all that the model was trained on, by the head's hidden features."""
+        reliability, references = self.run.reliability, self.run.references
+        if reliability is None or references is None:
+            return np.zeros(len(hidden), bool)
+        return reliability.is_unlike(nearest(hidden.float().cpu().numpy(), references))
 
     def predict(
         self,
@@ -73,12 +93,15 @@ class Predictor:
         """
         for batch in batches(self.run, dataset, batch_size, workers, turn):
             clips = len(batch.ids)
-            whole = self.probabilities(self.forward(batch.tracks).logits[:clips])
+            output = self.forward(batch.tracks)
+            whole = self.probabilities(output.logits[:clips])
             dropped = {
                 name: self.probabilities(self.forward(without_modality(batch.tracks, name)).logits[:clips])
                 for name in without
             }
-            yield Predictions(batch.ids, whole, batch.labels[:clips].numpy(), dropped)
+            yield Predictions(
+                batch.ids, whole, batch.labels[:clips].numpy(), dropped, self.unlike(output.hidden[:clips])
+            )
 
     def predict_clips(self, clips: Sequence[Clip]) -> list[Prediction]:
         """Predictions for clips of the run's features, in one batch for each mix of codes and floats."""
@@ -89,11 +112,12 @@ class Predictor:
             kinds.setdefault(floats, []).append(number)
         for numbers in kinds.values():
             output = self.forward(self.tracks([clips[number] for number in numbers]))
-            by_pair = output.correlation.probability if output.correlation else {}
+            by_pair = output.correlation.probability if output.correlation and not self.chance_tower else {}
             pairs = {" and ".join(pair): probability.tolist() for pair, probability in by_pair.items()}
+            unlike = self.unlike(output.hidden)
             for row, probabilities in enumerate(self.probabilities(output.logits)):
                 correlation = {pair: values[row] for pair, values in pairs.items()}
-                predictions[numbers[row]] = Prediction(probabilities, correlation)
+                predictions[numbers[row]] = Prediction(probabilities, correlation, bool(unlike[row]))
         return [predictions[number] for number in range(len(clips))]
 
     def tracks(self, clips: Sequence[Clip]) -> Tracks:

@@ -9,6 +9,9 @@
 ``data.json``            the clips it was trained and validated on: how many, and their shards
 ``environment.json``     versions, hardware and command
 ``kept.json``            the epoch that was kept, and its validation figures
+``reliability.json``     calibration and thresholds, where they were fitted; with ``references.npy``, the hidden
+                         features of training clips that an input is compared with
+``auc.json``             of a correlation tower: its validation AUC, with its interval
 ``epochs.csv``           loss and metrics of each epoch; the same for TensorBoard in ``tensorboard/``
 ``checkpoints/``         the state from which an interrupted training goes on
 ``evaluation/``          the results of `counterpoint evaluate` and `counterpoint tower`
@@ -19,17 +22,19 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import platform
 import shutil
 import sys
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -40,6 +45,13 @@ from counterpoint.files import cache_folder, replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.recipes import AnyRecipe, from_json, identity, largest, to_json
+from counterpoint.reliability import (
+    REFERENCES_FILE,
+    RELIABILITY_FILE,
+    TOWER_RELIABILITY_FILE,
+    Reliability,
+    TowerReliability,
+)
 from counterpoint.taxonomy import Labelling, load
 
 RECIPE_FILE = "recipe.json"
@@ -51,6 +63,7 @@ LOCK_FILE = ".lock"
 TAXONOMY_FOLDER = "taxonomy"
 TOWER_FOLDER = "tower"
 DIGEST = "sha256"  # of the weights, in their file
+PREDICTED = 0.5  # the threshold of a category for which none was fitted
 TOWER_PREFIX = "tower."  # of a categorizer's weights
 SHIPPED = Path(__file__).with_name("shipped")
 """Run folders that come with the package, by name; each has a model card, ``README.md``."""
@@ -107,13 +120,14 @@ class RunFolder:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the model: of its recipe, categories, features and weights, a tower's too."""
+        """A digest of the model: recipe, categories, features, weights and calibration, a tower's too."""
         digest = hashlib.sha256(json.dumps(identity(self.recipe), sort_keys=True).encode())
         digest.update(f"{self.labelling.taxonomy.fingerprint} {self.features.fingerprint}".encode())
         for folder in (self.folder, self.folder / TOWER_FOLDER):
-            if (folder / WEIGHTS_FILE).exists():
-                with (folder / WEIGHTS_FILE).open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            for name in (WEIGHTS_FILE, RELIABILITY_FILE):
+                if (folder / name).exists():
+                    with (folder / name).open("rb") as file:
+                        digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
 
     @property
@@ -121,6 +135,73 @@ class RunFolder:
         """The folder for results of the run: its own; in the cache if the run came with the package."""
         shipped = self.folder.is_relative_to(SHIPPED)
         return cache_folder() / "shipped" / self.folder.relative_to(SHIPPED) if shipped else self.folder
+
+    @cached_property
+    def reliability(self) -> Reliability | None:
+        """Calibration and thresholds, where they were fitted.
+
+        Raises:
+            Error: their file cannot be read, or is not about this run's categories.
+        """
+        path = self.folder / RELIABILITY_FILE
+        if not path.exists():
+            return None
+        stored = read_json(path)
+        try:
+            found = Reliability(**stored | {name: tuple(map(float, stored[name])) for name in ("bias", "thresholds")})
+            if not len(found.bias) == len(found.thresholds) == len(self.labelling.taxonomy):
+                raise ValueError(f"{len(found.bias)} categories, and the taxonomy has {len(self.labelling.taxonomy)}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise Error(f"{path}: not the reliability of this run ({error})") from error
+        return found
+
+    @property
+    def thresholds(self) -> Float[np.ndarray, "category"]:
+        """The probability from which on each category is an answer; 0.5 where none was fitted."""
+        if self.reliability is None:
+            return np.full(len(self.labelling.taxonomy), PREDICTED)
+        return np.array(self.reliability.thresholds)
+
+    @cached_property
+    def references(self) -> Float[np.ndarray, "reference hidden"] | None:
+        """Hidden features of training clips, which an input is compared with; None where none were kept.
+
+        Raises:
+            Error: their file cannot be read.
+        """
+        path = self.folder / REFERENCES_FILE
+        if not path.exists():
+            return None
+        try:
+            return np.load(path, allow_pickle=False).astype(np.float32)  # type: ignore[no-any-return]
+        except (OSError, ValueError) as error:
+            raise Error(f"{path}: cannot be read ({error!s:.100})") from error
+
+    @cached_property
+    def tower_reliability(self) -> TowerReliability | None:
+        """The AUC of this tower, or of the one that this categorizer reads; None where it is not known.
+
+        Raises:
+            Error: its file cannot be read.
+        """
+        folder = self.folder / TOWER_FOLDER if (self.folder / TOWER_FOLDER).exists() else self.folder
+        path = folder / TOWER_RELIABILITY_FILE
+        if not path.exists():
+            return None
+        try:
+            return TowerReliability(**read_json(path))
+        except TypeError as error:
+            raise Error(f"{path}: not a tower's AUC ({error})") from error
+
+    def save_reliability(self, reliability: Reliability, references: Float[np.ndarray, "reference hidden"]) -> None:
+        """Write calibration, thresholds and what inputs are compared with."""
+        content = io.BytesIO()
+        np.save(content, references.astype(np.float16))
+        with replacing(self.folder / REFERENCES_FILE) as file:
+            file.write(content.getvalue())
+        write_json(self.folder / RELIABILITY_FILE, dataclasses.asdict(reliability))
+        for name in ("reliability", "references"):  # read anew when next needed
+            vars(self).pop(name, None)
 
     def build(self) -> Categorizer | Tower:
         """The model with fresh weights; its tower has its trained ones."""

@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 
 EVALUATION_MARKS = ("metrics.json", "true-pairs.png")
 BATCH = 64  # clips that the model reads at once
+DOUBTS = {
+    "unsure": "unsure: no category reaches its threshold",
+    "unlike": "unlike: far from every clip that the model was trained on",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,22 +405,25 @@ def _draw(explanation: Any, path: Path, answer: dict[str, Any]) -> bool:
 
 
 def _answers_table(kind: str, answers: list[dict[str, Any]], codes: bool, correlation: bool = False) -> Any:
+    from rich.console import Group
     from rich.table import Table
 
     table = Table(kind, "probability", "category", *(["IAB"] * codes), *(["correlation"] * correlation))
     for answer in answers:
         pairs = ", ".join(f"{value:.2f}" for value in answer.get("correlation", {}).values())
         categories = answer["categories"]
+        doubts = [word for word, holds in (("unsure", answer["unsure"]), ("unlike", answer["unlike"])) if holds]
         for rank, one in enumerate(categories, 1):
             table.add_row(
-                answer["id"] if rank == 1 else "",
+                " · ".join([answer["id"], *doubts]) if rank == 1 else "",
                 f"{one['probability']:.3f}",
                 one["path"],
                 *([one["iab"] or ""] if codes else []),
                 *([pairs if rank == 1 else ""] if correlation else []),
                 end_section=rank == len(categories),
             )
-    return table
+    lines = [meaning for word, meaning in DOUBTS.items() if any(answer[word] for answer in answers)]
+    return Group(table, *lines)
 
 
 def tower(
