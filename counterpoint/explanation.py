@@ -56,7 +56,7 @@ class Explanation:
         changes: for each intervention, such as "without audio", the change of each of those probabilities.
         correlation: the tower's probability for each pair of modalities, if the model has a tower.
         per_second: the same for each second alone; None where one of the two is missing.
-        timelines: by modality; early fusion joins all in one.
+        timelines: by modality; early fusion joins all in one. None where a model averages without any weights.
     """
 
     clip: str
@@ -123,7 +123,7 @@ def explain(predictor: Predictor, clip: Clip, other: Clip | None = None, top: in
         changes=changes,
         correlation={" and ".join(pair): float(probability[0]) for pair, probability in by_pair.items()},
         per_second=_per_second(predictor, tracks),
-        timelines=_timelines(predictor.model, output.weights[-1], tracks),
+        timelines=_timelines(predictor.model, output.weights[-1], tracks) if output.weights else {},
     )
 
 

@@ -3,7 +3,8 @@
 ``nv-`` NetVLAD, ``tm-`` Transformer, ``rnn-`` attention clusters; then ``e`` early, ``l`` late, ``cm`` cross-modal,
 ``cm-g`` gated, ``cm-c`` concatenated. Then what the paper leaves out: ``cm-a``, which concatenates the tower's whole
 agreement; ``cm-self``, whose modalities each influence themselves; ``picture`` or ``sound`` alone; and the baselines
-``tm-xattn`` cross-attention, ``tm-mbt`` attention bottlenecks, ``tm-bert`` one stream.
+``tm-xattn`` cross-attention, ``tm-mbt`` attention bottlenecks, ``tm-bert`` one stream; and on averaged features
+``mean-linear`` logistic regression, ``mean-mlp`` and ``mean-residual`` plain networks.
 
 A recipe is plain data: print it, change fields with `Recipe.with_`, or build it::
 
@@ -34,7 +35,7 @@ from counterpoint.fields import (
 )
 from counterpoint.models.attention_cluster import AttentionClusterFamily as AttentionClusterFamily
 from counterpoint.models.baselines import BottleneckFamily, CrossAttentionFamily, OneStreamFamily
-from counterpoint.models.categorizer import Categorizer, Head, build_trunk
+from counterpoint.models.categorizer import Categorizer, build_trunk
 from counterpoint.models.correlation import ComparisonConfig, Tower
 from counterpoint.models.correlation import ConstantConfig as ConstantConfig
 from counterpoint.models.correlation import ContrastiveConfig as ContrastiveConfig
@@ -42,25 +43,15 @@ from counterpoint.models.correlation import JoinedConfig as JoinedConfig
 from counterpoint.models.family import MODALITIES
 from counterpoint.models.family import Family as Family
 from counterpoint.models.fusion import JOINED, Concatenated, CrossModal, Early, Fusion, Gated, Late, SelfModal
+from counterpoint.models.heads import HeadConfig as HeadConfig
+from counterpoint.models.heads import HeadKind, LinearHead, MLPHead, ResidualHead
+from counterpoint.models.mean import MeanFamily
 from counterpoint.models.netvlad import NetVLADFamily as NetVLADFamily
 from counterpoint.models.transformer import TransformerFamily as TransformerFamily
 from counterpoint.tables import Table
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 """As in Lightning."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """The deep network that joins the modalities.
-
-    Args:
-        hidden: its hidden features.
-        dropout: the share of its inputs and of its hidden features that are dropped in training.
-    """
-
-    hidden: int = 1024
-    dropout: float = bounded(0.3, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +72,8 @@ class Training:
         precision: of the arithmetic; ``bf16-mixed`` takes about half the time where the processor has it.
         compile: let `torch.compile` make the model's kernels: minutes before the first steps, faster ones after.
         accumulate: batches whose gradients make one step.
+        balance: how far the loss makes up for rare categories: a true category counts (clips without it / clips with
+            it) to this power; 0 counts all alike.
         seed: of all random numbers.
     """
 
@@ -96,6 +89,7 @@ class Training:
     precision: Precision = "32-true"
     compile: bool = False
     accumulate: int = 1
+    balance: float = bounded(0.0, 0, 1)
     seed: int = bounded(0, 0, 2**63 - 1)
 
 
@@ -217,14 +211,18 @@ class Recipe(BaseRecipe):
         max_steps: longer clips are cut here (300 s in the paper).
         modalities: those that the model reads; none named: all. Its tower reads all of its own.
         averaged: a clip is read as one step, the mean over its steps, as YouTube-8M's video-level records are.
+        damping: see `counterpoint.models.categorizer.Read`; only where features are principal components.
+        standardize: features are brought to mean 0 and deviation 1 over the training clips; not where they are damped.
     """
 
     fusion: Fusion
-    head: HeadConfig = field(default_factory=HeadConfig)
+    head: HeadKind = field(default_factory=HeadConfig)
     training: Training = field(default_factory=Training)
     max_steps: int = 300
     modalities: tuple[str, ...] = ()
     averaged: bool = False
+    damping: float = 0.0
+    standardize: bool = False
 
     @property
     def needs_tower(self) -> bool:
@@ -239,13 +237,13 @@ class Recipe(BaseRecipe):
     def build(
         self, sizes: Mapping[str, int], categories: int, tower: Tower | None = None, components: bool = False
     ) -> Categorizer:
-        """The untrained model, for features of these sizes by modality; ``components`` makes it no different.
+        """The untrained model, for features of these sizes by modality.
 
         Args:
             sizes: features of each modality.
             categories: how many the model answers for.
             tower: a trained correlation tower, where the fusion needs one.
-            components: not used.
+            components: whether features are principal components, so that ``damping`` counts.
 
         Raises:
             Error: the fusion needs a trained tower and there is none, the features lack a modality, or a field names
@@ -258,9 +256,18 @@ class Recipe(BaseRecipe):
         if self.needs_tower and tower is None:
             raise Error(f"{self.name} needs a trained correlation tower")
         context = self.fusion.context_size(tower.comparison.size) if self.needs_tower and tower is not None else 0
-        trunk, widths = build_trunk(self.family, self.fusion, sizes, self.max_steps, context, averaged=self.averaged)
-        head = Head(sum(widths.values()), self.head.hidden, categories, self.head.dropout)
-        return Categorizer(trunk, head, tower)
+        damping = self.damping if components else 0.0
+        trunk, widths = build_trunk(
+            self.family,
+            self.fusion,
+            sizes,
+            self.max_steps,
+            context,
+            damping=damping,
+            averaged=self.averaged,
+            standardize=self.standardize and not damping,
+        )
+        return Categorizer(trunk, self.head.build(sum(widths.values()), categories), tower)
 
 
 AnyRecipe = Recipe | TowerRecipe
@@ -284,6 +291,14 @@ def _recipes(family: Family, influence: CrossModal) -> list[Recipe]:
     ]
 
 
+def _mean(name: str, head: HeadKind) -> Recipe:
+    """A baseline on averaged features."""
+    training = Training(learning_rate=1e-3, max_epochs=25, patience=0, factor=0.3)
+    return Recipe(
+        name=name, family=MeanFamily(), fusion=Late(), head=head, damping=20.0, standardize=True, training=training
+    )
+
+
 FAMILIES: dict[str, Family] = {
     family.prefix: family for family in (NetVLADFamily(), TransformerFamily(), AttentionClusterFamily())
 }
@@ -301,6 +316,10 @@ RECIPES: dict[str, Recipe] = {
         Recipe(name="tm-xattn", family=CrossAttentionFamily(), fusion=Late()),
         Recipe(name="tm-mbt", family=BottleneckFamily(), fusion=Late()),
         Recipe(name="tm-bert", family=OneStreamFamily(), fusion=Late()),
+        # What anyone would try first.
+        _mean("mean-linear", LinearHead()),
+        _mean("mean-mlp", MLPHead()),
+        _mean("mean-residual", ResidualHead()),
     )
 }
 # A tower decides one thing of a clip and overfits sooner: few clusters and a wide descriptor.
@@ -361,6 +380,8 @@ def recipes_table() -> Table:
             "a tower" if each.needs_tower else "",
             f"{' and '.join(each.modalities)} only"
             if each.modalities
+            else f"{each.family.summary}: {each.head.summary[:1].lower()}{each.head.summary[1:]}"
+            if isinstance(each.family, MeanFamily)
             else each.family.summary
             if each.family.fuses
             else each.fusion.summary,
@@ -436,6 +457,10 @@ OLD_NAMES = {"fusion": {"context": "told"}, "training": {"influence_lr_scale": "
 """Fields by part, and their names in version 0.1."""
 
 
+LATER = {"": {"damping": 0.0, "standardize": False}, "training": {"balance": 0.0}}
+"""Fields by part that version 0.1 lacks, and their values that make no difference."""
+
+
 def _today(name: str) -> str:
     """A dotted field of version 0.1 by its name of today.
 
@@ -461,6 +486,11 @@ def _from_0_1(content: Any) -> dict[str, Any]:
 def identity(recipe: AnyRecipe) -> dict[str, Any]:
     """A recipe's fields by the names of version 0.1, without classes: what a run's fingerprint is made of."""
     plain = without_types(to_json(recipe))
+    for part, later in LATER.items():
+        fields_ = plain[part] if part else plain
+        for name, default in later.items():
+            if fields_.get(name) == default:
+                del fields_[name]
     for name, names in OLD_NAMES.items():
         if name in plain:
             plain[name] = {names.get(each, each): value for each, value in plain[name].items()}

@@ -13,6 +13,7 @@ from counterpoint.run import RunFolder
 
 ARCHIVES = Path(__file__).parent / "released"
 """By version: a small run of each recipe, and what each gave for a batch."""
+IN_0_1 = {name for name in RECIPES if not name.startswith("mean-")}
 TOWERS = {f"correlation-{name}" for name in ("nv", "tm", "rnn", "nv-joined", "nv-random", "constant")}
 OTHERS = {"nv-cm-c-input"}
 PAIR = ("audio", "video")
@@ -54,11 +55,11 @@ def test_all_recipes_are_there(released: Path, expected: dict[str, np.ndarray]) 
     assert runs >= {
         f"{family}-{fusion}" for family in ("nv", "tm", "rnn") for fusion in ("e", "l", "cm", "cm-g", "cm-c")
     }
-    assert runs == set(RECIPES) | TOWERS | OTHERS
+    assert runs == IN_0_1 | TOWERS | OTHERS
     assert {name.removeprefix("logits/") for name in expected if name.startswith("logits/")} == runs | {"youtube8m"}
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) | TOWERS | OTHERS))
+@pytest.mark.parametrize("name", sorted(IN_0_1 | TOWERS | OTHERS))
 def test_a_small_run_gives_the_same(name: str, released: Path, expected: dict[str, np.ndarray]) -> None:
     found = output(RunFolder.load(released / name), tracks(expected, "small"))
     np.testing.assert_allclose(found, expected[f"logits/{name}"], rtol=0, atol=1e-6)

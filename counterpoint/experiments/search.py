@@ -200,7 +200,7 @@ def matched(recipe: Recipe, goal: int, count: Callable[[Recipe], int], widths: b
         recipe = _widened(recipe, goal, count)
 
     def with_head(hidden: int) -> Recipe:
-        return replace(recipe, head=replace(recipe.head, hidden=hidden))
+        return recipe.with_({"head.hidden": hidden})
 
     # The parameters are linear in the head's width.
     least, more = count(with_head(even)), count(with_head(2 * even))

@@ -1,6 +1,5 @@
 """The categorizer: read -> layers -> pool -> head, for every family and fusion."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from counterpoint.data.records import CODE_OFFSET, CODE_SCALE
 from counterpoint.data.tracks import Track, Tracks
 from counterpoint.models.family import Family
 from counterpoint.models.fusion import JOINED, AttentionMaps, Correlation, Fusion, Layer
+from counterpoint.models.heads import Head
 
 
 class Output(NamedTuple):
@@ -40,6 +40,7 @@ class Read(nn.Module):
         modules: the reader of each track: of a modality, or of all joined.
         modalities: the modalities to read; others count as never recorded.
         averaged: whether a modality's steps become one, their mean.
+        scales: what standardizes each modality's features, by name; none where features stay as they are.
     """
 
     like: Tensor
@@ -51,9 +52,11 @@ class Read(nn.Module):
         joined: bool,
         damping: float = 0.0,
         averaged: bool = False,
+        scales: "Mapping[str, Standardize] | None" = None,
     ) -> None:
         super().__init__()
         self.averaged = averaged
+        self.scales = nn.ModuleDict(scales or {})
         self.modalities = frozenset(modalities)
         self.joined = joined
         self.damping = damping
@@ -62,11 +65,8 @@ class Read(nn.Module):
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def forward(self, tracks: Tracks) -> Tracks:
-        read = {
-            name: self._damped(_values(track, self.like.dtype))
-            for name, track in tracks.items()
-            if name in self.modalities
-        }
+        read = self.values(tracks)
+        read = {name: self.scales[name](track) if name in self.scales else track for name, track in read.items()}
         if self.averaged:
             read = {
                 name: Track(pool(track).unsqueeze(1), track.mask.any(1, keepdim=True)) for name, track in read.items()
@@ -76,6 +76,14 @@ class Read(nn.Module):
             mask = torch.stack([track.mask for track in ordered]).any(0)
             read = {JOINED: Track(torch.cat([track.features for track in ordered], -1), mask)}
         return {name: self.by_track[name](track) for name, track in read.items()}
+
+    def values(self, tracks: Tracks) -> Tracks:
+        """The modalities to read as floats, damped, before they are standardized."""
+        return {
+            name: self._damped(_values(track, self.like.dtype))
+            for name, track in tracks.items()
+            if name in self.modalities
+        }
 
     def _damped(self, track: Track) -> Track:
         if not self.damping:
@@ -91,6 +99,33 @@ def _values(track: Track, dtype: torch.dtype) -> Track:
     values = track.features.to(dtype).mul_(CODE_SCALE).add_(CODE_OFFSET)
     # All codes are finite, and multiplying in place is faster than selecting.
     return Track(values.mul_(track.mask.unsqueeze(-1)), track.mask)
+
+
+class Standardize(nn.Module):
+    """A track's features at mean 0 and standard deviation 1 over the training clips' means, once `fit` to those.
+
+    A clip without the modality stays at zero, which is then its mean.
+    """
+
+    mean: Tensor
+    std: Tensor
+    FLOOR = 0.01
+    """The least deviation that counts, as a share of the features' mean one: what hardly varies is not blown up."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+
+    def fit(self, means: Float[Tensor, "clip feature"]) -> None:
+        """Take mean and deviation from clips' mean features."""
+        if len(means):
+            std = means.double().std(0, correction=0)
+            self.mean.copy_(means.double().mean(0))
+            self.std.copy_(std.clamp_min(self.FLOOR * std.mean()).clamp_min(1e-6))
+
+    def forward(self, track: Track) -> Track:
+        return Track((track.features - self.mean) / self.std, track.mask).zeroed()
 
 
 class Trunk(nn.Module):
@@ -120,11 +155,14 @@ def build_trunk(
     context: int = 0,
     damping: float = 0.0,
     averaged: bool = False,
+    standardize: bool = False,
 ) -> tuple[Trunk, dict[str, int]]:
     """Readers and layers for features of these sizes by modality, and how many features they give by track."""
     tracks = {JOINED: sum(sizes.values())} if fusion.joined else dict(sizes)
     readers = {name: family.reader(name, size) for name, size in tracks.items()}
-    read = Read({name: reader for name, (reader, _) in readers.items()}, sizes, fusion.joined, damping, averaged)
+    scales = {name: Standardize(size) for name, size in sizes.items()} if standardize else None
+    modules = {name: reader for name, (reader, _) in readers.items()}
+    read = Read(modules, sizes, fusion.joined, damping, averaged, scales)
     layers, widths = family.stack({name: width for name, (_, width) in readers.items()}, fusion, max_steps, context)
     return Trunk(read, layers), dict(widths)
 
@@ -133,24 +171,6 @@ def pool(track: Track) -> Float[Tensor, "batch feature"]:
     """The mean over the steps that a clip has; zeros for a clip without any."""
     total = track.zeroed().features.sum(1)
     return total / track.mask.sum(1, keepdim=True).clamp_min(1)
-
-
-class Head(nn.Module):
-    """The deep network that joins the modalities' vectors (late fusion, section 2.1)."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, dropout: float) -> None:
-        super().__init__()
-        last = nn.Linear(hidden, outputs)
-        self.network = nn.Sequential(
-            nn.LayerNorm(inputs), nn.Dropout(dropout), nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), last
-        )
-        # Begin with a probability of one in all categories: a half each would take epochs to unlearn.
-        nn.init.constant_(last.bias, -math.log(max(outputs - 1, 1)))
-
-    def forward(self, vectors: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch output"], Tensor]:
-        """The outputs, and the hidden layer that they are read from."""
-        hidden = self.network[:-1](torch.cat([vectors[name] for name in sorted(vectors)], -1))
-        return self.network[-1](hidden), hidden
 
 
 class Categorizer(nn.Module):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.loading import Batch
 from counterpoint.data.tracks import Track, Tracks
 from counterpoint.distributed import rank, total, world_size
@@ -150,10 +151,18 @@ class CategorizationLearner(Learner):
     def __init__(self, model: Categorizer, training: Training) -> None:
         super().__init__(model, training)
         self.gap = GlobalAveragePrecision(top=20)
+        self.positive_weight: Tensor | None = None
+
+    def weigh(self, data: Dataset) -> None:
+        """Let a true category count more the rarer it is, by the recipe's ``balance``; validation counts all alike."""
+        positives = sum(data[i][1].astype(np.int64) for i in range(len(data)))
+        weight = ((len(data) - positives) / np.maximum(positives, 1)) ** self.settings.balance
+        self.positive_weight = torch.from_numpy(np.where(positives > 0, np.maximum(weight, 1.0), 1.0)).float()
 
     def loss(self, batch: Batch, share: BatchShare = SINGLE) -> Tensor:
         logits = self.model(batch.tracks).logits
-        loss = functional.binary_cross_entropy_with_logits(logits.float(), batch.labels.float())
+        weight = None if self.positive_weight is None else self.positive_weight.to(logits.device)
+        loss = functional.binary_cross_entropy_with_logits(logits.float(), batch.labels.float(), pos_weight=weight)
         return loss if share.is_single else loss * (len(batch.ids) * share.world_size / share.whole)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

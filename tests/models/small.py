@@ -13,6 +13,8 @@ from counterpoint.models.baselines import BottleneckFamily, CrossAttentionFamily
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.models.fusion import Correlation
+from counterpoint.models.heads import HeadKind, LinearHead, MLPHead, ResidualHead
+from counterpoint.models.mean import MeanFamily
 from counterpoint.recipes import (
     RECIPES,
     TOWER_RECIPES,
@@ -38,6 +40,13 @@ FAMILIES: dict[str, Family] = {
     "tm": TransformerFamily(widths={"video": 8, "audio": 4, "text": 4, "joined": 8}, heads=2),
     "rnn": AttentionClusterFamily(widths={"video": 6, "audio": 4, "text": 4, "joined": 6}, units=3, hidden=6),
 }
+MEAN = MeanFamily()
+HEADS: tuple[HeadKind, ...] = (
+    HeadConfig(hidden=7),
+    LinearHead(),
+    MLPHead(hidden=7),
+    ResidualHead(width=6, hidden=5),
+)
 BASELINES: dict[str, Family] = {
     "tm-xattn": CrossAttentionFamily(width=6, heads=2),
     "tm-mbt": BottleneckFamily(width=6, heads=2, tokens=2),
@@ -56,9 +65,9 @@ def small(name: str, family: Mapping[str, object] | None = None, **fusion: objec
         fusion = {"hidden": (), "reach": None, **fusion}
     return replace(
         RECIPES[name],
-        family=replace(BASELINES.get(name) or FAMILIES[family_of(name)], **(family or {})),  # type: ignore[arg-type]
+        family=replace(BASELINES.get(name) or FAMILIES.get(family_of(name), MEAN), **(family or {})),  # type: ignore[arg-type]
         fusion=replace(RECIPES[name].fusion, **fusion),  # type: ignore[arg-type]
-        head=HeadConfig(hidden=7),
+        head=next(head for head in HEADS if type(head) is type(RECIPES[name].head)),
         max_steps=STEPS,
     )
 
