@@ -212,7 +212,8 @@ class Recipe(BaseRecipe):
         modalities: those that the model reads; none named: all. Its tower reads all of its own.
         averaged: a clip is read as one step, the mean over its steps, as YouTube-8M's video-level records are.
         damping: see `counterpoint.models.categorizer.Read`; only where features are principal components.
-        standardize: features are brought to mean 0 and deviation 1 over the training clips; not where they are damped.
+        standardize: features are brought to mean 0 over the training clips and vary alike, and modalities alike in
+            all; not where features are damped.
     """
 
     fusion: Fusion

@@ -18,6 +18,7 @@ REFERENCES_FILE = "references.npy"
 TOWER_RELIABILITY_FILE = "auc.json"
 PRIOR = 10.0  # positives that the common threshold counts as, against a category's own
 STRENGTH = 4.0  # how strongly a calibration with few clips stays at the identity, in clips
+BLOCK = 1024  # clips that are compared at once
 REFERENCES = 2000  # training clips that an input is compared with, at most
 UNLIKE = 0.995  # of out-of-fold clips are nearer to their training clips than an input that is called unlike them
 
@@ -139,10 +140,14 @@ def nearest(
 ) -> Float[np.ndarray, "clip"]:
     """The cosine distance of each clip to its nearest reference; with ``own`` to the nearest other one."""
     one, other = _unit(hidden), _unit(references)
-    similarity = one @ other.T
-    if own:
-        np.fill_diagonal(similarity, -np.inf)
-    return np.asarray(1 - similarity.max(1))
+    found = np.empty(len(one), np.float32)
+    for start in range(0, len(one), BLOCK):
+        similarity = one[start : start + BLOCK] @ other.T
+        if own:
+            rows = np.arange(len(similarity))
+            similarity[rows, start + rows] = -np.inf
+        found[start : start + BLOCK] = 1 - similarity.max(1)
+    return found
 
 
 def references(hidden: Float[np.ndarray, "clip hidden"], seed: int = 0) -> Float[np.ndarray, "reference hidden"]:

@@ -60,7 +60,7 @@ def inspect(
 def extract(
     data: Annotated[Data, Parameter(help="folders of video files, or files", metavar="VIDEOS...")],
     *,
-    labels: Annotated[Path | None, Parameter(metavar="CSV", group=DATA)] = None,
+    labels: Annotated[str | None, Parameter(metavar="CSV", group=DATA)] = None,
     taxonomy: Annotated[str | None, Parameter(metavar="TAXONOMY", group=DATA)] = None,
     encoders: Annotated[str, Parameter(metavar="NAME", group=DATA)] = "lite",
     out: Out,
@@ -72,7 +72,8 @@ def extract(
     The same command goes on where it was interrupted, and takes in what is new.
 
     Args:
-        labels: a table `path,categories`; only its files are extracted.
+        labels: a table `path,categories`, or `folders`: a video's category is its folder below VIDEOS. Only videos with
+            a category are extracted.
         taxonomy: the taxonomy of these categories; by default one is made from the labels file.
         encoders: what makes features of pictures and sound.
         out: the folder to write shards to, or to go on with.
@@ -97,7 +98,7 @@ def extract(
             engine=engine,
         )
     if report.left_out:
-        note(f"{len(report.left_out):,} video files left out, which {labels} does not name")
+        note(f"{len(report.left_out):,} video files left out, which have no category by {labels}")
     for path, text in report.notes:
         note(f"{path}: {text}")
     for path, cause in report.failures:

@@ -24,6 +24,7 @@ from counterpoint.errors import Error
 
 VERBS = {
     "demo": ("experiments:demo", "Train and compare on made-up clips and films, in three minutes"),
+    "learn": ("models:learn", "Learn your own categories from a folder of videos, and report how good the model is"),
     "extract": ("data:extract", "Make feature shards of video files, with labels from a table"),
     "inspect": ("data:inspect", "Show what is in shards: clips, modalities, steps, labels, categories, problems"),
     "recipes": ("models:recipes", "List the recipes, or the fields of one"),
@@ -58,7 +59,7 @@ OLD_OPTIONS = {
     ("reproduce", "--worlds"): "--datasets",
 }
 """Options of version 0.1 that have another name today, by verb; they are still read."""
-RESUMABLE = ("train", "extract", "ensemble", "reproduce", "browse", "recommend")
+RESUMABLE = ("learn", "train", "extract", "ensemble", "reproduce", "browse", "recommend")
 FOOTER = "--debug shows the traceback of an error."
 COLUMNS = 120  # help is no wider
 HELP = ("-h", "--help")

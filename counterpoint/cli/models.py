@@ -126,6 +126,60 @@ def recipes(recipe: str | None = None, /, *, as_json: Json = False) -> None:
         show(as_json, lambda: to_json(found), lambda: fields_table(found))
 
 
+def learn(
+    videos: Annotated[Data, Parameter(help="folders of video files, or files", metavar="VIDEOS...")],
+    *,
+    labels: Annotated[str | None, Parameter(metavar="CSV", group=DATA)] = None,
+    taxonomy: Annotated[str | None, Parameter(metavar="TAXONOMY", group=DATA)] = None,
+    encoders: Annotated[str, Parameter(metavar="NAME", group=DATA)] = "lite",
+    out: Out,
+    as_json: Json = False,
+    decoding: DecodingOptions = DEFAULT_DECODING,
+) -> int:
+    """Learn your own categories from a folder of videos: extract, compare recipes, train, and report how good it is.
+
+    The same command goes on where it was interrupted. With more videos, or other labels, it extracts what is new and
+    learns again.
+
+    Args:
+        labels: a table `path,categories`, or `folders`: a video's category is its folder below VIDEOS. By default
+            labels.csv in VIDEOS if it is there, else `folders`.
+        taxonomy: the taxonomy of these categories; by default one is made from their names.
+        encoders: what makes features of pictures and sound.
+        out: the run folder, with the report in report.html.
+
+    Example:
+        counterpoint learn videos/ --out runs/mine
+        counterpoint learn videos/ --labels labels.csv --out runs/mine
+    """
+    from rich.console import Group
+
+    from counterpoint.learning.learn import learn as make
+
+    if decoding.uses_ray:
+        raise Error("learn extracts on this machine; for a cluster, `counterpoint extract --engine ray` comes first")
+    with speed("extracting") as advance:
+        learned = make(
+            videos,
+            out,
+            labels,
+            taxonomy,
+            encoders,
+            workers=decoding.workers,
+            limits=decoding.limits,
+            time_limit=decoding.time_limit,
+            progress=advance,
+            console=console,
+        )
+    lines = [learned.result.curve.sentence, f"{out}: {learned.result.summary}", f"report: {learned.report}"]
+    show(
+        as_json,
+        lambda: {"run": str(out), "report": str(learned.report), **learned.result.to_dict()},
+        lambda: Group(*learned.result.tables(), *lines),
+    )
+    return int(bool(learned.extraction.failures))
+
+
 def train(
     recipe: Annotated[str, Parameter(group=DATA)],
     data: Data,

@@ -9,6 +9,7 @@ but ``file``.
 """
 
 import contextlib
+import io
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,mjpeg,ogg,asf,nut,mxf,dv,ivf,rm,"
     "gif,wav,mp3,flac,aac,aiff,amr,ac3"
 )
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 _NAMES = "3g2 3gp asf avi dv flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm rmvb ts vob webm wmv"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
 """Of the files that are looked for in folders."""
@@ -135,11 +137,10 @@ class Video:
     # --- opening ---
 
     def _open(self) -> InputContainer:
-        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
         try:
             if not self.path.stat().st_size:
                 raise Error(f"{self.path}: empty")
-            return av.open(f"file:{self.path}", options=options, metadata_errors="replace")
+            return av.open(f"file:{self.path}", options=OPTIONS, metadata_errors="replace")
         except av.FFmpegError as error:
             raise Error(f"{self.path}: not a video file that can be read{self._because(error)}") from error
         except OSError as error:
@@ -320,3 +321,24 @@ def logged() -> Iterator[list[tuple[int, str, str]]]:
             yield messages
     finally:
         av.logging.set_level(level)
+
+
+def thumbnail(path: str | Path, size: tuple[int, int] = (240, 180)) -> bytes | None:
+    """A frame from the middle of a video file as PNG, within (width, height); None where it has no picture to show."""
+    try:
+        with (
+            logged(),
+            av.open(f"file:{path}", options={"protocol_whitelist": "file", "format_whitelist": FORMATS}) as container,
+        ):
+            stream = _picture(container)
+            if stream is None:
+                return None
+            if container.duration:
+                container.seek(container.duration // 2)
+            image: Any = next(container.decode(stream)).to_image()  # type: ignore[no-untyped-call]
+    except (OSError, StopIteration, av.FFmpegError):
+        return None
+    image.thumbnail(size)
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()

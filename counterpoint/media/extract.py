@@ -33,7 +33,7 @@ from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import check_output_folder, claimed
 from counterpoint.media.decode import DEFAULT, SOUNDS, SUFFIXES, Limits
 from counterpoint.media.encoders import LITE, Encoded, Encoders, build
-from counterpoint.media.labels import Labels, read
+from counterpoint.media.labels import FOLDERS, Labels, from_folders, read
 from counterpoint.media.workers import TIME_LIMIT, Engine, Failure, Source, encode_all
 from counterpoint.taxonomy import Labelling, load
 from counterpoint.taxonomy.mapping import LABELS_FILE
@@ -188,7 +188,8 @@ def extract(
     Args:
         videos: files, and folders whose video files are taken at any depth.
         out: the folder of the shards.
-        labels: a labels file (see `counterpoint.media.labels`); only the files that it names are extracted.
+        labels: a labels file (see `counterpoint.media.labels`), or "folders": the folder that a video lies in, below
+            the one that is named, is its category. Only videos with a category are extracted.
         taxonomy: the taxonomy of the labels file's categories; without, it is made from their names.
         encoders: what makes features of pictures and sound, or its name; see `counterpoint.media.encoders`.
         workers: child processes; without, one for each core.
@@ -209,14 +210,8 @@ def extract(
     if taxonomy and not labels:
         raise Error("--taxonomy is for the categories of a labels file: give --labels too")
     sources = find(videos)
-    named, table = sources, None
-    if labels:
-        begun = (out / TAXONOMY_FOLDER / LABELS_FILE).exists()  # which is written last, and before any clip
-        known = load(os.fspath(taxonomy or out / TAXONOMY_FOLDER)) if taxonomy or begun else None
-        table = read(Path(labels), known, fixed=taxonomy is not None)
-        named = [source for source in sources if source.path.resolve() in table.of]
-        if not named:
-            raise Error(f"{labels}: names none of the {len(sources)} video files")
+    table = labels_of(sources, out, labels, taxonomy) if labels else None
+    named = [source for source in sources if table is None or source.path.resolve() in table.of]
     report = extract_sources(
         named,
         out,
@@ -230,6 +225,27 @@ def extract(
     )
     report.left_out = [source.path for source in sources if source not in named]
     return report
+
+
+def labels_of(
+    sources: Sequence[Source],
+    out: Path,
+    labels: str | os.PathLike[str],
+    taxonomy: str | os.PathLike[str] | None = None,
+) -> Labels:
+    """The labels of video files for an extraction into a folder; the parameters are those of `extract`.
+
+    Raises:
+        Error: the labels file is faulty or names none of the files, or no file lies in a folder of its category.
+    """
+    begun = (out / TAXONOMY_FOLDER / LABELS_FILE).exists()  # which is written last, and before any clip
+    known = load(os.fspath(taxonomy or out / TAXONOMY_FOLDER)) if taxonomy or begun else None
+    if labels == FOLDERS:
+        return from_folders({source.id: source.path for source in sources}, known, fixed=taxonomy is not None)
+    table = read(Path(labels), known, fixed=taxonomy is not None)
+    if not any(source.path.resolve() in table.of for source in sources):
+        raise Error(f"{labels}: names none of the {len(sources)} video files")
+    return table
 
 
 def extract_sources(

@@ -12,7 +12,7 @@ import csv
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from counterpoint.taxonomy.tree import SEPARATOR
 
 COLUMNS = ("path", "categories")
 BETWEEN = ";"
+FOLDERS = "folders"
+"""In place of a labels file: a video's category is the folder that it lies in."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,39 @@ def read(path: str | Path, known: Labelling | None = None, *, fixed: bool = Fals
             category is not one of the fixed labelling.
     """
     path = Path(path)
-    rows = _rows(path)
+    return _labels(_rows(path), str(path), known, fixed)
+
+
+def from_folders(files: Mapping[str, Path], known: Labelling | None = None, *, fixed: bool = False) -> Labels:
+    """The folders that files lie in as their categories: ``Food/Soup/a.mp4`` is in Food:Soup.
+
+    A file that lies in no folder has no label, and is not in the result.
+
+    Args:
+        files: by their path below the folder of all, with slashes.
+        known, fixed: as `read` takes them.
+
+    Raises:
+        Error: no file lies in a folder, or a folder's name cannot be a category's.
+    """
+    rows = []
+    for name, file in files.items():
+        folders = name.split("/")[:-1]
+        if bad := next((folder for folder in folders if SEPARATOR in folder or BETWEEN in folder), None):
+            raise Error(
+                f"{name}: the folder {bad!r} is no category, since {SEPARATOR} and {BETWEEN} part names; rename it"
+            )
+        if folders:
+            rows.append((0, file.resolve(), [_clean(SEPARATOR.join(folders), name)]))
+    if not rows:
+        raise Error(
+            "no video lies in a folder of its category: move them into such folders (Food/Soup/a.mp4 is in Food:Soup), "
+            "or name their categories in a table path,categories (--labels)"
+        )
+    return _labels(rows, "folders", known, fixed)
+
+
+def _labels(rows: Sequence[tuple[int, Path, list[str]]], path: str, known: Labelling | None, fixed: bool) -> Labels:
     labelling = (
         known if fixed and known is not None else _grown(known, [name for _, _, names in rows for name in names])
     )

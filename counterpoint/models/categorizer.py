@@ -1,5 +1,6 @@
 """The categorizer: read -> layers -> pool -> head, for every family and fusion."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -102,9 +103,14 @@ def _values(track: Track, dtype: torch.dtype) -> Track:
 
 
 class Standardize(nn.Module):
-    """A track's features at mean 0 and standard deviation 1 over the training clips' means, once `fit` to those.
+    """A track's features at mean 0 and standard deviation ``gain`` over the training clips' means, once `fit` to those.
 
     A clip without the modality stays at zero, which is then its mean.
+
+    Args:
+        size: features.
+        gain: with the root of (mean size of a modality / size), the modalities vary equally much in all, so that one of
+            many features does not drown one of few.
     """
 
     mean: Tensor
@@ -112,8 +118,9 @@ class Standardize(nn.Module):
     FLOOR = 0.01
     """The least deviation that counts, as a share of the features' mean one: what hardly varies is not blown up."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, gain: float = 1.0) -> None:
         super().__init__()
+        self.gain = gain
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
@@ -125,7 +132,7 @@ class Standardize(nn.Module):
             self.std.copy_(std.clamp_min(self.FLOOR * std.mean()).clamp_min(1e-6))
 
     def forward(self, track: Track) -> Track:
-        return Track((track.features - self.mean) / self.std, track.mask).zeroed()
+        return Track((track.features - self.mean) / self.std * self.gain, track.mask).zeroed()
 
 
 class Trunk(nn.Module):
@@ -160,9 +167,10 @@ def build_trunk(
     """Readers and layers for features of these sizes by modality, and how many features they give by track."""
     tracks = {JOINED: sum(sizes.values())} if fusion.joined else dict(sizes)
     readers = {name: family.reader(name, size) for name, size in tracks.items()}
-    scales = {name: Standardize(size) for name, size in sizes.items()} if standardize else None
+    average = sum(sizes.values()) / len(sizes)
+    scales = {name: Standardize(size, math.sqrt(average / size)) for name, size in sizes.items()}
     modules = {name: reader for name, (reader, _) in readers.items()}
-    read = Read(modules, sizes, fusion.joined, damping, averaged, scales)
+    read = Read(modules, sizes, fusion.joined, damping, averaged, scales if standardize else None)
     layers, widths = family.stack({name: width for name, (_, width) in readers.items()}, fusion, max_steps, context)
     return Trunk(read, layers), dict(widths)
 

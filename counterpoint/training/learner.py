@@ -18,6 +18,7 @@ from counterpoint.evaluation.metrics import GlobalAveragePrecision
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.recipes import Training
 from counterpoint.training.batch_share import SINGLE, BatchShare, draw_for_all
+from counterpoint.training.probe import positive_weights
 
 GAP = "validation_gap"
 MAPS = re.compile(r"\.influences\..*(maps\.\d+|nearby)\.weight$")
@@ -155,9 +156,8 @@ class CategorizationLearner(Learner):
 
     def weigh(self, data: Dataset) -> None:
         """Let a true category count more the rarer it is, by the recipe's ``balance``; validation counts all alike."""
-        positives = sum(data[i][1].astype(np.int64) for i in range(len(data)))
-        weight = ((len(data) - positives) / np.maximum(positives, 1)) ** self.settings.balance
-        self.positive_weight = torch.from_numpy(np.where(positives > 0, np.maximum(weight, 1.0), 1.0)).float()
+        labels = np.stack([data[i][1] > 0 for i in range(len(data))])
+        self.positive_weight = torch.from_numpy(positive_weights(labels, self.settings.balance)).float()
 
     def loss(self, batch: Batch, share: BatchShare = SINGLE) -> Tensor:
         logits = self.model(batch.tracks).logits

@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
-from torch import Tensor, nn
 
 from counterpoint import distributed
 from counterpoint.data.clip import present
 from counterpoint.data.dataset import Dataset
-from counterpoint.data.loading import collate
 from counterpoint.errors import Error
-from counterpoint.models.categorizer import Categorizer, Standardize, pool
+from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.predict import accelerator
 from counterpoint.recipes import TowerRecipe, check
@@ -32,13 +29,13 @@ from counterpoint.training.checkpoints import CHECKPOINTS, Checkpoints
 from counterpoint.training.datamodule import DataModule
 from counterpoint.training.folder import claimed_run
 from counterpoint.training.learner import CategorizationLearner, Learner
+from counterpoint.training.probe import fit_standardization
 from counterpoint.training.progress import EpochBar, EpochLog, quiet
 from counterpoint.training.selection import FEW_CLIPS, Selection
 from counterpoint.training.tower import CorrelationLearner
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = 2**31 - 1
-BLOCK = 64  # clips that are read at once
 
 
 def train(
@@ -113,7 +110,8 @@ def _fit(
     torch.manual_seed(training.seed)
     learner = _learner(run)
     if last is None:
-        fit_standardization(learner.model, data, run)
+        assert isinstance(learner.model, Categorizer | Tower)
+        fit_standardization(learner.model.trunk.read, data, run.features, run.recipe.max_steps)
     if isinstance(learner, CategorizationLearner) and training.balance:
         learner.weigh(data)
     if training.compile:
@@ -214,26 +212,6 @@ def _learner(run: RunFolder) -> Learner:
         return CorrelationLearner(model, recipe.training, recipe.negatives, run.labelling.taxonomy)
     assert isinstance(model, Categorizer)
     return CategorizationLearner(model, recipe.training)
-
-
-STANDARDIZED_BY = 4096  # clips, at most, by whose means features are standardized
-
-
-def fit_standardization(model: nn.Module, data: Dataset, run: RunFolder) -> None:
-    """Standardize a model's features by the training clips, where its recipe says so; the same in every process."""
-    assert isinstance(model, Categorizer | Tower)
-    read = model.trunk.read
-    if not read.scales:
-        return
-    means: dict[str, list[Tensor]] = {name: [] for name in read.scales}
-    chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), STANDARDIZED_BY)).astype(int))
-    for start in range(0, len(chosen), BLOCK):
-        items = data.__getitems__(chosen[start : start + BLOCK].tolist())
-        for name, track in read.values(collate(items, run.features, run.recipe.max_steps).tracks).items():
-            means[name].append(pool(track)[track.mask.any(1)])
-    for name, scale in read.scales.items():
-        assert isinstance(scale, Standardize)
-        scale.fit(torch.cat(means[name]))
 
 
 def _check_clips(run: RunFolder, clips: dict[str, Dataset]) -> None:

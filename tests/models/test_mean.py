@@ -47,6 +47,12 @@ def test_a_clip_without_a_modality_has_its_mean():
     assert not scale(Track(torch.randn(1, 4, 2), torch.zeros(1, 4, dtype=torch.bool))).features.any()
 
 
+def test_modalities_vary_equally_much_in_all():
+    read = RECIPES["mean-linear"].build({"video": 1280, "audio": 128}, 4).trunk.read
+    totals = {name: size * read.scales[name].gain ** 2 for name, size in (("video", 1280), ("audio", 128))}
+    assert totals == {"video": pytest.approx(704), "audio": pytest.approx(704)}
+
+
 def test_components_are_damped_and_not_standardized():
     recipe = RECIPES["mean-mlp"]
     assert not recipe.build(TWO, 4, components=True).trunk.read.scales

@@ -1,0 +1,1 @@
+"""From a folder of labelled videos to a model that can be trusted: `counterpoint learn`."""

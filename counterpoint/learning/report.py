@@ -1,0 +1,256 @@
+"""How good a learned model is: the figures, and the page that shows them."""
+
+import dataclasses
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from counterpoint.experiments.document import Block, Document, Picture, Section
+from counterpoint.media.decode import thumbnail
+from counterpoint.reliability import CategoryFigures
+from counterpoint.tables import Cell, Table
+
+MANY_CATEGORIES = 25  # from which on the confusion matrix is a list of the most frequent confusions
+CONFUSIONS = 20
+
+
+@dataclass(frozen=True)
+class Worth:
+    """The linear probe's error with some modalities: share of wrong clips, and its 95 % interval."""
+
+    modalities: tuple[str, ...]
+    wrong: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """The linear probe's error by the number of training clips.
+
+    Attributes:
+        points: training clips, share of wrong clips and its 95 % interval.
+        twice: twice the clips that there are.
+        expected: the share of wrong clips to expect then, with its interval; None where there are too few clips to say.
+    """
+
+    points: tuple[tuple[int, float, float, float], ...]
+    twice: int
+    expected: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def sentence(self) -> str:
+        """What more videos promise."""
+        if self.expected is None or self.low is None or self.high is None:
+            return "There are too few videos in some category to say what more of them would bring."
+        now = self.points[-1][1]
+        text = f"With twice the videos ({self.twice:,}) expect {self.expected:.0%} wrong"
+        likely = "more videos are likely to help" if self.high < now else "that may be no better than now"
+        return f"{text} [{self.low:.0%}, {self.high:.0%}]: {likely}."
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A clip whose label is doubtful: another category is more probable, out of fold."""
+
+    id: str
+    path: Path | None
+    label: str
+    probability: float
+    instead: str
+    other: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """All figures of a learned model; every one is out of fold.
+
+    Attributes:
+        clips: how many were learned from.
+        folds: of the cross-validation.
+        recipe: the chosen one's name.
+        why: what was tried, and why it was chosen or not.
+        notes: what to know before any figure.
+        error: the share of clips whose most probable category is wrong, and its 95 % interval.
+        gap_error: 1 - GAP, and its 95 % interval.
+        tried: by recipe: the share of wrong clips, its interval, and the mean loss.
+        categories: precision, recall, support and threshold of each.
+        leaves: the deepest categories, of rows and columns of the confusion matrix.
+        confusion: clips by true (row) and most probable category (column).
+        worth: of each modality.
+        curve: the error by the number of training clips.
+        doubts: labels to look at again.
+    """
+
+    clips: int
+    folds: int
+    recipe: str
+    why: tuple[str, ...]
+    notes: tuple[str, ...]
+    error: tuple[float, float, float]
+    gap_error: tuple[float, float, float]
+    tried: tuple[tuple[str, float, float, float, float], ...]
+    categories: tuple[CategoryFigures, ...]
+    leaves: tuple[str, ...]
+    confusion: Int[np.ndarray, "leaf leaf"]
+    worth: tuple[Worth, ...]
+    curve: LearningCurve
+    doubts: tuple[Doubt, ...]
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        share, low, high = self.error
+        return (
+            f"{share:.0%} of {self.clips:,} clips get a wrong category [{low:.0%}, {high:.0%}] "
+            f"({self.recipe}, cross-validated in {self.folds} folds)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = dataclasses.asdict(self)
+        plain["confusion"] = self.confusion.tolist()
+        plain["categories"] = [
+            {name: None if value != value else value for name, value in dataclasses.asdict(each).items()}
+            for each in self.categories
+        ]
+        for doubt in plain["doubts"]:
+            doubt["path"] = None if doubt["path"] is None else str(doubt["path"])
+        for name in ("error", "gap_error"):
+            plain[name] = dict(zip(("value", "low", "high"), plain[name], strict=True))
+        columns = ("recipe", "wrong", "low", "high", "loss")
+        plain["tried"] = [dict(zip(columns, each, strict=True)) for each in plain["tried"]]
+        return plain
+
+    def tables(self) -> list[Table]:
+        """The figures as tables."""
+        found = [self.tried_table(), self.categories_table(), self.confusion_table()]
+        return [*found, self.worth_table()] if self.worth else found
+
+    def tried_table(self) -> Table:
+        """The recipes that were tried."""
+        rows: list[list[Cell | str]] = [
+            [
+                Cell(name, bold=name == self.recipe),
+                f"{wrong:.1%}",
+                f"{low:.1%} to {high:.1%}",
+                f"{loss:.4f}",
+            ]
+            for name, wrong, low, high, loss in self.tried
+        ]
+        caption = "Out of fold. A larger model is taken where its loss is smaller by more than a standard error."
+        return Table("Recipes that were tried", ("recipe", "wrong", "95 % interval", "loss"), rows, caption)
+
+    def categories_table(self) -> Table:
+        """Precision, recall, support and threshold of each category."""
+        rows = [
+            [each.path, str(each.support), _share(each.precision), _share(each.recall), f"{each.threshold:.2f}"]
+            for each in self.categories
+            if each.support
+        ]
+        header = ("category", "support", "precision", "recall", "threshold")
+        caption = "A category is an answer from its threshold on. Below all thresholds the answer is: unsure."
+        return Table("Categories", header, rows, caption)
+
+    def confusion_table(self) -> Table:
+        """The confusion matrix; of many categories, the most frequent confusions."""
+        counts = self.confusion
+        if len(self.leaves) <= MANY_CATEGORIES:
+            rows: list[list[Cell | str]] = [
+                [leaf, *(Cell(str(n) if n else "·", bold=i == j and n > 0, dim=not n) for j, n in enumerate(row))]
+                for i, (leaf, row) in enumerate(zip(self.leaves, counts.tolist(), strict=True))
+            ]
+            short = [leaf.rpartition(":")[2] for leaf in self.leaves]
+            caption = "Clips by their label (row) and their most probable category (column)."
+            return Table("Confusion matrix", ["label", *short], rows, caption)
+        wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+        pairs = [divmod(int(i), len(counts)) for i in order]
+        rows = [[self.leaves[i], self.leaves[j], str(wrong[i, j])] for i, j in pairs if wrong[i, j]]
+        return Table("Most frequent confusions", ("label", "most probable", "clips"), rows, labels=2)
+
+    def worth_table(self) -> Table:
+        """What each modality is worth."""
+        names = {"video": "picture", "audio": "sound"}
+        rows = []
+        for each in self.worth:
+            words = " and ".join(names.get(name, name) for name in each.modalities)
+            alone = f"{words} alone" if len(each.modalities) == 1 else words
+            rows.append([alone, f"{each.wrong:.1%}", f"{each.low:.1%} to {each.high:.1%}"])
+        caption = "The error of the linear probe."
+        return Table("What each modality is worth", ("modalities", "wrong", "95 % interval"), rows, caption)
+
+
+def _share(value: float) -> str:
+    return "–" if value != value else f"{value:.2f}"
+
+
+def report(result: Result, run: Path, example: Path) -> Document:
+    """The page, which needs no other file."""
+    share, low, high = result.gap_error
+    first: list[Block] = [
+        f"{result.summary}. GAP error: {100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}].",
+        "Every figure here is out of fold: each clip was answered by a model that had seen neither it nor a copy of "
+        "it. Brackets and intervals are 95 % intervals over clips.",
+        *result.notes,
+    ]
+    curve = _drawn(result.curve)
+    doubts: list[Block] = [
+        "The labels that the model doubts the most: another category is more probable. Some are mistakes of the model, "
+        "some of the labels."
+        if result.doubts
+        else "No label is doubtful: of every clip, the label is the most probable category.",
+    ]
+    for number, doubt in enumerate(result.doubts, 1):
+        label, instead = f"{doubt.label} ({doubt.probability:.2f})", f"{doubt.instead} ({doubt.other:.2f})"
+        caption = f"{doubt.id}: labelled {label}, looks like {instead}"
+        picture = None if doubt.path is None else thumbnail(doubt.path)
+        doubts.append(caption if picture is None else Picture(f"doubt-{number}.png", picture, caption))
+    sections = [
+        Section("How good it is", first),
+        Section("What was chosen, and why", [result.tried_table(), *result.why]),
+        Section("Categories", [result.categories_table(), result.confusion_table()]),
+        *([Section("Picture and sound", [result.worth_table()])] if result.worth else []),
+        Section("More videos", [result.curve.sentence, *([curve] if curve else [])]),
+        Section("Labels to look at", doubts),
+        Section(
+            "Go on",
+            [
+                f"Categorize a video: counterpoint categorize {run} {example}",
+                f"Serve the model with a page and an API: counterpoint serve {run}",
+                "After adding videos or mending labels, give the same `counterpoint learn` again.",
+            ],
+        ),
+    ]
+    lead = f"{result.clips:,} clips, {len(result.leaves)} categories"
+    return Document(f"What {run.name} has learned", lead, sections)
+
+
+def _drawn(curve: LearningCurve) -> Picture | None:
+    if len(curve.points) < 2:
+        return None
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots()
+    clips, wrong, low, high = (np.array(each) for each in zip(*curve.points, strict=True))
+    axes.errorbar(clips, 100 * wrong, 100 * np.stack([wrong - low, high - wrong]), marker="o", capsize=3)
+    if curve.expected is not None and curve.low is not None and curve.high is not None:
+        sides = 100 * np.array([[curve.expected - curve.low], [curve.high - curve.expected]]).clip(0)
+        axes.errorbar([2 * clips[-1]], [100 * curve.expected], sides, marker="o", capsize=3, mfc="white", ls="--")
+    axes.set(xlabel="training clips", ylabel="wrong, %", xscale="log", ylim=(0, None))
+    axes.set_xticks(ticks := [*clips.tolist(), 2 * int(clips[-1])], [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    caption = "Error of the linear probe by the number of training clips; the open point is the extrapolation"
+    return Picture("learning-curve.svg", content.getvalue(), caption)
