@@ -63,6 +63,7 @@ LABELS = "labels.csv"
 SAMPLES = 1000  # of a bootstrap
 DOUBTS = 10
 SHARES = (0.25, 0.5)
+FEW_ERRORS = 3  # from which on an error may be extrapolated
 MARGIN = 1.2  # on the distance of the most distant clip out of fold: few clips do not show how far clips may lie
 
 
@@ -155,7 +156,7 @@ def labels_name(labels: str | os.PathLike[str]) -> str:
 
 def _name(videos: Paths) -> str:
     """The videos, for messages."""
-    return os.fspath(videos) if isinstance(videos, str | os.PathLike) else ", ".join(map(os.fspath, videos))
+    return os.fspath(videos) if isinstance(videos, str | os.PathLike) else ", ".join(str(Path(each)) for each in videos)
 
 
 def _labels_beside(videos: Paths) -> str:
@@ -345,7 +346,7 @@ def _curve(clips: Clips, whole: Candidate) -> LearningCurve:
     sizes = np.array([share * trained for share, _ in wrong])
     each = np.stack([values for _, values in wrong])
     expected = low = high = None
-    if len(wrong) > 1:
+    if len(wrong) > 1 and wrong[-1][1].sum() >= FEW_ERRORS:
         random, found = np.random.default_rng(0), []
         for _ in range(SAMPLES):
             weights = resample(int(clips.groups.max()) + 1, random)[clips.groups]

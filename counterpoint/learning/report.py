@@ -48,7 +48,7 @@ class LearningCurve:
     def sentence(self) -> str:
         """What more videos promise."""
         if self.expected is None or self.low is None or self.high is None:
-            return "There are too few videos in some category to say what more of them would bring."
+            return "There are too few errors, or too few videos in some category, to say what more videos would bring."
         now = self.points[-1][1]
         text = f"With twice the videos ({self.twice:,}) expect {self.expected:.0%} wrong"
         likely = "more videos are likely to help" if self.high < now else "that may be no better than now"

@@ -2,16 +2,18 @@
 
 import contextlib
 import itertools
-import multiprocessing
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidStateError, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from queue import SimpleQueue
+from types import ModuleType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
@@ -145,6 +147,31 @@ class WorkerPool:
             self._free.put(worker)
 
 
+class _Process(SpawnProcess):
+    """A spawned process that does not import the program's main module.
+
+    A script or notebook that calls this package needs no ``if __name__ == "__main__"`` then: imported once more, it
+    would call it once more.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - multiprocessing's name
+        with _main_module:
+            main = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process_obj)
+            finally:
+                sys.modules["__main__"] = main
+
+
+_main_module = threading.Lock()
+
+
+class _Spawn(SpawnContext):
+    Process = _Process
+
+
 class _Worker:
     """One child process: a pool of its own, as a process that is killed can leave the pool it is in unusable."""
 
@@ -156,7 +183,7 @@ class _Worker:
         self._running: Future[Any] | None = None
 
     def _new(self) -> ProcessPool:
-        return ProcessPool(1, context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=self._start)
+        return ProcessPool(1, context=_Spawn(), initializer=_begin, initargs=self._start)
 
     def call(
         self,
