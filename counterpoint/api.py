@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from rich.console import Console
 
@@ -41,6 +41,7 @@ from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
 from counterpoint.training.checkpoints import MINUTES
 from counterpoint.training.distill import Distilled, distil
+from counterpoint.training.folder import check_settings, own_tower
 from counterpoint.training.train import train as fit
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -88,11 +89,8 @@ class Answer:
     @property
     def predicted(self) -> list[Category]:
         """The categories that reach their thresholds, best first; none where the model is unsure."""
-        best = self.taxonomy.ranked(self.probabilities)
-        return [
-            Category(self.taxonomy.paths[i], float(self.probabilities[i]))
-            for i in best[self.probabilities[best] >= self.thresholds[best]]
-        ]
+        order = self.taxonomy.ranked(self.probabilities)
+        return self._named(order[self.probabilities[order] >= self.thresholds[order]])
 
     @property
     def unsure(self) -> bool:
@@ -100,9 +98,12 @@ class Answer:
         return not (self.probabilities >= self.thresholds).any()
 
     def top(self, count: int = 5) -> list[Category]:
-        """The most probable categories, best first; of equal ones the higher level."""
-        best = self.taxonomy.ranked(self.probabilities)[:count]
-        return [Category(self.taxonomy.paths[i], float(self.probabilities[i])) for i in best]
+        """The most probable categories, best first; of equal ones the higher level. Untrained ones are left out."""
+        order = self.taxonomy.ranked(self.probabilities)
+        return self._named(order[np.isfinite(self.thresholds[order])][:count])
+
+    def _named(self, numbers: Int[np.ndarray, "answer"]) -> list[Category]:
+        return [Category(self.taxonomy.paths[i], float(self.probabilities[i])) for i in numbers]
 
     def __str__(self) -> str:
         doubts = "".join(f" ({word})" for word in ("unsure", "unlike") if getattr(self, word))
@@ -279,12 +280,13 @@ def explain(run: PathLike | RunFolder, source: Source | Answer, top: int = 5) ->
 
 
 def train(
-    recipe: AnyRecipe | str,
+    recipe: AnyRecipe | str | None,
     data: Dataset | PathLike | Sequence[PathLike],
     *,
     out: PathLike,
     validation: Dataset | PathLike | Sequence[PathLike] | None = None,
     tower: PathLike | RunFolder | None = None,
+    start: PathLike | RunFolder | None = None,
     workers: int = 0,
     checkpoint_minutes: float = MINUTES,
     console: Console | None = None,
@@ -292,11 +294,12 @@ def train(
     """Train a recipe on clips, into a run folder; the same call goes on where an interrupted one stopped.
 
     Args:
-        recipe: one of `RECIPES`, its name, or a recipe of one's own.
+        recipe: one of `RECIPES`, its name, or a recipe of one's own; None: that of ``start``.
         data: the clips to learn from.
         out: the run folder, which does not exist yet or is this training's own.
         validation: clips to choose the best epoch by; without, a tenth of ``data`` that is then not trained on.
-        tower: a trained correlation tower's run, for gated and concatenated fusion.
+        tower: a trained correlation tower's run, for gated and concatenated fusion; without, that of ``start``.
+        start: a trained run to go on from: categories that it knows keep their weights, and new ones are learned.
         workers: processes that read ahead.
         checkpoint_minutes: a checkpoint is saved at least so often, beside every epoch's end.
         console: where a line for each epoch is printed.
@@ -312,13 +315,18 @@ def train(
 
         run = cp.train(cp.RECIPES["nv-cm"].with_(max_steps=120), cp.Dataset("train*.tfrecord"), out="runs/x")
     """
-    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    begin = None if start is None else _run(start)
+    if recipe is None and begin is None:
+        raise Error("train needs a recipe, or a run to start from")
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe or begin.recipe  # type: ignore[union-attr]
     training, held_out = training_data(data, validation)
     features = FeatureSet.of(training.paths)
     features.check(FeatureSet.of(held_out.paths), "the model to train")
     run = Run(Path(out), recipe, training.labelling, features)
-    with_tower = None if tower is None else _run(tower)
-    fit(run, training, held_out, tower=with_tower, workers=workers, minutes=checkpoint_minutes, console=console)
+    with_tower = _run(tower) if tower is not None else own_tower(begin) if recipe.needs_tower else None
+    check_settings(recipe, run.folder, with_tower, begin)
+    options: dict[str, Any] = {"workers": workers, "minutes": checkpoint_minutes, "console": console}
+    fit(run, training, held_out, tower=with_tower, start=begin, **options)
     return run
 
 

@@ -57,7 +57,7 @@ def rows_of(
 def _about(run: RunFolder, probabilities: "np.ndarray[Any, Any]", unlike: bool, top: int, codes: bool) -> Answer:
     """The most probable categories, whether no category reaches its threshold, and whether the clip is unlike."""
     taxonomy = run.labelling.taxonomy
-    best = taxonomy.ranked(probabilities)[:top]
+    best = run.ranked(probabilities)[:top]
     categories = [{"path": taxonomy.paths[i], "probability": float(probabilities[i])} for i in best]
     if codes:
         categories = [{**one, "iab": taxonomy.codes[i] or None} for one, i in zip(categories, best, strict=True)]

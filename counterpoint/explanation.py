@@ -111,7 +111,7 @@ def explain(predictor: Predictor, clip: Clip, other: Clip | None = None, top: in
     tracks = predictor.tracks([clip])
     output = predictor.forward(tracks, return_attention=True)
     probabilities = predictor.probabilities(output.logits)[0]
-    best = taxonomy.ranked(probabilities)[:top]
+    best = predictor.run.ranked(probabilities)[:top]
     changes = {
         what: (predictor.probabilities(predictor.forward(changed).logits)[0] - probabilities)[best].tolist()
         for what, changed in _interventions(predictor, tracks, clip, other).items()

@@ -8,6 +8,8 @@
 ``tower/``               a run of its own: the correlation tower that the model reads, if it does
 ``data.json``            the clips it was trained and validated on: how many, and their shards
 ``environment.json``     versions, hardware and command
+``trained-on.npz``       digests of the training clips' ids and features, by which copies in other data are found
+``untrained.json``       the ids of categories that no training clip had, so that they are no answers
 ``kept.json``            the epoch that was kept, and its validation figures
 ``reliability.json``     calibration and thresholds, where they were fitted; with ``references.npy``, the hidden
                          features of training clips that an input is compared with
@@ -27,6 +29,7 @@ import json
 import platform
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
@@ -34,11 +37,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from counterpoint.data.copies import Digests
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import cache_folder, replacing, write_text
@@ -59,6 +63,8 @@ WEIGHTS_FILE = "weights.safetensors"
 ENVIRONMENT_FILE = "environment.json"
 DATA_FILE = "data.json"
 KEPT_FILE = "kept.json"
+TRAINED_ON_FILE = "trained-on.npz"
+UNTRAINED_FILE = "untrained.json"
 LOCK_FILE = ".lock"
 TAXONOMY_FOLDER = "taxonomy"
 TOWER_FOLDER = "tower"
@@ -119,6 +125,16 @@ class RunFolder:
             raise Error(f"{self.folder}: training has not ended; run the same `counterpoint train` again")
 
     @property
+    def trained_on(self) -> Digests | None:
+        """The training clips' digests; None where the run has none.
+
+        Raises:
+            Error: their file cannot be read.
+        """
+        path = self.folder / TRAINED_ON_FILE
+        return Digests.load(path) if path.exists() else None
+
+    @property
     def fingerprint(self) -> str:
         """A digest of the model: recipe, categories, features, weights and calibration, a tower's too."""
         digest = hashlib.sha256(json.dumps(identity(self.recipe), sort_keys=True).encode())
@@ -157,10 +173,33 @@ class RunFolder:
 
     @property
     def thresholds(self) -> Float[np.ndarray, "category"]:
-        """The probability from which on each category is an answer; 0.5 where none was fitted."""
-        if self.reliability is None:
-            return np.full(len(self.labelling.taxonomy), PREDICTED)
-        return np.array(self.reliability.thresholds)
+        """The probability from which on each category is an answer.
+
+        0.5 where none was fitted; infinity for a category that was never trained, which is no answer at all.
+        """
+        found = self.reliability.thresholds if self.reliability else [PREDICTED] * len(self.labelling.taxonomy)
+        untrained = np.isin(self.labelling.taxonomy.ids, list(self.untrained))
+        return np.where(untrained, np.inf, found)
+
+    @cached_property
+    def untrained(self) -> frozenset[str]:
+        """The ids of categories that no training clip had, where that is known.
+
+        Raises:
+            Error: their file cannot be read.
+        """
+        path = self.folder / UNTRAINED_FILE
+        return frozenset(map(str, read_json(path)["categories"])) if path.exists() else frozenset()
+
+    def save_untrained(self, categories: Iterable[str]) -> None:
+        """Write which categories, by id, no training clip had."""
+        write_json(self.folder / UNTRAINED_FILE, {"categories": sorted(categories)})
+        vars(self).pop("untrained", None)
+
+    def ranked(self, probabilities: Float[np.ndarray, "category"]) -> Int[np.ndarray, "answer"]:
+        """The numbers of the categories that may be answers, the most probable first; see `Taxonomy.ranked`."""
+        order = self.labelling.taxonomy.ranked(probabilities)
+        return np.asarray(order[np.isfinite(self.thresholds[order])])
 
     @cached_property
     def references(self) -> Float[np.ndarray, "reference hidden"] | None:

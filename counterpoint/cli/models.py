@@ -190,6 +190,7 @@ def train(
     out: Out,
     as_json: Json = False,
     tower: Annotated[str | None, Parameter(metavar="RUN", group=TRAINING)] = None,
+    start: Annotated[str | None, Parameter(name="--from", metavar="RUN", group=TRAINING)] = None,
     checkpoint_minutes: Annotated[float, NOT_NEGATIVE, Parameter(metavar="MINUTES", group=TRAINING)] = 10.0,
     workers: Workers = 0,
     devices: Devices = 1,
@@ -201,14 +202,18 @@ def train(
     `counterpoint train RECIPE --help` and `counterpoint recipes RECIPE` list those of a recipe.
 
     Args:
-        recipe: a recipe's name (`counterpoint recipes` lists them), or `package.module:NAME` for your own.
+        recipe: a recipe's name (`counterpoint recipes` lists them), `package.module:NAME` for your own, or a run for
+            its recipe; with --from, that run's without.
         out: the run folder.
         tower: a trained correlation tower's run, for gated and concatenated fusion.
+        start: a trained run to go on from, with more epochs, another rate or other clips; categories that it knows
+            keep their weights, and new ones are learned.
         checkpoint_minutes: save at least so often, beside every epoch's end.
 
     Example:
         counterpoint train nv-l --data 'yt8m/train*.tfrecord' --out runs/nv-l
         counterpoint train nv-cm-c --tower runs/tower --data shards --out runs/mine --training.batch-size 64
+        counterpoint train --from runs/mine --data shards more-shards --out runs/next --training.learning-rate 1e-4
     """
     from counterpoint import distributed
     from counterpoint.cli.recipe_options import find_recipe, with_fields
@@ -217,12 +222,13 @@ def train(
     from counterpoint.data.features import FeatureSet
     from counterpoint.recipes import TowerRecipe
     from counterpoint.run import RunFolder
-    from counterpoint.training.folder import check_settings
+    from counterpoint.training.folder import check_settings, own_tower
     from counterpoint.training.train import train as fit
 
     chosen = with_fields(find_recipe(recipe), fields or {})
-    tower_run = load_run(tower) if tower else None
-    check_settings(chosen, out, tower_run)
+    start_run = load_run(start) if start else None
+    tower_run = load_run(tower) if tower else own_tower(start_run) if chosen.needs_tower else None
+    check_settings(chosen, out, tower_run, start_run)
     distributed.join()
     with distributed.leader_first():  # which makes the shards' indexes
         labelling = taxonomies.load_taxonomy(taxonomy or taxonomies.default_taxonomy(data, WITH_TAXONOMY))
@@ -234,7 +240,8 @@ def train(
         f"{chosen.name}: {len(clips):,} clips, {len(others):,} for validation, "
         f"{run.features}, {len(labelling.taxonomy)} categories"
     )
-    best = fit(run, clips, others, tower=tower_run, workers=workers, minutes=checkpoint_minutes, console=console)
+    options: dict[str, Any] = {"workers": workers, "minutes": checkpoint_minutes, "console": console}
+    best = fit(run, clips, others, tower=tower_run, start=start_run, **options)
     if not leading():
         return 0
     figure = "auc" if isinstance(chosen, TowerRecipe) else "gap"
@@ -462,18 +469,23 @@ def _answers_table(kind: str, answers: list[dict[str, Any]], codes: bool, correl
     from rich.console import Group
     from rich.table import Table
 
-    table = Table(kind, "probability", "category", *(["IAB"] * codes), *(["correlation"] * correlation))
+    doubtful = any(answer[word] for answer in answers for word in DOUBTS)
+    table = Table(
+        *(kind, "probability", "category", *(["IAB"] * codes), *(["correlation"] * correlation)),
+        *(["doubt"] * doubtful),
+    )
     for answer in answers:
         pairs = ", ".join(f"{value:.2f}" for value in answer.get("correlation", {}).values())
         categories = answer["categories"]
-        doubts = [word for word, holds in (("unsure", answer["unsure"]), ("unlike", answer["unlike"])) if holds]
+        doubts = [word for word in DOUBTS if answer[word]]
         for rank, one in enumerate(categories, 1):
             table.add_row(
-                " · ".join([answer["id"], *doubts]) if rank == 1 else "",
+                answer["id"] if rank == 1 else "",
                 f"{one['probability']:.3f}",
                 one["path"],
                 *([one["iab"] or ""] if codes else []),
                 *([pairs if rank == 1 else ""] if correlation else []),
+                *([", ".join(doubts) if rank == 1 else ""] if doubtful else []),
                 end_section=rank == len(categories),
             )
     lines = [meaning for word, meaning in DOUBTS.items() if any(answer[word] for answer in answers)]

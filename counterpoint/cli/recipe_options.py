@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterpoint.cli.console import UsageError, listing
@@ -17,8 +18,8 @@ HELP = ("-h", "--help")
 def split_fields(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """The arguments of `train` without the recipe's fields, and those.
 
-    `--recipe NAME` becomes the first positional. A dotted option is a field; so is one by the name of a field of the
-    recipe that is named.
+    `--recipe NAME` becomes the first positional; so does the run that `--from` names, where no recipe is. A dotted
+    option is a field; so is one by the name of a field of the recipe that is named.
 
     Raises:
         UsageError: there is no such recipe, or a field lacks its value.
@@ -42,18 +43,21 @@ def split_fields(tokens: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def find_recipe(name: str | None) -> "AnyRecipe":
-    """A recipe by its name, or a user's own as `package.module:NAME`.
+    """A recipe by its name, a user's own as `package.module:NAME`, or a run's.
 
     Raises:
         UsageError: there is none.
     """
     from counterpoint.recipes import recipe
+    from counterpoint.run import RECIPE_FILE, RunFolder
 
     if name is None:
         raise UsageError("RECIPE is missing: name it right after `train` (`counterpoint recipes` lists them)")
     try:
         return recipe(name)
     except Error as error:
+        if (Path(name) / RECIPE_FILE).exists():
+            return RunFolder.load(name).recipe
         raise UsageError(str(error)) from error
 
 
@@ -74,7 +78,14 @@ def _recipe_first(tokens: list[str]) -> tuple[list[str], str | None]:
             if not name or name.startswith("-"):
                 raise UsageError("--recipe needs a value")
             return [verb, name, *rest[:i], *rest[i + (1 if equals else 2) :]], name
-    return [verb, *rest], rest[0] if rest and not rest[0].startswith("-") else None
+    if rest and not rest[0].startswith("-"):
+        return [verb, *rest], rest[0]
+    for i, token in enumerate(rest):
+        option, equals, value = token.partition("=")
+        name = value if equals else "".join(rest[i + 1 : i + 2])
+        if option == "--from" and name and not name.startswith("-"):
+            return [verb, name, *rest], name
+    return [verb, *rest], None
 
 
 def _current(recipe: Any, field: str) -> Any:

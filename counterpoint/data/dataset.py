@@ -175,6 +175,11 @@ class Dataset(torch_data.Dataset[tuple[Clip, "np.ndarray[Any, Any]"]]):
         shard, record = self.where[index]
         return clip_of(self.shards[shard], int(record))
 
+    def clips(self, indices: Sequence[int]) -> list[Clip]:
+        """Several clips as stored; remote ones are fetched side by side."""
+        self._fetch(indices)
+        return [self.clip(index) for index in indices]
+
     def __getitem__(self, index: int) -> "tuple[Clip, np.ndarray[Any, Any]]":
         clip = self.clip(index)
         try:

@@ -88,6 +88,8 @@ class Breakdown:
     tops: dict[str, Figures]
     name: str = field(default="error", compare=False)
     """The model's, in tables."""
+    trained_on: int = field(default=0, compare=False)
+    """Clips that the model was trained on, by their id or features."""
 
     def table(self) -> Table:
         """Error rates by metric and level: the paper's Table 4 for this model."""
@@ -103,6 +105,7 @@ class Breakdown:
             "overall": _plain(self.overall),
             "levels": [_plain(level) for level in self.levels],
             "tops": {name: _plain(top) for name, top in self.tops.items()},
+            **({"trained_on": self.trained_on} if self.trained_on else {}),
         }
 
     def save(self, folder: str | Path) -> None:

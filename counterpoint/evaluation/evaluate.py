@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from counterpoint import distributed
+from counterpoint.data.copies import digests, shared
 from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.breakdown import Breakdown, BreakdownAccumulator
 from counterpoint.evaluation.robustness import RobustnessAccumulator
@@ -41,6 +42,7 @@ def evaluate(
         Error: the run is a correlation tower, is not trained, or reads other features.
     """
     console = console or Console(quiet=True)
+    trained_on = _trained_on(run, dataset, console) if distributed.rank() == 0 else 0
     accumulator = BreakdownAccumulator(run.labelling.taxonomy)
     without = robustness.modalities if robustness else ()
     turn = (distributed.rank(), distributed.world_size())
@@ -51,7 +53,23 @@ def evaluate(
             if robustness:
                 robustness.update(predictions)
             progress.advance(task, len(predictions.ids))
-    return replace(accumulator.compute(), name=run.recipe.name)
+    return replace(accumulator.compute(), name=run.recipe.name, trained_on=trained_on)
+
+
+def _trained_on(run: RunFolder, dataset: Dataset, console: Console) -> int:
+    """How many clips the run was trained on, by their id or features; said on the console."""
+    others = run.trained_on
+    own = None if others is None else digests(dataset)
+    if own is None or others is None:
+        return 0
+    if copies := shared(dataset, own, others):
+        console.print(
+            f"{run.folder} was trained on {copies}, by their id or features: the figures flatter the model",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return int(own.within(others).sum())
 
 
 def _all_processes(predictions: Iterator[Predictions]) -> Iterator[Predictions]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from counterpoint.data.copies import digests
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.folds import folds
@@ -28,7 +29,7 @@ from counterpoint.models.categorizer import Categorizer
 from counterpoint.predict import Predictor, batches
 from counterpoint.recipes import RECIPES, NetVLADFamily, Recipe, to_json
 from counterpoint.reliability import calibrate, nearest
-from counterpoint.run import RunFolder
+from counterpoint.run import DATA_FILE, TRAINED_ON_FILE, RunFolder, write_json
 from counterpoint.training import probe
 from counterpoint.training.probe import ClipMeans
 from counterpoint.training.train import train
@@ -271,6 +272,9 @@ def final_run(candidate: Candidate, clips: Clips, folder: Path) -> RunFolder:
     model = run.build()
     assert isinstance(model, Categorizer)
     probe.fit(model, clips.means, candidate.penalty, BALANCE)
+    if (trained_on := digests(clips.data)) is not None:
+        trained_on.save(folder / TRAINED_ON_FILE)
+    write_json(folder / DATA_FILE, {"training": clips.data.contents})
     run.save_weights(model)
     return run
 

@@ -24,16 +24,25 @@ from counterpoint.run import (
     write_json,
 )
 
+START = "from"  # the fingerprint of the run that a training starts from
 BUSY = "another process trains there; wait until it has ended, or choose another --out"
 
 
-def check_settings(recipe: Recipe | TowerRecipe, folder: Path, tower: RunFolder | None) -> None:
+def own_tower(run: RunFolder | None) -> RunFolder | None:
+    """The correlation tower that a run's model reads, if it does."""
+    return RunFolder.load(run.folder / TOWER_FOLDER) if run and (run.folder / TOWER_FOLDER).exists() else None
+
+
+def check_settings(
+    recipe: Recipe | TowerRecipe, folder: Path, tower: RunFolder | None, start: RunFolder | None = None
+) -> None:
     """Raise Error for what is wrong with a training to come, before any of its data is read.
 
     Args:
         recipe: what is to be trained.
         folder: the run folder; one of an unfinished run may be there already.
         tower: the correlation tower's run for the recipe.
+        start: the run that the training begins with.
 
     Raises:
         Error: the recipe needs a tower and none is given, or the other way round; the tower is no trained tower; the
@@ -48,13 +57,19 @@ def check_settings(recipe: Recipe | TowerRecipe, folder: Path, tower: RunFolder 
         raise Error(f"{tower.folder}: a {tower.recipe.name} run, not a correlation tower")
     if tower is not None:
         tower.check_trained()
+    if start is not None:
+        start.check_trained()
+        if start.folder.resolve() == folder.resolve():
+            raise Error(f"{folder}: the run to start from; choose another --out")
     check_output_folder(folder, RECIPE_FILE)
     if (folder / RECIPE_FILE).exists() and (folder / WEIGHTS_FILE).exists():
         raise Error(f"{folder}: holds a finished run; choose another --out, or remove it")
 
 
 @contextlib.contextmanager
-def claimed_run(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> Iterator[bool]:
+def claimed_run(
+    run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset], start: RunFolder | None = None
+) -> Iterator[bool]:
     """Within the block the folder holds this run and no other process trains there.
 
     Gives whether the folder is new, written by this call. However a process dies, its lock goes with it.
@@ -72,29 +87,31 @@ def claimed_run(run: RunFolder, tower: RunFolder | None, clips: dict[str, Datase
                 check_output_folder(run.folder)
                 if needs_tower and tower is None:
                     raise Error(f"{run.recipe.name} needs a trained correlation tower (--tower RUN)")
-                is_new = _write(run, tower, clips, lock)
+                is_new = _write(run, tower, clips, start, lock)
             if not is_new:
                 lock.enter_context(claimed(run.folder, BUSY))
         except OSError as error:
             raise Error(f"{run.folder}: cannot be written ({error.strerror or error})") from error
         try:
-            check(run, tower, clips)
+            check(run, tower, clips, start)
             yield is_new
         finally:
             with contextlib.suppress(OSError):
                 (run.folder / LOCK_FILE).unlink(missing_ok=True)
 
 
-def check(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> None:
+def check(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset], start: RunFolder | None = None) -> None:
     """Raise Error unless the folder holds this very run, unfinished."""
     stored = RunFolder.load(run.folder)
     if stored.trained:
         raise Error(f"{run.folder}: holds a finished run; choose another --out, or remove it")
-    if what := next(_differing(run, stored, tower, clips), None):
+    if what := next(_differing(run, stored, tower, clips, start), None):
         raise Error(f"{run.folder}: holds an unfinished run with another {what}; choose another --out, or remove it")
 
 
-def _differing(run: RunFolder, stored: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset]) -> Iterator[str]:
+def _differing(
+    run: RunFolder, stored: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset], start: RunFolder | None
+) -> Iterator[str]:
     """In what a run differs from the one in its folder; in this order, since another recipe may have no tower."""
     if run.recipe != stored.recipe:
         yield "recipe"
@@ -109,6 +126,8 @@ def _differing(run: RunFolder, stored: RunFolder, tower: RunFolder | None, clips
     for kind, dataset in clips.items():
         if dataset.contents != contents.get(kind):
             yield f"set of {kind} clips"
+    if (start.fingerprint if start else None) != contents.get(START):
+        yield "run that it starts from"
 
 
 def _identity(tower: RunFolder) -> tuple[Any, str]:
@@ -116,7 +135,13 @@ def _identity(tower: RunFolder) -> tuple[Any, str]:
     return tower.recipe, digest(tower.tower().state_dict())
 
 
-def _write(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset], lock: contextlib.ExitStack) -> bool:
+def _write(
+    run: RunFolder,
+    tower: RunFolder | None,
+    clips: dict[str, Dataset],
+    start: RunFolder | None,
+    lock: contextlib.ExitStack,
+) -> bool:
     """Write the folder, and lock it; False where another process was quicker.
 
     It is written beside its place and then renamed, so that a run folder is whole or absent; the lock moves with it. An
@@ -131,7 +156,8 @@ def _write(run: RunFolder, tower: RunFolder | None, clips: dict[str, Dataset], l
         own.enter_context(claimed(locked, BUSY))
         try:
             begun.save()
-            write_json(begun.folder / DATA_FILE, {kind: dataset.contents for kind, dataset in clips.items()})
+            contents: dict[str, Any] = {kind: dataset.contents for kind, dataset in clips.items()}
+            write_json(begun.folder / DATA_FILE, contents | ({START: start.fingerprint} if start else {}))
             if tower is not None:
                 begun.take_in(tower)
             if exists:

@@ -10,6 +10,7 @@ head.
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import torch
@@ -17,7 +18,18 @@ import torch
 from counterpoint.errors import Error
 from counterpoint.files import check_output_folder
 from counterpoint.models.categorizer import Categorizer
-from counterpoint.run import DATA_FILE, RECIPE_FILE, TOWER_FOLDER, WEIGHTS_FILE, RunFolder
+from counterpoint.models.correlation import Tower
+from counterpoint.reliability import Reliability
+from counterpoint.run import (
+    DATA_FILE,
+    PREDICTED,
+    RECIPE_FILE,
+    TOWER_FOLDER,
+    TOWER_PREFIX,
+    TRAINED_ON_FILE,
+    WEIGHTS_FILE,
+    RunFolder,
+)
 from counterpoint.taxonomy import Labelling, Taxonomy
 from counterpoint.taxonomy.compare import Diff, diff
 
@@ -59,7 +71,49 @@ def remap(run: RunFolder, labelling: Labelling, folder: Path) -> Diff:
         assert isinstance(last, torch.nn.Linear)
         model.head.network[-1] = _remapped(last, old, new)
     moved.save_weights(model)
+    moved.save_untrained({change.what for change in changes.added} | (run.untrained & set(new.ids)))
+    if run.reliability is not None and run.references is not None:
+        moved.save_reliability(_moved(run.reliability, old, new), run.references)
+    if (run.folder / TRAINED_ON_FILE).exists():
+        shutil.copyfile(run.folder / TRAINED_ON_FILE, folder / TRAINED_ON_FILE)
     return changes
+
+
+def _moved(reliability: Reliability, old: Taxonomy, new: Taxonomy) -> Reliability:
+    """Calibration and thresholds of the categories that survive; new ones have none."""
+    rows = {category: i for i, category in enumerate(old.ids)}
+    at = [rows.get(category) for category in new.ids]
+    bias = tuple(0.0 if i is None else reliability.bias[i] for i in at)
+    above = tuple(PREDICTED if i is None else reliability.thresholds[i] for i in at)
+    return dataclasses.replace(reliability, bias=bias, thresholds=above)
+
+
+def start_from(model: Categorizer | Tower, run: RunFolder, taxonomy: Taxonomy) -> None:
+    """Give a new model a trained run's weights; of its categories those that survive, new ones stay as drawn.
+
+    Raises:
+        Error: the run's model has other parts or sizes.
+    """
+    before = run.model()
+    weights = {name: tensor for name, tensor in before.state_dict().items() if not name.startswith(TOWER_PREFIX)}
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(TOWER_PREFIX)}
+    if isinstance(model, Categorizer) and isinstance(before, Categorizer):
+        last = f"head.network.{len(before.head.network) - 1}"
+        rows = {category: i for i, category in enumerate(run.labelling.taxonomy.ids)}
+        here = [i for i, category in enumerate(taxonomy.ids) if category in rows]
+        there = [rows[taxonomy.ids[i]] for i in here]
+        for name in (f"{last}.weight", f"{last}.bias"):
+            if name in own and name in weights and own[name].shape[1:] == weights[name].shape[1:]:
+                moved = own[name].clone()
+                moved[here] = weights[name][there]
+                weights[name] = moved
+    for name in sorted(own.keys() | weights.keys()):
+        if name not in own or name not in weights or own[name].shape != weights[name].shape:
+            raise Error(
+                f"{run.folder}: its {run.recipe.name} has another {name} than the model to train; change fields of its "
+                "training alone, and keep its features"
+            )
+    model.load_state_dict(weights, strict=False)
 
 
 def _remapped(last: torch.nn.Linear, old: Taxonomy, new: Taxonomy) -> torch.nn.Linear:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,13 +18,14 @@ from rich.console import Console
 
 from counterpoint import distributed
 from counterpoint.data.clip import present
+from counterpoint.data.copies import MOST, digests, shared
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.predict import accelerator
 from counterpoint.recipes import TowerRecipe, check
-from counterpoint.run import KEPT_FILE, RunFolder, write_json
+from counterpoint.run import KEPT_FILE, TRAINED_ON_FILE, RunFolder, write_json
 from counterpoint.training import checkpoints
 from counterpoint.training.checkpoints import CHECKPOINTS, Checkpoints
 from counterpoint.training.datamodule import DataModule
@@ -31,6 +33,7 @@ from counterpoint.training.folder import claimed_run
 from counterpoint.training.learner import CategorizationLearner, Learner
 from counterpoint.training.probe import fit_standardization
 from counterpoint.training.progress import EpochBar, EpochLog, quiet
+from counterpoint.training.remap import start_from
 from counterpoint.training.selection import FEW_CLIPS, Selection
 from counterpoint.training.tower import CorrelationLearner
 
@@ -44,6 +47,7 @@ def train(
     validation: Dataset,
     *,
     tower: RunFolder | None = None,
+    start: RunFolder | None = None,
     workers: int = 0,
     minutes: float = checkpoints.MINUTES,
     console: Console | None = None,
@@ -61,6 +65,7 @@ def train(
         data: clips to train on.
         validation: clips to choose the best epoch by, and to stop.
         tower: a trained correlation tower, for recipes whose fusion needs one.
+        start: a trained run to begin with: weights, standardization, and the rows of the categories that both have.
         workers: processes that read ahead; 0 reads in this one.
         minutes: checkpoints are written at every epoch's end, and within an epoch when so many minutes have passed.
         console: for a line an epoch and, in a terminal, a progress bar; without one, nothing is printed.
@@ -82,13 +87,15 @@ def train(
         with distributed.leader_first():
             if distributed.rank() == 0:
                 _check_clips(run, clips)
-                new = claim.enter_context(claimed_run(run, tower, clips))
+                new = claim.enter_context(claimed_run(run, tower, clips, start))
                 last = checkpoints.newest(run.folder, console)
         last = distributed.broadcast(last)
         if last is not None:
             console.print(f"{run.folder}: going on from the last checkpoint", markup=False, soft_wrap=True)
         try:
-            return _fit(run, data, validation, last, workers, minutes, console)
+            if distributed.rank() == 0:
+                _look_at_clips(run, data, validation, start, console)
+            return _fit(run, data, validation, last, start, workers, minutes, console)
         except Exception:
             # There is no checkpoint to go on from, so that the folder would only be in the way.
             if distributed.rank() == 0 and new and not any((run.folder / CHECKPOINTS).glob("*.ckpt")):
@@ -101,6 +108,7 @@ def _fit(
     data: Dataset,
     validation: Dataset,
     last: Path | None,
+    start: RunFolder | None,
     workers: int,
     minutes: float,
     console: Console,
@@ -109,8 +117,10 @@ def _fit(
     training = run.recipe.training
     torch.manual_seed(training.seed)
     learner = _learner(run)
-    if last is None:
-        assert isinstance(learner.model, Categorizer | Tower)
+    assert isinstance(learner.model, Categorizer | Tower)
+    if last is None and start is not None:
+        start_from(learner.model, start, run.labelling.taxonomy)
+    elif last is None:
         fit_standardization(learner.model.trunk.read, data, run.features, run.recipe.max_steps)
     if isinstance(learner, CategorizationLearner) and training.balance:
         learner.weigh(data)
@@ -203,6 +213,58 @@ def _processes(run: RunFolder) -> dict[str, Any]:
         gradient_as_bucket_view=True,
     )
     return {"devices": local, "num_nodes": distributed.world_size() // local, "strategy": strategy}
+
+
+def _look_at_clips(
+    run: RunFolder, data: Dataset, validation: Dataset, start: RunFolder | None, console: Console
+) -> None:
+    """Keep what the training clips are in the run, and say which validation clips are copies of some.
+
+    Kept are digests of ids and features, and which categories none of the clips has.
+    """
+    path = run.folder / TRAINED_ON_FILE
+    if path.exists():
+        return
+    own = digests(data)
+    if own is None:
+        console.print(
+            f"copies are looked for among at most {MOST:,} training clips; these are {len(data):,}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    others = digests(validation)
+    if others is not None and (copies := shared(validation, others, own)):
+        console.print(
+            f"validation: {copies} are training clips too, by their id or features: its figures flatter the model; "
+            "give other clips by --validation, or take the copies out",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    own.save(path)
+    taxonomy = run.labelling.taxonomy
+    missing = set() if isinstance(run.recipe, TowerRecipe) else _without_clips(data)
+    if missing:
+        if start is not None:  # what it has learned before
+            missing -= set(start.labelling.taxonomy.ids) - start.untrained
+        run.save_untrained(missing)
+        console.print(
+            f"{len(missing):,} of {len(taxonomy):,} categories have no training clip, and will not be answers",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _without_clips(data: Dataset) -> set[str]:
+    """The ids of the categories that no clip is in."""
+    taxonomy = data.labelling.taxonomy
+    seen = np.zeros(len(taxonomy), bool)
+    for i in range(len(data)):
+        if seen.all():
+            break
+        seen |= data[i][1] > 0
+    return {taxonomy.ids[i] for i in np.flatnonzero(~seen)}
 
 
 def _learner(run: RunFolder) -> Learner:

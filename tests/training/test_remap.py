@@ -48,7 +48,7 @@ def untrained(folder: Path, name: str) -> RunFolder:
         run = RunFolder(folder, tower, LABELLING, features)
     else:
         family = RECIPES[name].family
-        small = replace(family, width=8, heads=2) if isinstance(family, TokenFamily) else FAMILIES[name[:2]]
+        small = replace(family, width=8, heads=2) if isinstance(family, TokenFamily) else FAMILIES.get(name[:2], family)
         run = RunFolder(folder, replace(RECIPES[name], family=small, max_steps=5), LABELLING, features)
     run.save()
     if name in RECIPES and RECIPES[name].needs_tower:

@@ -203,6 +203,7 @@ def test_run_folder_is_complete(world: World) -> None:
         "checkpoints/before.ckpt",
         "checkpoints/last.ckpt",
         "data.json",
+        "trained-on.npz",
         "environment.json",
         "epochs.csv",
         "features.json",
