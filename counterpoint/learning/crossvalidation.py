@@ -39,6 +39,7 @@ PENALTIES = (1.0, 10.0, 100.0)
 BALANCE = 0.5
 FEW_FOR_NETWORK = 40  # clips, from which on a network is worth a try
 FEW_FOR_ATTENTION = 150
+STEPS = 600  # of a network's training, about
 LARGE = 1000  # clips, from which on networks are wider and folds fewer
 COPY = 0.05  # of the usual distance between neighbours: nearer clips are taken for copies
 
@@ -153,8 +154,8 @@ def candidates(clips: Clips) -> list[tuple[Recipe, str]]:
     wide = count >= LARGE
     training = {
         "training.batch_size": (batch := int(2 ** np.clip(round(math.log2(count / 16)), 3, 7))),
-        "training.max_epochs": (epochs := int(np.clip(1500 // math.ceil(count / batch), 10, 60))),
-        "training.stop_patience": max(5, epochs // 6),
+        "training.max_epochs": (epochs := int(np.clip(STEPS // math.ceil(count / batch), 8, 40))),
+        "training.stop_patience": 5,
         "training.patience": 2,
         "training.balance": BALANCE,
     }

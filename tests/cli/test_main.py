@@ -374,6 +374,7 @@ def test_inspect_skips_bad_records(command: Command, world: Path) -> None:
         "c.tfrecord: record 3",
         "c.tfrecord: record 5",
         "d.tfrecord: record 3",
+        "3 clips are copies: they have the features of an earlier clip",
     ]
 
 

@@ -1,0 +1,129 @@
+"""From a folder of videos to a model and a report."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from counterpoint.cli.main import main
+from counterpoint.errors import Error
+from counterpoint.learning.crossvalidation import check_films
+from counterpoint.learning.learn import learn
+from counterpoint.media.films import CATEGORIES, film
+from counterpoint.run import RunFolder
+
+CATEGORIES_USED = (CATEGORIES[0], CATEGORIES[4], CATEGORIES[8])
+
+
+def render(folder: Path, categories: tuple[str, ...], seeds: range) -> Path:
+    """Films in a folder of their category: folder/Rain/Wind/3.mp4."""
+    for category in categories:
+        place = folder / category.replace(":", "/")
+        place.mkdir(parents=True, exist_ok=True)
+        for seed in seeds:
+            film(place / f"{seed}.mp4", category, seed, seconds=2, size=(160, 120))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("films") / "videos", CATEGORIES_USED, range(5))
+
+
+@pytest.fixture(scope="module")
+def learned(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("learned") / "run"
+    assert main(["learn", str(films), "--out", str(out)]) == 0
+    return out
+
+
+def test_held_out_films_are_right(learned: Path, tmp_path: Path):
+    """All of them, and none is unlike the others."""
+    import counterpoint as cp
+
+    new = render(tmp_path / "new", CATEGORIES_USED, range(50, 53))
+    answers = cp.load(learned).categorize(new)
+    assert len(answers) == 9
+    for answer in answers:
+        best = next(each.path for each in answer.top() if ":" in each.path)
+        assert best == ":".join(answer.id.split("/")[:2])
+        assert not answer.unlike
+
+
+def test_the_report_says_what_json_says(learned: Path):
+    found = json.loads((learned / "learning.json").read_text())
+    page = (learned / "report.html").read_text()
+    assert found["clips"] == 15
+    assert found["recipe"] == "mean-linear"
+    assert [each["recipe"] for each in found["tried"]] == ["mean-linear"]
+    assert np.array(found["confusion"]).sum() == 15
+    assert {tuple(each["modalities"]) for each in found["worth"]} == {("video",), ("audio",), ("video", "audio")}
+    for words in ("15 clips", "very few", "Confusion matrix", "picture alone", "Labels to look at", "threshold"):
+        assert words in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # it needs no other file
+
+
+def test_the_run_is_like_any_other(learned: Path):
+    run = RunFolder.load(learned)
+    assert run.recipe.name == "mean-linear"
+    assert run.reliability is not None
+    assert run.references is not None
+    assert len(run.references) == 15
+    assert run.trained_on is not None
+
+
+def test_learning_again_extracts_what_is_new(films: Path, learned: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
+    more, out = tmp_path / "videos", tmp_path / "run"
+    shutil.copytree(films, more)
+    shutil.copytree(learned, out)
+    render(more, CATEGORIES_USED[:1], range(5, 7))
+    copy = more / CATEGORIES_USED[0].replace(":", "/")
+    shutil.copy(copy / "0.mp4", copy / "again.mp4")
+    assert main(["learn", str(more), "--out", str(out), "--json"]) == 0
+    printed = capfd.readouterr()
+    found = json.loads(printed.out)
+    assert found["clips"] == 18
+    prefix = CATEGORIES_USED[0].replace(":", "/")
+    assert any(f"copies of one film, kept in one fold: {prefix}/0.mp4, {prefix}/again.mp4" in n for n in found["notes"])
+    assert len(list((out / "shards").glob("*.tfrecord"))) == 2
+    with np.load(out / "trained-on.npz") as stored:
+        assert len(stored["ids"]) == 18
+
+
+def test_two_categories_of_six_run_with_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture):
+    videos = render(tmp_path / "videos", CATEGORIES_USED[:2], range(6))
+    assert main(["learn", str(videos), "--out", str(tmp_path / "run")]) == 0
+    assert "12 clips are very few" in capfd.readouterr().err
+
+
+def test_one_category_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture):
+    place = tmp_path / "videos" / "Rain"
+    place.mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4"):
+        (place / name).write_bytes(b"x")
+    assert main(["learn", str(tmp_path / "videos"), "--out", str(tmp_path / "run")]) == 1
+    assert capfd.readouterr().err == (
+        f"counterpoint: {tmp_path}/videos: all 2 films are in Rain; a model learns to tell categories apart, so give "
+        "it films of two categories or more\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_film_in_a_category_is_one_sentence(tmp_path: Path):
+    labels = np.array([[True, False, False]] * 3 + [[False, True, False]] + [[False, False, True]])
+    with pytest.raises(Error, match="videos: one film alone is in Soup, Bread; a category needs two or more"):
+        check_films(labels, ("Rain", "Soup", "Bread"), "videos")
+
+
+def test_no_folders_and_no_labels(tmp_path: Path):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    with pytest.raises(Error, match=r"no video lies in a folder of its category: .*--labels"):
+        learn(tmp_path, tmp_path / "run")
+
+
+def test_another_run_is_not_overwritten(films: Path, tmp_path: Path):
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(Error, match="holds a run that `counterpoint learn` did not make; choose another --out"):
+        learn(films, tmp_path)
