@@ -277,6 +277,9 @@ def final_run(candidate: Candidate, clips: Clips, folder: Path) -> RunFolder:
         trained_on.save(folder / TRAINED_ON_FILE)
     write_json(folder / DATA_FILE, {"training": clips.data.contents})
     run.save_weights(model)
+    taxonomy = clips.data.labelling.taxonomy
+    if missing := {taxonomy.ids[i] for i in np.flatnonzero(~clips.labels.any(0))}:
+        run.save_untrained(missing)
     return run
 
 

@@ -84,6 +84,7 @@ def test_what_survives_is_the_same(name: str, tmp_path: Path, shard: Path) -> No
 
     moved = RunFolder.load(tmp_path / "two")
     assert moved.labelling == MAPPED
+    assert moved.untrained == {"meal", "racing"}
     before, after = logits(run, shard), logits(moved, shard)
     for category in ("food", "soup", "sport", "ball"):
         np.testing.assert_allclose(
