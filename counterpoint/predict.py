@@ -14,6 +14,7 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.data.loading import Batch, ClipLoader, RoundRobinSampler, collate
 from counterpoint.data.tracks import Tracks, to_device, without_modality
 from counterpoint.models.categorizer import Output
+from counterpoint.recipes import Recipe
 from counterpoint.reliability import nearest
 from counterpoint.run import RunFolder
 
@@ -64,7 +65,7 @@ class Predictor:
         """Probabilities of logits, calibrated where the run is: no category is more probable than its parent."""
         if self.run.reliability is not None:
             logits = self.run.reliability.calibrated(logits.float())
-        return self.run.labelling.taxonomy.consistent(logits.float().sigmoid().cpu().numpy())
+        return consistent(self.run, logits.float().sigmoid().cpu().numpy())
 
     @property
     def chance_tower(self) -> bool:
@@ -124,6 +125,13 @@ class Predictor:
         """Clips as a batch that the model reads; all of one type of features, and cut to the recipe's ``max_steps``."""
         nothing = np.zeros(len(self.run.labelling.taxonomy), bool)
         return collate([(clip, nothing) for clip in clips], self.run.features, self.run.recipe.max_steps).tracks
+
+
+def consistent(run: RunFolder, probabilities: Float[np.ndarray, "... category"]) -> Float[np.ndarray, "... category"]:
+    """Probabilities in which no category is more probable than its parent, as the run's recipe makes them so."""
+    assert isinstance(run.recipe, Recipe)
+    raises = run.recipe.consistency == "raise"
+    return run.labelling.taxonomy.consistent(probabilities, raise_parents=raises)
 
 
 def batches(

@@ -64,6 +64,10 @@ class Training:
         weight_decay: of Adam.
         batch_size: clips in a batch, of all processes together where several train.
         max_epochs: 0 leaves the model as it was drawn, for a control.
+        schedule: ``plateau`` lowers the learning rate where validation is no better (see patience); ``cosine`` lets it
+            rise over the first 500 steps, at most a tenth of all, and then fall to zero at the last.
+        averaging: the weights that are validated and kept are a moving average over the steps, of which each step keeps
+            this share; 0 keeps the weights themselves.
         patience: the learning rate is multiplied by ``factor`` where validation GAP (a tower's AUC) is no better, by a
             ten-thousandth of it, for more epochs than this.
         factor: see patience.
@@ -82,6 +86,8 @@ class Training:
     weight_decay: float = 0.0
     batch_size: int = 128
     max_epochs: int = bounded(10, 0, MANY)
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    averaging: float = bounded(0.0, 0, 0.99999)
     patience: int = bounded(2, 0, MANY)
     factor: float = bounded(0.5, 0, 0.999)
     stop_patience: int = 5
@@ -214,6 +220,8 @@ class Recipe(BaseRecipe):
         damping: see `counterpoint.models.categorizer.Read`; only where features are principal components.
         standardize: features are brought to mean 0 over the training clips and vary alike, and modalities alike in
             all; not where features are damped.
+        consistency: how no category becomes more probable than its parent: ``lower`` lowers it to its parent, ``raise``
+            raises the parent to it.
     """
 
     fusion: Fusion
@@ -224,6 +232,7 @@ class Recipe(BaseRecipe):
     averaged: bool = False
     damping: float = 0.0
     standardize: bool = False
+    consistency: Literal["lower", "raise"] = "lower"
 
     @property
     def needs_tower(self) -> bool:
@@ -294,9 +303,16 @@ def _recipes(family: Family, influence: CrossModal) -> list[Recipe]:
 
 def _mean(name: str, head: HeadKind) -> Recipe:
     """A baseline on averaged features."""
-    training = Training(learning_rate=1e-3, max_epochs=25, patience=0, factor=0.3)
+    training = Training(learning_rate=1e-3, max_epochs=15, schedule="cosine", averaging=0.999)
     return Recipe(
-        name=name, family=MeanFamily(), fusion=Late(), head=head, damping=20.0, standardize=True, training=training
+        name=name,
+        family=MeanFamily(),
+        fusion=Late(),
+        head=head,
+        damping=20.0,
+        standardize=True,
+        consistency="raise",
+        training=training,
     )
 
 
@@ -458,7 +474,10 @@ OLD_NAMES = {"fusion": {"context": "told"}, "training": {"influence_lr_scale": "
 """Fields by part, and their names in version 0.1."""
 
 
-LATER = {"": {"damping": 0.0, "standardize": False}, "training": {"balance": 0.0}}
+LATER: dict[str, dict[str, Any]] = {
+    "": {"damping": 0.0, "standardize": False, "consistency": "lower"},
+    "training": {"balance": 0.0, "schedule": "plateau", "averaging": 0.0},
+}
 """Fields by part that version 0.1 lacks, and their values that make no difference."""
 
 

@@ -156,7 +156,6 @@ def candidates(clips: Clips) -> list[tuple[Recipe, str]]:
         "training.batch_size": (batch := int(2 ** np.clip(round(math.log2(count / 16)), 3, 7))),
         "training.max_epochs": (epochs := int(np.clip(STEPS // math.ceil(count / batch), 8, 40))),
         "training.stop_patience": 5,
-        "training.patience": 2,
         "training.balance": BALANCE,
     }
     what = f"batches of {batch}, at most {epochs} epochs"
@@ -168,7 +167,8 @@ def candidates(clips: Clips) -> list[tuple[Recipe, str]]:
     if count >= FEW_FOR_ATTENTION and len(clips.features.sizes) > 1 and max(some) > 1:
         clusters = 32 if wide else 8
         family = NetVLADFamily(clusters=dict.fromkeys(clips.features.sizes, clusters), hidden=256)
-        recipe = dataclasses.replace(RECIPES["nv-cm"], family=family, standardize=True, damping=20.0)
+        read = {"standardize": True, "damping": 20.0, "consistency": "raise"}
+        recipe = dataclasses.replace(RECIPES["nv-cm"].with_(read), family=family)
         recipe = recipe.with_(training, **{"training.learning_rate": 1e-3, "head.hidden": 256})
         found.append((recipe, f"{count:,} clips suffice for cross-modal attention ({clusters} clusters, {what})"))
     return found

@@ -26,6 +26,7 @@ from counterpoint.errors import Error
 from counterpoint.evaluation.bootstrap import Curve, resample
 from counterpoint.files import check_output_folder, claimed, write_text
 from counterpoint.learning.crossvalidation import (
+    PROBE,
     Candidate,
     Clips,
     better,
@@ -277,7 +278,8 @@ def _probabilities(
     logits: Float[np.ndarray, "clip category"], slope: float, bias: Float[np.ndarray, "category"], clips: Clips
 ) -> Float[np.ndarray, "clip category"]:
     scores = logits.astype(np.float64) * slope + bias
-    return clips.data.labelling.taxonomy.consistent(1 / (1 + np.exp(-scores)))
+    raises = PROBE.consistency == "raise"  # as the networks that it is compared with
+    return clips.data.labelling.taxonomy.consistent(1 / (1 + np.exp(-scores)), raise_parents=raises)
 
 
 def _reliability(

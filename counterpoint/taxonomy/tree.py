@@ -203,8 +203,11 @@ class Taxonomy:
         """All categories below i, in index order."""
         return tuple(j for j in np.flatnonzero(self.with_ancestors[:, i]).tolist() if j != i)
 
-    def consistent(self, probabilities: Array) -> Array:
-        """Lower every child to its parent, from the top down; no probability grows, and a consistent input stays.
+    def consistent(self, probabilities: Array, raise_parents: bool = False) -> Array:
+        """Make no category more probable than its parent; a consistent input stays.
+
+        Every child is lowered to its parent, from the top down; or with ``raise_parents`` every parent is raised to its
+        most probable child, from the bottom up.
 
         ``probabilities`` (..., category) is a numpy array or a tensor on any device; the result is a new one of the
         same shape and type. Raises ValueError if the last axis is not one entry a category.
@@ -212,10 +215,18 @@ class Taxonomy:
         >>> pair = Taxonomy((Category("f", "", "Food"), Category("d", "f", "Dessert")))
         >>> pair.consistent(np.array([[0.5, 0.75], [0.5, 0.25]])).tolist()
         [[0.5, 0.5], [0.5, 0.25]]
+        >>> pair.consistent(np.array([[0.5, 0.75], [0.5, 0.25]]), raise_parents=True).tolist()
+        [[0.75, 0.75], [0.5, 0.25]]
         """
         if probabilities.shape[-1:] != (len(self),):
             raise ValueError(f"(..., {len(self)}) expected, got {tuple(probabilities.shape)}")
         result = probabilities.copy() if isinstance(probabilities, np.ndarray) else probabilities.clone()
+        if raise_parents:
+            for category in np.argsort(-self.levels, kind="stable"):
+                if (parent := int(self.parents[category])) >= 0:
+                    child = result[..., int(category)]
+                    result[..., parent] = result[..., parent].clip(min=child)
+            return result
         for level in range(1, int(self.levels.max()) + 1):
             here = np.flatnonzero(self.levels == level)
             result[..., here] = result[..., here].clip(max=result[..., self.parents[here]])

@@ -59,8 +59,7 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, Learner)
         if self.selection.waited == 0 and trainer.is_global_zero:
-            state = pl_module.model.state_dict()
-            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            self.weights = pl_module.kept_weights()
         self._save(trainer)
 
     def _save(self, trainer: lightning.Trainer) -> None:

@@ -1,5 +1,6 @@
 """A model with its loss, optimizer and validation metric, as a Lightning module."""
 
+import math
 import re
 from typing import Any
 
@@ -25,6 +26,7 @@ MAPS = re.compile(r"\.influences\..*(maps\.\d+|nearby)\.weight$")
 """The parameters of F with a learning rate of their own. F's biases and its map of the tower's output keep the common
 rate: they are in units of weights, some hundredths, and a few steps at the larger rate would close its ReLUs for good.
 """
+WARMUP = 500  # steps
 VALIDATION = 1  # a number in the seed of validation's random streams, unlike those of training
 
 
@@ -49,6 +51,8 @@ class Learner(lightning.LightningModule):
         # (2,) the same of each step since then; they stay on the device, so that no step waits for them.
         self._step_losses: list[Tensor] = []
         self._validation_sum = (0.0, 0)
+        self.average: dict[str, Tensor] = {}
+        """The moving average of the weights, where the recipe has one."""
         self.improvements = 0
         """Epochs that were better than all before them, by `counterpoint.training.selection`."""
 
@@ -65,6 +69,51 @@ class Learner(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._draw_from(batch_idx)
+        if self.settings.schedule == "cosine":
+            self._set_rate(self.trainer.global_step, int(self.trainer.estimated_stepping_batches))
+
+    def _set_rate(self, step: int, steps: int) -> None:
+        """The learning rate of a step: it depends on nothing else, so that a resumed training goes on with it."""
+        warmup = min(WARMUP, max(1, steps // 10))
+        share = min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * step / max(steps, 1))) / 2
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * share
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
+        if not self.settings.averaging:
+            return
+        # Early steps count less: the average begins with what has been learned, not with what was drawn.
+        step = self.trainer.global_step
+        keep = min(self.settings.averaging, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, value in self._averaged_weights().items():
+                if name in self.average:
+                    self.average[name].lerp_(value, 1 - keep)
+                else:
+                    self.average[name] = value.clone()
+
+    def _averaged_weights(self) -> dict[str, Tensor]:
+        return {name: each.detach() for name, each in self.model.named_parameters() if each.requires_grad}
+
+    def on_validation_start(self) -> None:
+        self._swap()
+
+    def on_validation_end(self) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        """Put the average in the weights' place, and these in its."""
+        for name, value in self._averaged_weights().items():
+            if name in self.average:
+                weights = value.clone()
+                value.copy_(self.average[name])
+                self.average[name].copy_(weights)
+
+    def kept_weights(self) -> dict[str, Tensor]:
+        """The model's state with the average in the weights' place: what is kept of an epoch."""
+        state = self.model.state_dict() | self.average
+        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._draw_from(batch_idx * self.share.world_size + self.share.rank, VALIDATION)
@@ -100,9 +149,12 @@ class Learner(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["epoch_loss"] = self.epoch_loss()
+        if self.average:
+            checkpoint["average"] = self.average
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._loss_sum = tuple(checkpoint["epoch_loss"])
+        self.average = {name: each.to(self.device) for name, each in checkpoint.get("average", {}).items()}
 
     def add_validation_loss(self, batch: Batch, loss: Tensor) -> None:
         """Add a validation batch's mean loss to the epoch's."""
@@ -127,6 +179,10 @@ class Learner(lightning.LightningModule):
         ]
         groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
+        if settings.schedule == "cosine":
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+            return optimizer
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, mode="max", factor=settings.factor, patience=settings.patience, threshold=0.0
         )
@@ -135,7 +191,8 @@ class Learner(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         # Here, and not where Lightning does: that is after the epoch's checkpoint, which would not include the step.
         # It watches the count of better epochs: that rises where, and only where, an epoch is the best so far.
-        self.lr_schedulers().step(float(self.improvements))  # type: ignore[union-attr,arg-type]
+        if self.settings.schedule == "plateau":
+            self.lr_schedulers().step(float(self.improvements))  # type: ignore[union-attr,arg-type]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Nothing; see `on_train_epoch_end`."""

@@ -2,26 +2,59 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "own-videos.md"
+SERVE = "counterpoint serve"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow
 def test_tutorial(tmp_path: Path) -> None:
-    commands = "\n".join(re.findall(r"^```sh\n(.*?)^```$", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL))
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    commands = "\n".join(block for block in blocks("sh") if not block.startswith(SERVE))
     ran = subprocess.run(
         ["bash", "-ec", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "why" / "rain-wind-7.mp4.png").stat().st_size > 10_000
-    (head, *_) = re.findall(r"^```\n(.*?)^```$", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
-    assert head in ran.stdout.replace("\r", "")
+    assert "Confusion matrix" in (tmp_path / "runs" / "films" / "report.html").read_text()
+    assert blocks("")[0] in ran.stdout.replace("\r", "")
     answers = re.findall(r"│ (\w+-\w+)-\d\.mp4 .*\n.*│ (\w+:\w+)", ran.stdout)
     assert len(answers) == 18
-    assert sum(name == category.replace(":", "-").lower() for name, category in answers) >= 16
+    assert sum(name == category.replace(":", "-").lower() for name, category in answers) >= 17
+    (python,) = blocks("python")
+    ran = subprocess.run(
+        [sys.executable, "-c", python], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("rain-wind-7.mp4 [Category(path='Rain'")
+    _serves(next(block for block in blocks("sh") if block.startswith(SERVE)), tmp_path, environment)
+
+
+def _serves(command: str, folder: Path, environment: dict[str, str]) -> None:
+    port = re.findall(r"--port (\d+)", command)[0]
+    with subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=folder, env=environment) as server:
+        try:
+            for _ in range(600):
+                try:
+                    with urllib.request.urlopen(f"http://localhost:{port}/healthz") as answer:
+                        assert answer.status == 200
+                        break
+                except OSError:
+                    assert server.poll() is None
+                    time.sleep(0.1)
+            else:
+                pytest.fail("the server did not answer")
+        finally:
+            server.send_signal(signal.SIGTERM)

@@ -154,6 +154,36 @@ def test_the_best_weights_are_kept(world: World, monkeypatch: pytest.MonkeyPatch
     assert global_average_precision(predictions.probabilities, labels) == pytest.approx(gap, abs=0.05)
 
 
+def test_the_average_of_the_weights_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a sum over all steps: step i of n counts (1 - k_i) times the product of the later k."""
+    seen: list[torch.Tensor] = []
+    step = Learner.optimizer_step
+
+    def recorded(self: Learner, *arguments: Any, **options: Any) -> None:
+        step(self, *arguments, **options)
+        seen.append(self.model.head.network[-1].weight.detach().double().clone())
+
+    monkeypatch.setattr(Learner, "optimizer_step", recorded)
+    subject = world.new(max_epochs=3, averaging=0.8)
+    world.fit(subject)
+    keep = [min(0.8, (1 + i) / (10 + i)) for i in range(len(seen))]
+    expected = seen[0]
+    for weights_, share in zip(seen[1:], keep[1:], strict=True):
+        expected = share * expected + (1 - share) * weights_
+    kept = subject.categorizer().head.network[-1].weight.double()
+    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(kept, seen[-1], rtol=1e-3)
+
+
+def test_cosine_rises_and_falls(world: World) -> None:
+    subject = world.new(max_epochs=5, schedule="cosine", learning_rate=0.01)
+    world.fit(subject)
+    rates = [row["learning_rate"] for row in epochs(subject)]  # of each epoch's last step
+    steps = 5 * 4
+    expected = [0.01 * (1 + math.cos(math.pi * (4 * epoch - 1) / steps)) / 2 for epoch in range(1, 6)]
+    assert rates == pytest.approx(expected)
+
+
 def test_stops_early(world: World) -> None:
     subject = world.new(max_epochs=60, stop_patience=2, learning_rate=0.2)
     world.fit(subject)
@@ -286,10 +316,19 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("epoch", "index"), [(0, 1), (1, 0), (4, 2), (5, 3)])
-def test_goes_on_bit_for_bit(world: World, monkeypatch: pytest.MonkeyPatch, epoch: int, index: int) -> None:
+PLATEAU = {"patience": 0, "factor": 0.3}
+COSINE = {"schedule": "cosine", "averaging": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "index", "schedule"),
+    [(0, 1, PLATEAU), (1, 0, PLATEAU), (4, 2, PLATEAU), (5, 3, PLATEAU), (1, 2, COSINE), (4, 0, COSINE)],
+)
+def test_goes_on_bit_for_bit(
+    world: World, monkeypatch: pytest.MonkeyPatch, epoch: int, index: int, schedule: dict[str, Any]
+) -> None:
     """Also where the learning rate has just fallen, and where the last epochs were not better."""
-    settings = {"max_epochs": 6, "patience": 0, "factor": 0.3, "modality_dropout": 0.3, "learning_rate": 0.1}
+    settings = {"max_epochs": 6, "modality_dropout": 0.3, "learning_rate": 0.1, **schedule}
     whole, cut = world.new(**settings), world.new(**settings)
     world.fit(whole, easy=False)
     begin = Learner.on_train_batch_start
