@@ -140,7 +140,7 @@ def most_specific(chosen: Bool[np.ndarray, "clip category"], taxonomy: Taxonomy)
         parent = taxonomy.parents[category]
         if parent >= 0:
             below[parent] |= columns[category] | below[category]
-    return np.asarray((columns & ~below).T)
+    return np.ascontiguousarray((columns & ~below).T)
 
 
 class Clips:
