@@ -54,7 +54,8 @@ class Explanation:
     Attributes:
         categories: path and probability of the best, best first.
         changes: for each intervention, such as "without audio", the change of each of those probabilities.
-        correlation: the tower's probability for each pair of modalities, if the model has a tower.
+        correlation: the tower's probability for each pair of modalities; empty without a tower, or with one that is
+            known to be no better than chance.
         per_second: the same for each second alone; None where one of the two is missing.
         timelines: by modality; early fusion joins all in one. None where a model averages without any weights.
     """
@@ -116,7 +117,7 @@ def explain(predictor: Predictor, clip: Clip, other: Clip | None = None, top: in
         what: (predictor.probabilities(predictor.forward(changed).logits)[0] - probabilities)[best].tolist()
         for what, changed in _interventions(predictor, tracks, clip, other).items()
     }
-    by_pair = output.correlation.probability if output.correlation else {}
+    by_pair = output.correlation.probability if output.correlation and not predictor.chance_tower else {}
     return Explanation(
         clip=clip.id,
         categories=[(taxonomy.paths[i], float(probabilities[i])) for i in best],
@@ -140,7 +141,7 @@ def _interventions(predictor: Predictor, tracks: Tracks, clip: Clip, other: Clip
 
 def _per_second(predictor: Predictor, tracks: Tracks) -> dict[str, list[float | None]]:
     tower = predictor.model.tower
-    if not isinstance(tower, Tower):
+    if not isinstance(tower, Tower) or predictor.chance_tower:
         return {}
     seconds: dict[str, list[float | None]] = {}
     with torch.inference_mode():

@@ -70,7 +70,7 @@ class Predictor:
     @property
     def chance_tower(self) -> bool:
         """Whether the model's tower is known to be no better than chance."""
-        return self.run.tower_reliability is not None and self.run.tower_reliability.is_chance
+        return self.run.chance_tower
 
     def unlike(self, hidden: Float[Tensor, "clip hidden"]) -> Bool[np.ndarray, "clip"]:
         """Whether clips are unlike all that the model was trained on, by the head's hidden features."""

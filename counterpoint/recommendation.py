@@ -29,11 +29,10 @@ from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
 from counterpoint.evaluation.survey import SURVEY_FILE, Survey, folder_name, survey
 from counterpoint.files import cache_folder, check_output_folder, replacing
-from counterpoint.run import RunFolder
+from counterpoint.run import PREDICTED, RunFolder
 from counterpoint.taxonomy import Taxonomy
 
 ALIKE = 0.4
-SUPPORTED = 0.5  # a category of this probability or more is given as a reason
 CATEGORIES = 0.5  # c; on validation clips 0.25 to 0.75 do equally well
 SPARE = 100  # neighbours scored beyond those that are needed
 EXACT = 50_000  # clips up to which every one is compared
@@ -100,10 +99,13 @@ def chunks(count: int) -> list[slice]:
 class Library:
     """Clips to recommend, with the index of their rows."""
 
-    def __init__(self, rows: Rows, index: Any, taxonomy: Taxonomy) -> None:
+    def __init__(
+        self, rows: Rows, index: Any, taxonomy: Taxonomy, thresholds: Float[np.ndarray, "category"] | None = None
+    ) -> None:
         self.rows = rows
         self.index = index
         self.taxonomy = taxonomy
+        self.thresholds = np.full(len(taxonomy), PREDICTED) if thresholds is None else thresholds
         self.names = np.asarray(rows.survey.ids)
 
     @classmethod
@@ -145,7 +147,7 @@ class Library:
             report(f"{folder}: an index of {len(made):,} clips, kept for the next time")
         with np.load(statistics) as stored:
             rows = Rows(surveyed, stored["mean"], stored["rarity"])
-        return cls(rows, read(path), run.labelling.taxonomy)
+        return cls(rows, read(path), run.labelling.taxonomy, run.thresholds)
 
     def find(self, ids: Sequence[str]) -> list[int]:
         """The number of each of these clips, each once.
@@ -263,7 +265,7 @@ class Interest:
 class Recommendation:
     """A clip, for which interest, and why: the category that counts most, and the clip of the history that it is like.
 
-    ``category`` is None where the two share none of probability `SUPPORTED` or more.
+    ``category`` is None where the two share none that reaches its threshold.
     """
 
     id: str
@@ -372,9 +374,9 @@ def recommend(library: Library, history: Sequence[str], top: int = 10) -> Recomm
 
 
 def _shared(library: Library, clips: Int[np.ndarray, "chosen"]) -> str | None:
-    """The category that all clips have with probability `SUPPORTED`; of the most specific, the largest in scores."""
+    """The category that is an answer for all clips; of the most specific, the largest in scores."""
     probability = library.rows.survey.probabilities(clips)
-    named = np.flatnonzero((probability >= SUPPORTED).all(0))
+    named = np.flatnonzero((probability >= library.thresholds).all(0))
     specific = named[library.taxonomy.with_ancestors[np.ix_(named, named)].sum(0) == 1]
     if not len(specific):
         return None

@@ -232,6 +232,11 @@ class RunFolder:
         except TypeError as error:
             raise Error(f"{path}: not a tower's AUC ({error})") from error
 
+    @property
+    def chance_tower(self) -> bool:
+        """Whether the tower is known to be no better than chance, so that its verdict is not shown."""
+        return self.tower_reliability is not None and self.tower_reliability.is_chance
+
     def save_reliability(self, reliability: Reliability, references: Float[np.ndarray, "reference hidden"]) -> None:
         """Write calibration, thresholds and what inputs are compared with."""
         content = io.BytesIO()

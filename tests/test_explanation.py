@@ -29,7 +29,7 @@ from counterpoint.recipes import (
     NetVLADFamily,
     TransformerFamily,
 )
-from counterpoint.run import RunFolder
+from counterpoint.run import TOWER_FOLDER, RunFolder, write_json
 
 STEPS = 6
 FAMILIES: dict[str, Family] = {
@@ -282,6 +282,15 @@ def test_json(run: RunFolder, data: Dataset) -> None:
     assert audio.keys() == {"row", "present", "before", "influence", "after"}
     assert audio["present"] == [True, False, True, True]
     np.testing.assert_allclose(audio["after"], explanation.timelines["audio"].after)
+
+
+def test_a_tower_that_is_no_better_than_chance_explains_nothing(tmp_path: Path, data: Dataset) -> None:
+    made = make(tmp_path / "run", "nv", "cm-c")
+    assert explained(made, data, 0, 1).per_second
+    write_json(made.folder / TOWER_FOLDER / "auc.json", {"auc": 0.53, "low": 0.44, "high": 0.62, "pairs": 60})
+    explanation = explained(RunFolder.load(made.folder), data, 0, 1)
+    assert (explanation.correlation, explanation.per_second) == ({}, {})
+    draw(explanation, tmp_path / "drawn.png")
 
 
 def test_explanation_in_a_terminal(run: RunFolder, data: Dataset) -> None:

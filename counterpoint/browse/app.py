@@ -60,7 +60,7 @@ def build(clips: Clips, hosts: Collection[str] = ()) -> FastAPI:
             "clips": len(clips),
             "shards": len(clips.dataset.paths),
             "levels": int(taxonomy.levels.max()) + 1,
-            "pairs": clips.survey.pairs,
+            "pairs": clips.pairs,
             "named": {"paths": taxonomy.paths, "parents": taxonomy.parents.tolist(), "counts": clips.counts.tolist()},
         }
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlencode
 
 import numpy as np
@@ -11,16 +11,18 @@ from jaxtyping import Bool, Float, Int
 
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
+from counterpoint.evaluation.ranking import from_log_odds
 from counterpoint.evaluation.survey import Survey
 from counterpoint.predict import Predictor
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Taxonomy
 
 Role = Literal["truth", "named", "missed", "false", "either"]
-Verdict = Literal["correct", "wrong"]
+Verdict = Literal["right", "partly", "wrong", "unsure"]
 Sort = Literal["loss", "surprise", "correlation", "order"]
 
-NAMED = 0.5  # the model names a category from this probability on
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+NO_VERDICT = -1  # of a clip without labels, or whose labels do not reach a level
 TOP = 5  # predictions of each clip
 CANDIDATES = 50  # most probable categories, many of them ancestors of others
 CHUNK = 8192  # clips at a time
@@ -35,10 +37,11 @@ class Filter:
 
     Attributes:
         category: a path, such as ``Food:Recipe``; clips of its descendants belong to it too. None: all.
-        role: ``truth``: the category is among the labels; ``named``: the model gives it 0.5 or more; ``missed``: it is
-            true and not named; ``false``: named and not true; ``either``: true or named.
-        level: clips whose truth reaches this level, which the verdict is about. None: each clip's deepest level.
-        verdict: whether the most probable category of that level is true.
+        role: ``truth``: the category is among the labels; ``named``: it is one of the model's answers, which reach
+            their thresholds; ``missed``: it is true and not named; ``false``: named and not true; ``either``: true or
+            named.
+        level: clips whose truth reaches this level, which the verdict is about. None: all levels.
+        verdict: see `verdicts`.
         low, high: bounds of the correlation, of the clip's least correlated pair of modalities.
         search: a part of the id.
         sort: ``loss`` (the training's, highest first); ``surprise``: the largest error of a category's probability
@@ -79,9 +82,12 @@ def check(query: Filter, run: RunFolder, correlation: bool) -> None:
         correlation: whether the run has a correlation tower.
 
     Raises:
-        Error: the taxonomy lacks the category or level, or the filter needs a correlation and there is no tower.
+        Error: the taxonomy lacks the category or level, there is no such verdict, or the filter needs a correlation and
+            there is no tower, or one that is no better than chance.
     """
     taxonomy = run.labelling.taxonomy
+    if query.verdict is not None and query.verdict not in VERDICTS:
+        raise Error(f"no verdict {query.verdict!r}: they are {', '.join(VERDICTS)}")
     if query.category is not None and query.category not in taxonomy.paths:
         raise Error(f"no category {query.category!r} (a path from the top, as in Food:Recipe)")
     deepest = int(taxonomy.levels.max())
@@ -89,6 +95,52 @@ def check(query: Filter, run: RunFolder, correlation: bool) -> None:
         raise Error(f"no level {query.level}: they are 0 to {deepest}")
     if query.correlated and not correlation:
         raise Error(f"{run.folder}: a model without a correlation tower")
+    if query.correlated and run.chance_tower:
+        raise Error(f"{run.folder}: its correlation tower is no better than chance ({run.tower_reliability})")
+
+
+def verdicts(
+    answered: Bool[np.ndarray, "clip category"], truth: Bool[np.ndarray, "clip category"], taxonomy: Taxonomy
+) -> Int[np.ndarray, "clip"]:
+    """How well the answers agree with the labels, as numbers of `VERDICTS`; `NO_VERDICT` without labels.
+
+    * ``unsure``: there is no answer.
+    * ``right``: each most specific label is an answer, and no answer is false.
+    * ``partly``: a most specific label is an answer, or a most specific answer is true.
+    * ``wrong``: neither.
+
+    Args:
+        answered: the categories that reach their thresholds.
+        truth: the labels, with their ancestors.
+        taxonomy: the categories.
+    """
+    return _verdicts(answered, truth, most_specific(answered, taxonomy), most_specific(truth, taxonomy))
+
+
+def _verdicts(
+    answered: Bool[np.ndarray, "clip category"],
+    truth: Bool[np.ndarray, "clip category"],
+    named: Bool[np.ndarray, "clip category"],
+    leaves: Bool[np.ndarray, "clip category"],
+) -> Int[np.ndarray, "clip"]:
+    """The same, by the most specific answers and labels."""
+    right = ~(leaves & ~answered).any(1) & ~(answered & ~truth).any(1)
+    partly = (leaves & answered).any(1) | (named & truth).any(1)
+    unsure = ~answered.any(1)
+    kinds = [VERDICTS.index(verdict) for verdict in ("unsure", "right", "partly")]
+    found = np.select([unsure, right, partly], kinds, VERDICTS.index("wrong"))
+    return np.asarray(np.where(truth.any(1), found, NO_VERDICT))
+
+
+def most_specific(chosen: Bool[np.ndarray, "clip category"], taxonomy: Taxonomy) -> Bool[np.ndarray, "clip category"]:
+    """The chosen categories without a chosen descendant."""
+    columns = np.ascontiguousarray(chosen.T)
+    below = np.zeros_like(columns)
+    for category in np.argsort(-taxonomy.levels, kind="stable").tolist():  # children before parents
+        parent = taxonomy.parents[category]
+        if parent >= 0:
+            below[parent] |= columns[category] | below[category]
+    return np.ascontiguousarray((columns & ~below).T)
 
 
 class Clips:
@@ -106,14 +158,13 @@ class Clips:
         self.survey = survey
         self.names = np.asarray(survey.ids)
         self.loss = np.asarray(survey.figures[:, 0])
-        self.correlation = _least(np.asarray(survey.figures[:, 1:]))
+        self.pairs = [] if run.chance_tower else survey.pairs
+        """The pairs of modalities with a correlation that is shown: none by a tower no better than chance."""
+        self.correlation = _least(np.asarray(survey.figures[:, 1 : 1 + len(self.pairs)]))
+        self.thresholds = run.thresholds
         levels = int(self.taxonomy.levels.max()) + 1
-        self.best = np.zeros((len(survey), levels), np.int32)
-        """(clip, level): the most probable category."""
-        self.right = np.zeros((len(survey), levels), np.bool_)
-        """(clip, level): whether that category is true."""
-        self.deepest = np.full(len(survey), -1, np.int8)
-        """(clip,): the deepest level of the truth, -1 without labels."""
+        self.verdicts = np.full((len(survey), levels + 1), NO_VERDICT, np.int8)
+        """(clip, level): see `verdicts`; the last column is about all levels."""
         self.surprise = np.zeros(len(survey), np.float32)
         for start in range(0, len(survey), CHUNK):
             self._read(slice(start, start + CHUNK))
@@ -130,13 +181,12 @@ class Clips:
 
     def _read(self, clips: slice) -> None:
         probability, truth = self.survey.probabilities(clips), self.survey.labels(clips)
-        for level in range(self.best.shape[1]):
-            categories = np.flatnonzero(self.taxonomy.levels == level)
-            highest = probability[:, categories] == probability[:, categories].max(1, keepdims=True)
-            best = categories[(highest + (highest & truth[:, categories])).argmax(1)]  # of equals a true one
-            self.best[clips, level] = best
-            self.right[clips, level] = truth[np.arange(len(truth)), best]
-            self.deepest[clips][truth[:, categories].any(1)] = level
+        answered = probability >= self.thresholds
+        for level in range(self.verdicts.shape[1] - 1):
+            of_level = np.flatnonzero(self.taxonomy.levels == level)
+            here, true = answered[:, of_level], truth[:, of_level]
+            self.verdicts[clips, level] = _verdicts(here, true, here, true)
+        self.verdicts[clips, -1] = verdicts(answered, truth, self.taxonomy)
         self.surprise[clips] = np.where(truth, 1 - probability, probability).max(1)
 
     def __len__(self) -> int:
@@ -150,25 +200,21 @@ class Clips:
             counts += self.survey.labels(slice(start, start + CHUNK)).sum(0)
         return counts
 
-    def correct(self, level: int | None) -> Bool[np.ndarray, "clip"]:
-        """Whether the most probable category of the level, or of each clip's deepest level, is true."""
-        levels = np.maximum(self.deepest, 0) if level is None else np.full(len(self), level)
-        return np.asarray(self.right[np.arange(len(self)), levels] & (self.deepest >= 0))
-
     def choose(self, query: Filter) -> Int[np.ndarray, "chosen"]:
         """The numbers of the clips that match a filter, in its order.
 
         Raises:
-            Error: the taxonomy lacks the category or level, or the filter needs a correlation and the run has no tower.
+            Error: see `check`.
         """
         check(query, self.run, bool(self.survey.pairs))
+        of_level = self.verdicts[:, -1 if query.level is None else query.level]
         kept = np.ones(len(self), np.bool_)
         if query.category is not None:
             kept &= self._in(self.taxonomy.paths.index(query.category), query.role)
         if query.level is not None:
-            kept &= self.deepest >= query.level
+            kept &= of_level != NO_VERDICT
         if query.verdict is not None:
-            kept &= (self.correct(query.level) == (query.verdict == "correct")) & (self.deepest >= 0)
+            kept &= of_level == VERDICTS.index(query.verdict)
         if query.correlated:
             low, high = (0.0 if query.low is None else query.low), (1.0 if query.high is None else query.high)
             kept &= (self.correlation >= low) & (self.correlation <= high)  # false where a modality is missing
@@ -185,7 +231,7 @@ class Clips:
         true = (self.survey.bits[:, category // 8] >> (7 - category % 8)).astype(np.uint8) & 1 == 1
         if role == "truth":
             return np.asarray(true)
-        named = self.survey.scores[:, category] >= np.log(NAMED / (1 - NAMED))
+        named = from_log_odds(self.survey.scores[:, category]) >= self.thresholds[category]
         roles = {"named": named, "missed": true & ~named, "false": named & ~true, "either": true | named}
         return np.asarray(roles[role])
 
@@ -198,30 +244,29 @@ class Clips:
 
         Args:
             numbers: the clips' numbers in the data set.
-            level: the level of the verdict. None: each clip's deepest level.
+            level: the level of the verdict. None: all levels.
 
         Raises:
             Error: the taxonomy lacks the level.
         """
         numbers = np.asarray(numbers, np.int64)
         check(Filter(level=level), self.run, bool(self.survey.pairs))
-        correct = self.correct(level)
-        levels = self.deepest if level is None else np.where(self.deepest < 0, -1, level)
+        of_level = self.verdicts[numbers, -1 if level is None else level].tolist()
         probability, labels = self.survey.probabilities(numbers), self.survey.labels(numbers)
-        parts = zip(numbers.tolist(), probability, labels, strict=True)
-        return [self._to_dict(clip, int(levels[clip]), bool(correct[clip]), p, truth) for clip, p, truth in parts]
+        parts = zip(numbers.tolist(), of_level, probability, labels, strict=True)
+        return [self._to_dict(clip, level, verdict, p, truth) for clip, verdict, p, truth in parts]
 
     def _to_dict(
         self,
         clip: int,
-        level: int,
-        correct: bool,
+        level: int | None,
+        verdict: int,
         probability: Float[np.ndarray, "category"],
         truth: Bool[np.ndarray, "category"],
     ) -> dict[str, Any]:
         shard, record = self.dataset.where[clip]
         name = self.survey.name(clip)
-        pairs = zip(self.survey.pairs, self.survey.figures[clip, 1:].tolist(), strict=True)
+        pairs = zip(self.pairs, self.survey.figures[clip, 1 : 1 + len(self.pairs)].tolist(), strict=True)
         return {
             "number": clip,
             "id": name,
@@ -230,26 +275,31 @@ class Clips:
             "record": self.dataset.shards[shard].number(int(record)),
             "truth": [self._category(i, probability, truth) for i in self._leaves(truth)],
             "predictions": [self._category(i, probability, truth) for i in self._best(probability)],
-            "level": level if level >= 0 else None,
-            "correct": correct if level >= 0 else None,
+            "level": level,
+            "verdict": VERDICTS[verdict] if verdict != NO_VERDICT else None,
             "loss": float(self.loss[clip]),
             "surprise": float(self.surprise[clip]),
             "correlation": {pair: value if value == value else None for pair, value in pairs},
         }
 
     def _category(self, i: int, probability: Any, truth: Any) -> dict[str, Any]:
-        return {"path": self.taxonomy.paths[i], "probability": float(probability[i]), "true": bool(truth[i])}
+        return {
+            "path": self.taxonomy.paths[i],
+            "probability": float(probability[i]),
+            "true": bool(truth[i]),
+            "answered": bool(probability[i] >= self.thresholds[i]),
+        }
 
     def _leaves(self, truth: Bool[np.ndarray, "category"]) -> list[int]:
         """The true categories without a true descendant."""
-        above = {j for i in np.flatnonzero(truth) for j in self.taxonomy.ancestors(int(i))}
-        return [i for i in np.flatnonzero(truth).tolist() if i not in above]
+        return np.flatnonzero(most_specific(truth[None], self.taxonomy)[0]).tolist()
 
     def _best(self, probability: Float[np.ndarray, "category"]) -> list[int]:
         """The most probable categories, without named ones that have a named descendant."""
-        specific = set(self._leaves(probability >= NAMED))
-        order = self.taxonomy.ranked(probability)[:CANDIDATES].tolist()
-        return [i for i in order if i in specific or probability[i] < NAMED][:TOP]
+        answered = probability >= self.thresholds
+        specific = most_specific(answered[None], self.taxonomy)[0]
+        order = self.run.ranked(probability)[:CANDIDATES].tolist()
+        return [i for i in order if specific[i] or not answered[i]][:TOP]
 
     def link(self, name: str) -> str | None:
         """The address of a YouTube-8M clip's page; None for other clips."""

@@ -14,7 +14,7 @@ from counterpoint.files import check_output_file, replacing
 
 Format = Literal["csv", "json"]
 PIECE = 500  # clips
-COLUMNS = ["id", "link", "shard", "record", "truth", "predictions", "level", "correct", "loss", "surprise"]
+COLUMNS = ["id", "link", "shard", "record", "truth", "predictions", "level", "verdict", "loss", "surprise"]
 MARKS: dict[Format, bytes] = {"csv": ",".join(COLUMNS).encode(), "json": b'"number": '}
 """Bytes at the start of every file of a list."""
 EMPTY_JSON = b"[]\n"
@@ -72,7 +72,7 @@ def save(clips: Clips, query: Filter, path: str | os.PathLike[str]) -> int:
 
 
 def _csv(clips: Clips, pieces: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
-    pairs = clips.survey.pairs
+    pairs = clips.pairs
     yield _line([*COLUMNS, *(f"correlation of {pair}" for pair in pairs)])
     for piece in pieces:
         rows = ""

@@ -577,6 +577,8 @@ def explain(
     check_picture(path)
     explanation = explain_clip(Predictor(loaded), record, None if other is None else dataset.clip(other), top)
     draw_explanation(explanation, path)
+    if loaded.chance_tower:
+        note(f"no correlation is shown: this model's tower is no better than chance ({loaded.tower_reliability})")
     show(as_json, explanation.to_dict, lambda: explanation_table(explanation, path))
 
 

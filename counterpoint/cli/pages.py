@@ -122,7 +122,7 @@ def browse(
     category: Annotated[str | None, Parameter(metavar="PATH", group=CHOICE)] = None,
     role: Annotated[Literal["truth", "named", "missed", "false", "either"], Parameter(group=CHOICE)] = "truth",
     level: Annotated[int | None, NOT_NEGATIVE, Parameter(group=CHOICE)] = None,
-    verdict: Annotated[Literal["correct", "wrong"] | None, Parameter(group=CHOICE)] = None,
+    verdict: Annotated[Literal["right", "partly", "wrong", "unsure"] | None, Parameter(group=CHOICE)] = None,
     correlation: Annotated[tuple[float, float] | None, Parameter(metavar="FROM TO", group=CHOICE)] = None,
     search: Annotated[str, Parameter(metavar="TEXT", group=CHOICE)] = "",
     sort: Annotated[Literal["loss", "surprise", "correlation", "order"], Parameter(group=CHOICE)] = "loss",
@@ -140,8 +140,8 @@ def browse(
         port: 0: any that is free.
         category: such as Food:Recipe.
         role: what the category is: true, named by the model, true and not named (missed), named and not true (false).
-        level: evaluate clips at this level, not at their deepest.
-        verdict: whether the level's best category is a true one.
+        level: compare answers and labels at this level alone.
+        verdict: whether the answers, which reach their thresholds, are the labels.
         correlation: correlations from and to.
         search: a part of the id.
         sort: loss and surprise: highest first; correlation: lowest first.

@@ -17,7 +17,9 @@ from counterpoint.run import read_json
 from counterpoint.tables import Cell, Table
 from counterpoint.taxonomy import Taxonomy
 
-SHOWN = 0.3  # a prediction is shown from this probability on
+# A prediction is shown from this probability on, the same for both models of a table; below it the cell says that there
+# is none. Thresholds that were fitted for one of the two would make them unlike.
+SHOWN = 0.3
 PREDICTIONS = 2
 CLIPS = 8  # of each table
 VIDEO = "https://data.yt8m.org/2/j/i/{}/{}.js"  # which YouTube video a YouTube-8M id stands for

@@ -50,6 +50,9 @@ class Category(_Answer):
     level: Annotated[int, Field(ge=0, description="0 is the top", examples=[1])]
     iab: Annotated[str | None, Field(description="its code in the IAB Content Taxonomy 3.1", examples=["210"])]
     probability: Probability
+    threshold: Annotated[
+        float, Field(ge=0, le=1, description="the probability from which on it is an answer", examples=[0.5])
+    ] = 0.5
 
 
 class Answer(_Answer):
@@ -73,10 +76,15 @@ class Answer(_Answer):
         dict[str, float],
         Field(
             description="the probability that sound and picture belong together, by pair of modalities; "
-            "empty where the model has no correlation tower",
+            "empty where the model has no correlation tower, or one that is no better than chance",
             examples=[{"audio and video": 0.97}],
         ),
     ]
+    unsure: Annotated[bool, Field(description="whether no category reaches its threshold", examples=[False])] = False
+    unlike: Annotated[
+        bool,
+        Field(description="whether the clip is far from every clip that the model was trained on", examples=[False]),
+    ] = False
     made_by: Identity
 
 
@@ -218,12 +226,22 @@ class Tree(_Answer):
     tree: list[Node]
 
 
+class TowerAUC(_Answer):
+    """How well the correlation tower tells true pairs from false ones: by chance alone if `low` is 0.5 or less."""
+
+    value: Annotated[float, Field(description="the area under the ROC curve", examples=[0.91])]
+    low: Annotated[float, Field(description="the start of its 95 % interval", examples=[0.86])]
+    high: Annotated[float, Field(description="the end of it", examples=[0.95])]
+    pairs: Annotated[int, Field(description="the true pairs it was measured on", examples=[240])]
+
+
 class About(_Answer):
     """The server's run and limits."""
 
     version: Annotated[str, Field(examples=["0.1.0"])]
     made_by: Identity
     tower: Annotated[bool, Field(description="whether the model has a correlation tower")]
+    tower_auc: Annotated[TowerAUC | None, Field(description="null without a tower, or where it is unknown")] = None
     videos: Annotated[bool, Field(description="whether the server takes video files beside feature records")]
     max_bytes: Annotated[int, Field(description="of an upload", examples=[200_000_000])]
     max_seconds: Annotated[int, Field(description="of a video", examples=[300])]

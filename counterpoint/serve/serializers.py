@@ -55,13 +55,25 @@ def _node(taxonomy: Taxonomy, i: int) -> answers.Node:
     )
 
 
-def best(taxonomy: Taxonomy, probabilities: Float[np.ndarray, "category"], top: int) -> list[answers.Category]:
+def tower_auc(run: RunFolder) -> answers.TowerAUC | None:
+    """The AUC of the run's correlation tower, where it is known."""
+    auc = run.tower_reliability
+    return None if auc is None else answers.TowerAUC(value=auc.auc, low=auc.low, high=auc.high, pairs=auc.pairs)
+
+
+def best(run: RunFolder, probabilities: Float[np.ndarray, "category"], top: int) -> list[answers.Category]:
     """The most probable categories."""
-    order = taxonomy.ranked(probabilities)[:top]
-    return [_category(taxonomy, i, float(probabilities[i])) for i in order.tolist()]
+    order = run.ranked(probabilities)[:top].tolist()
+    return _categories(run, {i: float(probabilities[i]) for i in order})
 
 
-def _category(taxonomy: Taxonomy, i: int, probability: float) -> answers.Category:
+def _categories(run: RunFolder, probabilities: dict[int, float]) -> list[answers.Category]:
+    """The categories with these numbers, in their order."""
+    taxonomy, thresholds = run.labelling.taxonomy, run.thresholds
+    return [_category(taxonomy, i, value, float(thresholds[i])) for i, value in probabilities.items()]
+
+
+def _category(taxonomy: Taxonomy, i: int, probability: float, threshold: float) -> answers.Category:
     return answers.Category(
         id=taxonomy.ids[i],
         name=taxonomy.names[i],
@@ -70,6 +82,7 @@ def _category(taxonomy: Taxonomy, i: int, probability: float) -> answers.Categor
         level=int(taxonomy.levels[i]),
         iab=taxonomy.codes[i] or None,
         probability=probability,
+        threshold=threshold,
     )
 
 
@@ -88,7 +101,7 @@ def status(job: Job, answer: answers.Answer | None) -> answers.Job:
     )
 
 
-def answer(job: Job, taxonomy: Taxonomy, made_by: answers.Identity, top: int) -> answers.Answer:
+def answer(job: Job, run: RunFolder, made_by: answers.Identity, top: int) -> answers.Answer:
     """The categories of a job's clip; RefusedError if the job failed."""
     if job.prediction is None:
         raise RefusedError(job.status, job.detail)
@@ -99,8 +112,10 @@ def answer(job: Job, taxonomy: Taxonomy, made_by: answers.Identity, top: int) ->
         seconds=job.seconds,
         modalities=job.modalities,
         notes=job.notes,
-        categories=best(taxonomy, job.prediction.probabilities, top),
+        categories=best(run, job.prediction.probabilities, top),
         correlation=job.prediction.correlation,
+        unsure=not (job.prediction.probabilities >= run.thresholds).any(),
+        unlike=job.prediction.unlike,
         made_by=made_by,
     )
 
@@ -121,8 +136,7 @@ def explanation(predictor: Predictor, job: Job, other: Job | None, top: int) -> 
     clip, swapped = _clip(job), _clip(other) if other else None
     explained = explain(predictor, clip, swapped, top)
     other_name = None if swapped is None else swapped.id
-    taxonomy = predictor.run.labelling.taxonomy
-    places = {path: i for i, path in enumerate(taxonomy.paths)}
+    places = {path: i for i, path in enumerate(predictor.run.labelling.taxonomy.paths)}
     changes = [
         answers.Change(what=what, modality=modality, other=name, changes=explained.changes[label])
         for modality in predictor.run.features.sizes
@@ -132,7 +146,7 @@ def explanation(predictor: Predictor, job: Job, other: Job | None, top: int) -> 
     return answers.Explanation(
         job=job.id,
         name=explained.clip,
-        categories=[_category(taxonomy, places[path], probability) for path, probability in explained.categories],
+        categories=_categories(predictor.run, {places[path]: value for path, value in explained.categories}),
         changes=changes,
         correlation=explained.correlation,
         per_second=explained.per_second,

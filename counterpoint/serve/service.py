@@ -125,6 +125,7 @@ class Service:
             version=__version__,
             made_by=self.identity,
             tower=self.predictor.model.tower is not None,
+            tower_auc=serializers.tower_auc(self.run),
             videos=self._workers is not None,
             max_bytes=settings.max_bytes,
             max_seconds=settings.max_seconds,
@@ -347,7 +348,7 @@ class Service:
     def answer(self, job: Job, top: int) -> answers.Answer:
         """The ``top`` categories of a finished job's clip; RefusedError if the job failed."""
         job.fetched = True
-        return serializers.answer(job, self.run.labelling.taxonomy, self.identity, top)
+        return serializers.answer(job, self.run, self.identity, top)
 
     async def explain(self, job: Job, other: Job | None, top: int) -> answers.Explanation:
         """Why a job's clip was categorized as it was; ``other`` is a clip to swap tracks with.

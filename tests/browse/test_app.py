@@ -41,9 +41,12 @@ def test_filters(server: str) -> None:
     content = get(server, "v1/clips?category=Food:Soup&verdict=wrong&level=1&limit=60").json()["clips"]
     for clip in content:
         assert "Food:Soup" in [one["path"] for one in clip["truth"]]
-        assert clip["correct"] is False
-    right = get(server, "v1/clips?category=Food:Soup&verdict=correct&level=1&limit=60").json()["total"]
-    assert right + len(content) == get(server, "v1/clips?category=Food:Soup").json()["total"] > 0
+        assert clip["verdict"] == "wrong"
+    others = [
+        get(server, f"v1/clips?category=Food:Soup&verdict={verdict}&level=1").json()["total"]
+        for verdict in ("right", "partly", "unsure")
+    ]
+    assert sum(others) + len(content) == get(server, "v1/clips?category=Food:Soup").json()["total"] > 0
 
 
 def test_one_clip_and_why(server: str) -> None:
@@ -60,6 +63,7 @@ def test_one_clip_and_why(server: str) -> None:
     [
         ("v1/clips?category=Nothing", 422, "no category 'Nothing'"),
         ("v1/clips?role=none", 422, "role"),
+        ("v1/clips?verdict=correct", 422, "right"),
         ("v1/clips?level=9", 422, "no level 9"),
         ("v1/clips/0?level=2", 422, "no level 2"),
         ("v1/clips/0?level=-1", 422, "no level -1"),
@@ -149,7 +153,7 @@ def test_lists_by_page_and_by_command_are_the_same(server: str, world: World, tm
     first = listed["clips"][0]
     assert rows[0]["truth"].split("; ")[0] == f"{first['truth'][0]['path']} {first['truth'][0]['probability']:.3f}"
     assert float(rows[0]["loss"]) == pytest.approx(first["loss"], abs=1e-6)
-    assert {"correlation of audio and video", "shard", "record", "correct"} <= set(rows[0])
+    assert {"correlation of audio and video", "shard", "record", "verdict"} <= set(rows[0])
 
 
 def test_an_empty_list(server: str) -> None:

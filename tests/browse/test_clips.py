@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training.world import recipe
+from training.world import TAXONOMY, recipe
 
-from counterpoint.browse.clips import Clips, Filter
+from counterpoint.browse.clips import NO_VERDICT, VERDICTS, Clips, Filter, verdicts
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import YOUTUBE8M_SIZES, FeatureSet
 from counterpoint.errors import Error
 from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import survey
-from counterpoint.run import RunFolder
+from counterpoint.reliability import Reliability
+from counterpoint.run import TOWER_FOLDER, RunFolder, write_json
 from counterpoint.taxonomy.mapping import youtube8m
 
 
@@ -37,10 +38,13 @@ def names(clips: Clips, **chosen: object) -> str:
         ({"category": "Food:Dessert", "role": "missed"}, "b"),
         ({"category": "Food:Dessert", "role": "false"}, "c"),
         ({"category": "Food:Dessert", "role": "either"}, "cba"),
-        ({"verdict": "correct"}, "da"),
+        ({"verdict": "right"}, "a"),
+        ({"verdict": "partly"}, "d"),  # Ball of Soup and Ball
         ({"verdict": "wrong"}, "cb"),
-        ({"verdict": "correct", "level": 0}, "bda"),
+        ({"verdict": "unsure"}, ""),
+        ({"verdict": "right", "level": 0}, "bda"),
         ({"verdict": "wrong", "level": 0}, "c"),
+        ({"verdict": "partly", "level": 1}, "d"),
         ({"level": 1}, "cbda"),
         ({"low": 0.4}, "daé"),
         ({"low": 0.3, "high": 0.6}, "dé"),
@@ -54,15 +58,57 @@ def test_filters_and_orders(known: Clips, chosen: dict[str, object], expected: s
     assert names(known, **chosen) == expected
 
 
-def test_of_equals_a_true_one_is_the_most_probable(known: Clips) -> None:
-    """Children that a model calls more probable than their parent are as probable as it; no other order is known."""
+@pytest.mark.parametrize(
+    ("labels", "answers", "verdict"),
+    [
+        ("Food Food:Dessert", "Food Food:Dessert", "right"),
+        ("Food Food:Dessert", "Food:Dessert", "right"),  # thresholds of parents may be higher
+        ("Food", "Food", "right"),
+        ("Food Food:Dessert Food:Soup", "Food Food:Soup", "partly"),  # one is missing
+        ("Food Food:Dessert", "Food Food:Dessert Sport", "partly"),  # one is false
+        ("Food Food:Dessert", "Food", "partly"),  # true, and not specific
+        ("Food", "Food Food:Soup", "partly"),  # more specific than the label
+        ("Food Food:Dessert", "Food Food:Soup", "wrong"),  # that both are Food is no merit
+        ("Food Food:Dessert", "Sport", "wrong"),
+        ("Food Food:Dessert", "", "unsure"),
+        ("", "Food", None),
+        ("", "", None),
+    ],
+)
+def test_verdicts(labels: str, answers: str, verdict: str | None) -> None:
+    truth, answered = (np.array([[path in one.split() for path in TAXONOMY.paths]]) for one in (labels, answers))
+    (found,) = verdicts(answered, truth, TAXONOMY)
+    assert (VERDICTS[found] if found != NO_VERDICT else None) == verdict
+
+
+def test_below_all_thresholds_a_clip_is_unsure_however_right_its_best_category_is(known: Clips) -> None:
     scores = np.array(known.survey.scores)
-    scores[1] = log_odds(np.array([0.6, 0.6, 0.6, 0.1, 0.1]))  # b, a Dessert
-    scores[3] = log_odds(np.array([0.1, 0.1, 0.1, 0.6, 0.6]))
-    tied = Clips(known.run, known.dataset, replace(known.survey, scores=scores))
-    assert names(tied, verdict="correct") == "bda"
-    scores[1] = log_odds(np.array([0.6, 0.5, 0.6, 0.1, 0.1]))
-    assert names(Clips(known.run, known.dataset, replace(known.survey, scores=scores)), verdict="correct") == "da"
+    scores[1] = log_odds(np.array([0.49, 0.48, 0.1, 0.1, 0.1]))  # b, a Dessert
+    less = Clips(known.run, known.dataset, replace(known.survey, scores=scores))
+    assert names(less, verdict="unsure") == names(less, verdict="unsure", level=1) == "b"
+    assert names(less, category="Food:Dessert", role="missed") == "b"
+    assert less.to_dicts([1])[0]["verdict"] == "unsure"
+    assert [one["answered"] for one in less.to_dicts([1])[0]["truth"]] == [False]
+
+
+def test_verdicts_follow_the_thresholds_of_the_run(known: Clips) -> None:
+    above = (0.5, 0.15, 0.75, 0.5, 0.5)  # b: Dessert (0.2) is an answer, Soup (0.7) is none
+    fitted = Reliability(1.0, (0.0,) * 5, above, unlike=9.0, typical=1.0, clips=40)
+    known.run.folder.mkdir()
+    known.run.save_reliability(fitted, np.ones((2, 4), np.float32))
+    clips = Clips(replace(known.run), known.dataset, known.survey)
+    assert names(clips, verdict="right") == "ba"
+    assert names(clips, category="Food:Dessert", role="named") == "cba"
+    assert [one["path"] for one in clips.to_dicts([1])[0]["predictions"]][:2] == ["Food:Soup", "Food:Dessert"]
+
+
+def test_the_correlation_of_a_chance_tower_is_not_shown(known: Clips) -> None:
+    (known.run.folder / TOWER_FOLDER).mkdir(parents=True)
+    write_json(known.run.folder / TOWER_FOLDER / "auc.json", {"auc": 0.53, "low": 0.44, "high": 0.62, "pairs": 60})
+    clips = Clips(replace(known.run), known.dataset, known.survey)
+    assert clips.to_dicts([1])[0]["correlation"] == {}
+    with pytest.raises(Error, match=r"no better than chance \(AUC 0.53 \[0.44, 0.62\] on 60 pairs\)"):
+        names(clips, sort="correlation")
 
 
 def test_the_address_of_a_filter() -> None:
@@ -77,6 +123,8 @@ def test_what_cannot_be_asked_for(known: Clips) -> None:
         known.choose(Filter(category="Foot"))
     with pytest.raises(Error, match="no level 2: they are 0 to 1"):
         known.choose(Filter(level=2))
+    with pytest.raises(Error, match="no verdict 'correct': they are right, partly, wrong, unsure"):
+        known.choose(Filter(verdict="correct"))  # type: ignore[arg-type]
     without = replace(known.survey, about={"pairs": []}, figures=known.survey.figures[:, :1])
     for asked in (Filter(low=0.5), Filter(sort="correlation")):
         with pytest.raises(Error, match="without a correlation tower"):
@@ -96,12 +144,12 @@ def test_plain_values(known: Clips) -> None:
         ("Sport", 0.1, False),
         ("Sport:Ball", 0.1, False),
     ]
-    assert values[0]["correct"] is False
+    assert values[0]["verdict"] == "wrong"
     assert values[0]["loss"] == pytest.approx(0.5)
     assert values[0]["surprise"] == pytest.approx(0.8, abs=1e-3)
     assert values[0]["correlation"] == {"audio and video": pytest.approx(0.2)}
-    assert (values[1]["correct"], values[1]["truth"]) == (None, [])
-    assert known.to_dicts([1], level=0)[0]["correct"] is True
+    assert (values[1]["verdict"], values[1]["truth"]) == (None, [])
+    assert known.to_dicts([1], level=0)[0]["verdict"] == "right"
     assert known.to_dicts([2])[0]["correlation"] == {"audio and video": None}
 
 

@@ -21,7 +21,8 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.media import encoders
 from counterpoint.media import films as render
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, ContrastiveConfig, HeadConfig, NetVLADFamily
-from counterpoint.run import RunFolder
+from counterpoint.reliability import Reliability
+from counterpoint.run import TOWER_FOLDER, RunFolder, write_json
 from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -121,6 +122,16 @@ def film_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def record_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of features that are not made of video files."""
     return make_run(tmp_path_factory.mktemp("runs") / "records", FeatureSet(SIZES, "synthetic"))
+
+
+@pytest.fixture(scope="session")
+def doubtful_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of feature records that is unsure, finds all clips unlike its training clips, and has a chance tower."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "doubtful", FeatureSet(SIZES, "synthetic"))
+    above = (0.99, 0.98, 0.97, 0.96, 0.95)
+    run.save_reliability(Reliability(0.1, (0.0,) * 5, above, unlike=0.0, typical=1.0, clips=40), -np.ones((1, 8)))
+    write_json(run.folder / TOWER_FOLDER / "auc.json", {"auc": 0.53, "low": 0.44, "high": 0.62, "pairs": 60})
+    return RunFolder.load(run.folder)
 
 
 @pytest.fixture(scope="session")

@@ -392,6 +392,65 @@ def test_shows_films_that_the_browser_cannot_play(server: Served, visit: Open, t
 
 
 @pytest.mark.slow
+def test_doubts_are_said_in_small_type(visit: Open, doubtful_run: RunFolder, tmp_path: Path) -> None:
+    doubtful_run.features.save(tmp_path)
+    random = np.random.default_rng(0)
+    sizes = doubtful_run.features.sizes
+    tracks = {name: random.integers(0, 256, (5, size), dtype=np.uint8) for name, size in sizes.items()}
+    with Writer(tmp_path / "clip.tfrecord") as records:
+        records.write(encode(Clip("clip", np.array([], np.int64), tracks)))
+    with serving(doubtful_run.folder) as server:
+        page = visit(server)
+        upload(page, tmp_path / "clip.tfrecord", tmp_path / "features.json")
+        categories = asked(server, page)["answer"]["categories"]
+        expect(page.locator("#best")).to_contain_text(f"Not sure; perhaps {categories[0]['name']}")
+        size = "parseFloat(getComputedStyle(document.querySelector('#best .leaf')).fontSize)"
+        assert page.evaluate(size) <= 24
+        expect(page.locator("#unlike")).to_have_text("This clip is unlike every clip that the model was trained on.")
+        expect(page.locator("#verdict")).to_have_text(
+            "Whether sound and picture belong together is unknown: this model's correlation tower is no better than "
+            "chance (AUC 0.53 [0.44, 0.62])."
+        )
+        assert page.locator("#timeline .label").all_text_contents() == ["Picture", "Sound"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("probabilities", "thresholds", "path", "sure", "also"),
+    [
+        ([0.9, 0.8, 0.1, 0.6], [0.5, 0.5, 0.5, 0.5], "Food Dessert", True, ["Sport"]),
+        ([0.9, 0.8, 0.1, 0.6], [0.5, 0.85, 0.5, 0.7], "Food", True, []),
+        ([0.9, 0.3, 0.2, 0.6], [0.95, 0.5, 0.2, 0.7], "Food Soup", True, []),  # a parent with a higher threshold
+        ([0.6, 0.3, 0.2, 0.5], [0.7, 0.7, 0.7, 0.4], "Sport", True, []),  # not the most probable one
+        ([0.4, 0.3, 0.1, 0.2], [0.5, 0.5, 0.5, 0.5], "Food Dessert", False, []),
+    ],
+)
+def test_the_path_follows_the_thresholds(
+    server: Served,
+    visit: Open,
+    probabilities: list[float],
+    thresholds: list[float],
+    path: str,
+    sure: bool,
+    also: list[str],
+) -> None:
+    page = visit(server)
+    parents = {"Food": None, "Dessert": "Food", "Soup": "Food", "Sport": None}
+    categories = [
+        {"id": name, "name": name, "parent": parent, "probability": probability, "threshold": threshold}
+        for (name, parent), probability, threshold in zip(parents.items(), probabilities, thresholds, strict=True)
+    ]
+    found = page.evaluate(
+        """async categories => {
+            const { alsoIn, best, sure } = await import("./tree.js"), path = best(categories);
+            return [path.map(one => one.name).join(" "), sure(path), alsoIn(categories, path).map(one => one.name)];
+        }""",
+        categories,
+    )
+    assert found == [path, sure, also]
+
+
+@pytest.mark.slow
 def test_asks_for_the_key(film_run: RunFolder, films: Path, visit: Open, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("open sesame")
     (tmp_path / "examples").mkdir()

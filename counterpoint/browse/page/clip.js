@@ -4,6 +4,7 @@ import { byId, called, capital, coloured, el, signed } from "./dom.js";
 import { Timeline } from "./timeline.js";
 
 const PAIR = "audio and video";
+const VERDICTS = { right: "✓ right", partly: "◐ partly right", wrong: "✗ wrong", unsure: "? unsure" };
 
 // A path whose last name, the most specific one, is set apart.
 function path(text) {
@@ -13,11 +14,11 @@ function path(text) {
 
 const name = pair => (pair === PAIR ? "sound and picture" : pair.split(" and ").map(called).join(" and "));
 
-// Odd are labels below 0.5, and categories of 0.5 or more that are not among the labels.
+// Odd are labels that are no answer of the model, and answers that are not among the labels.
 export function categories(listed, by) {
   if (!listed.length) return el("p", { class: "dim" }, "none");
-  return el("ul", {}, ...listed.map(({ path: text, probability, true: truth }) => {
-    const odd = by === "truth" ? probability < 0.5 : probability >= 0.5 && !truth;
+  return el("ul", {}, ...listed.map(({ path: text, probability, true: truth, answered }) => {
+    const odd = by === "truth" ? !answered : answered && !truth;
     const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i", { style: { "--kept": probability } }));
     const note = by === "truth" ? (odd ? "the model does not name it" : "") : truth ? "true" : odd ? "not in the labels" : "";
     return el("li", { class: `${truth ? "yes" : ""} ${odd ? "odd" : ""}`, title: note },
@@ -27,10 +28,10 @@ export function categories(listed, by) {
 
 export function figures(clip) {
   const figure = (what, value) => el("span", { class: "figure" }, `${what} `, el("b", {}, value));
-  const [sort, verdict] = { true: ["right", "✓ right"], false: ["wrong", "✗ wrong"], null: ["", "no labels"] }[String(clip.correct)];
+  const verdict = VERDICTS[clip.verdict] ?? "no labels";
   const at = clip.level === null ? "" : ` at level ${clip.level}`;
   return [
-    el("span", { class: `verdict ${sort}` }, verdict + at),
+    el("span", { class: `verdict ${clip.verdict ?? ""}` }, verdict + at),
     figure("loss", clip.loss.toFixed(4)),
     figure("surprise", clip.surprise.toFixed(2)),
     ...Object.entries(clip.correlation).map(([pair, value]) =>

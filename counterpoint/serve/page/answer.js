@@ -3,40 +3,46 @@
 import { byId, called, clock, coloured, el, inOrder, show, signed, spaced } from "./dom.js";
 import { alsoIn, best, changed, code, sure } from "./tree.js";
 
-// The answer itself; `tower`: whether the model has one.
-export function headline(answer, tower) {
+// The answer itself; `about`: the server's model.
+export function headline(answer, about) {
   const path = best(answer.categories), leaf = path.at(-1);
   const { name, seconds, modalities } = answer;
   byId("name").textContent = [name, clock(seconds), inOrder(modalities).map(called).join(" and ")].join(" · ");
-  document.title = leaf ? `${leaf.name} · ${name} · Counterpoint` : "Counterpoint";
-  byId("best").replaceChildren(...headed(path));
-  byId("best").classList.toggle("unsure", !sure(path));
+  document.title = leaf ? `${answer.unsure ? "Not sure" : leaf.name} · ${name} · Counterpoint` : "Counterpoint";
+  byId("best").replaceChildren(...headed(path, answer.unsure));
+  byId("best").classList.toggle("unsure", answer.unsure);
+  show(byId("unlike"), answer.unlike);
   const also = alsoIn(answer.categories, path).slice(0, 4);
   show(byId("also"), also.length > 0);
   const named = also.map(each => `${spaced(each.path)} ${each.probability.toFixed(2)}`);
   byId("also").textContent = `Also ${named.join(", ")}`;
-  byId("verdict").replaceChildren(...verdict(answer, tower));
+  byId("verdict").replaceChildren(...verdict(answer, about));
   show(byId("notes"), answer.notes.length > 0);
   byId("notes").replaceChildren(...answer.notes.map(note => el("li", {}, note)));
 }
 
-function headed(path) {
+function headed(path, unsure) {
   const leaf = path.at(-1);
   if (!leaf) return ["Nothing"];
   const above = path.slice(0, -1).map(category => `${category.name} › `).join("");
   return [
-    el("span", { class: "above" }, sure(path) ? above : `Not sure; perhaps ${above}`),
+    el("span", { class: "above" }, unsure ? `Not sure; perhaps ${above}` : above),
     el("span", { class: "leaf" }, leaf.name), " ",
     el("span", { class: "figures" }, el("span", { class: "number" }, leaf.probability.toFixed(2)), " ", code(leaf)),
   ];
 }
 
 // Whether sound and picture belong together.
-function verdict({ correlation, modalities }, tower) {
+function verdict({ correlation, modalities }, { tower, tower_auc: auc }) {
   const probability = correlation["audio and video"];
   const unknown = reason => [el("span", { class: "dim" }, reason)];
   if (!tower) {
     return unknown("Whether sound and picture belong together is unknown: this model has no correlation tower.");
+  }
+  if (auc && auc.low <= 0.5) {
+    const [value, low, high] = [auc.value, auc.low, auc.high].map(figure => figure.toFixed(2));
+    return unknown("Whether sound and picture belong together is unknown: this model's correlation tower is no better "
+      + `than chance (AUC ${value} [${low}, ${high}]).`);
   }
   const missing = ["audio", "video"].find(modality => !modalities.includes(modality));
   if (missing) return unknown(`There is no ${called(missing)}, so nothing to belong together.`);

@@ -133,14 +133,15 @@ async function open(job) {
 async function result(clip) {
   const signal = scene("result"), { answer } = clip;
   [current, explanation] = [clip, null];
-  headline(answer, about.tower);
+  headline(answer, about);
   tree = new Tree(byId("tree"), answer.categories);
   choose(null);
   for (const id of ["timeline", "readout", "legend", "no-timeline"]) show(byId(id), false);
   byId("attended").replaceChildren(el("p", { class: "dim" }, "Working out why …"));
   window.scrollTo(0, 0);
   byId("best").focus({ preventScroll: true });
-  announce(`${answer.name}: ${byId("best").textContent}. ${byId("verdict").textContent}`);
+  const unlike = answer.unlike ? ` ${byId("unlike").textContent}` : "";
+  announce(`${answer.name}: ${byId("best").textContent}.${unlike} ${byId("verdict").textContent}`);
   made(answer.made_by);
   others();
   const url = await source(clip, signal).catch(problem => {

@@ -4,7 +4,10 @@ import { el, show, signed } from "./dom.js";
 
 const FAINT = 0.01; // less probable categories are shown on demand
 
-export const sure = path => path.length > 0 && path[0].probability >= 0.5;
+const answered = category => category.probability >= category.threshold;
+
+// Whether a category of the path reaches its threshold.
+export const sure = path => path.some(answered);
 
 // Categories as they are after changes, a map from ids.
 export const changed = (categories, changes) => categories.map(category =>
@@ -20,23 +23,24 @@ function below(categories) {
   return children;
 }
 
-// From the most probable top category down while a half is reached, or a half of the top's where that is unsure.
+// Whether a category or one below it reaches its threshold.
+const leads = (category, children) => answered(category) || (children.get(category.id) ?? []).some(child => leads(child, children));
+
+// From the top down to a most specific answer, each time by the most probable category that leads to one. Where there is
+// no answer: by the most probable ones, while half of the top's probability is reached.
 export function best(categories) {
-  const children = below(categories), path = [];
-  let [next] = children.get(null);
-  const enough = next ? Math.min(0.5, next.probability / 2) : 0;
-  while (next && next.probability >= enough) {
-    path.push(next);
-    [next] = children.get(next.id) ?? [];
-  }
+  const children = below(categories), path = [], tops = children.get(null);
+  const found = tops.some(top => leads(top, children)), enough = tops.length ? tops[0].probability / 2 : 0;
+  const goes = category => (found ? leads(category, children) : category.probability >= enough);
+  for (let next = tops.find(goes); next; next = (children.get(next.id) ?? []).find(goes)) path.push(next);
   return path;
 }
 
-// The deepest other categories that are at least as probable as not.
+// The most specific other answers.
 export function alsoIn(categories, path) {
   const children = below(categories), taken = new Set(path.map(category => category.id));
-  return categories.filter(category => category.probability >= 0.5 && !taken.has(category.id)
-    && !(children.get(category.id) ?? []).some(child => child.probability >= 0.5));
+  return categories.filter(category => answered(category) && !taken.has(category.id)
+    && !(children.get(category.id) ?? []).some(child => leads(child, children)));
 }
 
 export const code = category => (category.iab ? el("span", { class: "code", title: "IAB Content Taxonomy 3.1" },
