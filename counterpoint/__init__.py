@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from counterpoint.api import evaluate as evaluate
     from counterpoint.api import explain as explain
     from counterpoint.api import extract as extract
+    from counterpoint.api import learn as learn
     from counterpoint.api import load as load
     from counterpoint.api import recommend as recommend
     from counterpoint.api import train as train
@@ -34,10 +35,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    **dict.fromkeys(
-        ("RECIPES", "Run", "categorize", "ensemble", "evaluate", "explain", "extract", "load", "recommend", "train"),
-        "counterpoint.api",
-    ),
+    **dict.fromkeys(("RECIPES", "Run", "categorize", "ensemble", "evaluate", "explain"), "counterpoint.api"),
+    **dict.fromkeys(("extract", "learn", "load", "recommend", "train"), "counterpoint.api"),
     "Client": "counterpoint.serve.client",
     "Dataset": "counterpoint.data.dataset",
     "Error": "counterpoint.errors",

@@ -24,8 +24,11 @@ from counterpoint.evaluation.breakdown import Breakdown
 from counterpoint.evaluation.evaluate import evaluate as _evaluate
 from counterpoint.explanation import Explanation
 from counterpoint.explanation import explain as _explain
-from counterpoint.media import encoders
+from counterpoint.learning.learn import Learned
+from counterpoint.learning.learn import learn as _learn
+from counterpoint.media import encoders as film_encoders
 from counterpoint.media.decode import DEFAULT, Limits
+from counterpoint.media.encoders import LITE
 from counterpoint.media.extract import are_videos, cores
 from counterpoint.media.extract import clips as film_clips
 from counterpoint.media.extract import extract as extract
@@ -226,7 +229,7 @@ class Run(RunFolder):
     ) -> Iterator[tuple[Clip, tuple[str, ...]]]:
         if not films:
             return
-        made_by = encoders.of(self.features, str(self.folder))
+        made_by = film_encoders.of(self.features, str(self.folder))
         for source, result in film_clips(find_films(films), made_by, limits=limits, workers=workers):
             if not isinstance(result, Failure):
                 yield result.clip, tuple(result.notes)
@@ -277,6 +280,50 @@ def explain(run: PathLike | RunFolder, source: Source | Answer, top: int = 5) ->
     if len(answers) != 1:
         raise Error(f"{source}: holds {len(answers)} clips; explain one of `run.categorize(...)` by `run.explain`")
     return loaded.explain(answers[0], top=top)
+
+
+def learn(
+    videos: PathLike | Sequence[PathLike],
+    *,
+    out: PathLike,
+    labels: PathLike | None = None,
+    taxonomy: PathLike | None = None,
+    encoders: str = LITE,
+    workers: int | None = None,
+    limits: Limits = DEFAULT,
+    console: Console | None = None,
+) -> "Learned[Run]":
+    """Learn categories from a folder of labelled videos: extract, choose a recipe by cross-validation, train, report.
+
+    The same call goes on where an interrupted one stopped; with more videos it extracts those alone, and learns anew.
+
+    Args:
+        videos: files, and folders whose video files are taken at any depth.
+        out: the run folder, with the report in ``report.html``.
+        labels: a table ``path,categories``, or "folders": a video's category is the folder that it lies in. Without,
+            ``labels.csv`` in the folder of the videos if there is one, else "folders".
+        taxonomy: the taxonomy of these categories; without, it is made from their names.
+        encoders: what makes features of pictures and sound.
+        workers: child processes that extract; without, one for each core.
+        limits: seconds at which videos are cut, and pixels above which they are refused.
+        console: where steps and choices are printed.
+
+    Returns:
+        The trained run, its report, all figures, and what was extracted.
+
+    Raises:
+        Error: there are no videos, the labels are faulty, there are not two categories of two films each, or ``out``
+            holds something else.
+
+    Example::
+
+        learned = cp.learn("videos", out="runs/mine")
+        print(learned.result.summary)
+        learned.run.categorize("holiday.mp4")
+    """
+    options: dict[str, Any] = {"workers": workers, "limits": limits, "console": console}
+    learned = _learn(videos, out, labels, taxonomy, encoders, **options)
+    return Learned(load(out), learned.report, learned.result, learned.extraction)
 
 
 def train(

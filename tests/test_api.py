@@ -23,7 +23,7 @@ from counterpoint.models.correlation import Tower
 from counterpoint.predict import Predictor
 
 NAMES = {
-    *("load", "categorize", "train", "evaluate", "explain", "extract", "recommend", "ensemble"),
+    *("load", "categorize", "train", "evaluate", "explain", "extract", "recommend", "ensemble", "learn"),
     *("Dataset", "Taxonomy", "Recipe", "RECIPES", "Run", "Client", "Error"),
 }
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -68,8 +68,11 @@ FEW_ERRORS = 3  # from which on an error may be extrapolated
 MARGIN = 1.2  # on the distance of the most distant clip out of fold: few clips do not show how far clips may lie
 
 
+R = TypeVar("R", bound=RunFolder)
+
+
 @dataclass(frozen=True)
-class Learned:
+class Learned(Generic[R]):
     """A trained run and how good it is.
 
     Attributes:
@@ -79,7 +82,7 @@ class Learned:
         extraction: what was extracted, and which files could not be read.
     """
 
-    run: RunFolder
+    run: R
     report: Path
     result: Result
     extraction: Report
@@ -97,7 +100,7 @@ def learn(
     time_limit: float = TIME_LIMIT,
     progress: Callable[[int, int], None] = lambda done, total: None,
     console: Console | None = None,
-) -> Learned:
+) -> Learned[RunFolder]:
     """Extract videos, choose a recipe by cross-validation, train it, and report how good it is.
 
     The same call goes on where an interrupted one stopped; with more videos it extracts those alone, and learns anew.
@@ -121,7 +124,7 @@ def learn(
 
     Example::
 
-        cp.learn("videos", out="runs/mine").result.summary
+        learn("videos", "runs/mine").result.summary
     """
     out, console = Path(out), console or Console(quiet=True)
     check_output_folder(out, RECIPE_FILE, WORK, SHARDS)
@@ -167,7 +170,7 @@ def _labels_beside(videos: Paths) -> str:
     return str(beside) if beside.is_file() else FOLDERS
 
 
-def _learned(out: Path, named: Sequence[Source], extraction: Report, say: Callable[[str], None]) -> Learned:
+def _learned(out: Path, named: Sequence[Source], extraction: Report, say: Callable[[str], None]) -> Learned[RunFolder]:
     ids = {source.id for source in named}
     data = Dataset(out / SHARDS).only(ids.__contains__)
     clips = read_clips(data)

@@ -127,3 +127,17 @@ def test_another_run_is_not_overwritten(films: Path, tmp_path: Path):
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(Error, match="holds a run that `counterpoint learn` did not make; choose another --out"):
         learn(films, tmp_path)
+
+
+def test_from_python(films: Path, learned: Path, tmp_path: Path):
+    """The figures are the command's, and the run answers."""
+    import counterpoint as cp
+
+    shutil.copytree(learned, tmp_path / "run")
+    found = cp.learn(films, out=tmp_path / "run")
+    assert found.extraction.new == 0
+    assert found.result.to_dict() == json.loads((learned / "learning.json").read_text()) | {
+        "doubts": found.result.to_dict()["doubts"]
+    }
+    (answer,) = found.run.categorize(next(films.rglob("*.mp4")))
+    assert answer.predicted
