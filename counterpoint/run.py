@@ -265,8 +265,9 @@ class RunFolder:
         model = tower.tower()
         inside = dataclasses.replace(tower, folder=self.folder / TOWER_FOLDER)
         inside.save()
-        if (tower.folder / ENVIRONMENT_FILE).exists():  # its own training's, not this one's
-            shutil.copyfile(tower.folder / ENVIRONMENT_FILE, inside.folder / ENVIRONMENT_FILE)
+        for name in (ENVIRONMENT_FILE, TOWER_RELIABILITY_FILE, TRAINED_ON_FILE):  # its own training's, not this one's
+            if (tower.folder / name).exists():
+                shutil.copyfile(tower.folder / name, inside.folder / name)
         inside.save_weights(model)
 
     def categorizer(self) -> Categorizer:

@@ -25,6 +25,7 @@ from counterpoint.files import check_output_folder
 from counterpoint.models.correlation import Pair, Tower
 from counterpoint.predict import accelerator, batches
 from counterpoint.recipes import TowerRecipe
+from counterpoint.reliability import TowerReliability
 from counterpoint.run import RunFolder
 from counterpoint.tables import Table
 
@@ -51,6 +52,9 @@ class TowerFigures:
     fpr: float
     fnr: float
     auc: float
+    auc_low: float
+    auc_high: float
+    """The AUC's 95 % interval: see `counterpoint.reliability.TowerReliability.of`."""
 
 
 class Scored(NamedTuple):
@@ -212,6 +216,8 @@ def figures(recipe: TowerRecipe, true: Float[np.ndarray, "pair"], false: Float[n
     """
     fpr, fnr = float((false >= CORRELATED).mean()), float((true < CORRELATED).mean())
     kind = torch.cat([torch.ones(len(true)), torch.zeros(len(false))]).int()
+    auc = float(binary_auroc(torch.from_numpy(np.concatenate([true, false])), kind, thresholds=None))
+    interval = TowerReliability.of(auc, len(true))
     return TowerFigures(
         name=recipe.name,
         negative_weight=recipe.negatives.weight,
@@ -221,7 +227,9 @@ def figures(recipe: TowerRecipe, true: Float[np.ndarray, "pair"], false: Float[n
         error=(fpr + fnr) / 2,
         fpr=fpr,
         fnr=fnr,
-        auc=float(binary_auroc(torch.from_numpy(np.concatenate([true, false])), kind, thresholds=None)),
+        auc=auc,
+        auc_low=interval.low,
+        auc_high=interval.high,
     )
 
 
@@ -240,9 +248,13 @@ def table(results: Sequence[TowerResult]) -> Table:
     rows = []
     for each in (result.figures for result in results):
         percents = (each.error, each.fpr, each.fnr, each.accuracy)
-        rows.append([each.name, f"{each.negative_weight:g}", *(f"{100 * p:.1f}" for p in percents), f"{each.auc:.4f}"])
+        rows.append([each.name, f"{each.negative_weight:g}", *(f"{100 * p:.1f}" for p in percents), _auc(each)])
     header = ["tower", "negative weight", "error %", "FPR %", "FNR %", "accuracy %", "AUC"]
     return Table("Correlation towers", header, rows)
+
+
+def _auc(each: TowerFigures) -> str:
+    return f"{each.auc:.4f} [{each.auc_low:.2f}, {each.auc_high:.2f}]" + (" chance" if each.auc_low <= 0.5 else "")
 
 
 def surprising_table(result: TowerResult) -> Table:

@@ -104,14 +104,35 @@ class Clips:
         ]
 
     @cached_property
+    def below(self) -> Bool[np.ndarray, "category ancestor"]:
+        """Whether the first category is somewhere below the second."""
+        taxonomy = self.data.labelling.taxonomy
+        below = np.zeros((len(taxonomy), len(taxonomy)), bool)
+        for i in range(len(taxonomy)):
+            below[i, list(taxonomy.ancestors(i))] = True
+        return below
+
+    @cached_property
+    def deepest(self) -> Bool[np.ndarray, "clip leaf"]:
+        """Which of `leaves` each clip is in, and in none below it."""
+        return self._deepest[:, self.leaves]
+
+    @cached_property
+    def _deepest(self) -> Bool[np.ndarray, "clip category"]:
+        return np.asarray(self.labels & ~(self.labels.astype(int) @ self.below.astype(int) > 0))
+
+    @cached_property
     def leaves(self) -> Int[np.ndarray, "leaf"]:
         """The categories that are the deepest of some clip."""
-        taxonomy = self.data.labelling.taxonomy
-        above = np.zeros((len(taxonomy), len(taxonomy)), bool)  # (category, its ancestor)
-        for i in range(len(taxonomy)):
-            above[i, list(taxonomy.ancestors(i))] = True
-        deepest = self.labels & ~(self.labels.astype(int) @ above.astype(int) > 0)
-        return np.flatnonzero(deepest.any(0))
+        return np.flatnonzero(self._deepest.any(0))
+
+    def exact(self, probabilities: Float[np.ndarray, "clip category"]) -> Float[np.ndarray, "clip leaf"]:
+        """How probable each of `leaves` is as a clip's deepest category: less the most probable one below it."""
+        scores = probabilities[:, self.leaves].copy()
+        inside = self.below[np.ix_(self.leaves, self.leaves)]
+        for leaf in np.flatnonzero(inside.any(0)):
+            scores[:, leaf] -= probabilities[:, self.leaves[inside[:, leaf]]].max(1)
+        return scores
 
     def subset(self, chosen: Bool[np.ndarray, "clip"]) -> Dataset:
         """Some of the clips."""

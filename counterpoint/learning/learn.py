@@ -213,7 +213,7 @@ def _learned(out: Path, named: Sequence[Source], extraction: Report, say: Callab
         tried=tuple((c.recipe.name, *_wrong(c, clips), float(c.losses(clips.labels).mean())) for c in tried),
         categories=figures,
         leaves=tuple(taxonomy.paths[i] for i in clips.leaves),
-        confusion=confusion(honest, clips.labels, clips.leaves),
+        confusion=confusion(clips.exact(honest), clips.deepest, np.arange(len(clips.leaves))),
         worth=_worth(clips),
         curve=_curve(clips, tried[0]),
         doubts=_doubts(honest, clips, {source.id: source.path for source in named}),
@@ -250,15 +250,16 @@ def _notes(clips: Clips, named: Sequence[Source], extraction: Report) -> list[st
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def _best(candidate: Candidate, clips: Clips) -> tuple[Bool[np.ndarray, "clip"], Float[np.ndarray, "clip leaf"]]:
-    """Whether each clip's most probable deepest category is a true one, and the scores of those."""
-    scores = candidate.logits[:, clips.leaves]
-    return clips.labels[:, clips.leaves][np.arange(len(scores)), scores.argmax(1)], scores
+def _is_right(candidate: Candidate, clips: Clips) -> Bool[np.ndarray, "clip"]:
+    """Whether each clip's most probable deepest category is one of its own."""
+    slope, bias = calibrate(candidate.logits, clips.labels)
+    best = clips.exact(_probabilities(candidate.logits, slope, bias, clips)).argmax(1)
+    return np.asarray(clips.deepest[np.arange(len(best)), best])
 
 
 def _wrong(candidate: Candidate, clips: Clips) -> tuple[float, float, float]:
     """The share of clips whose most probable category is wrong, with its 95 % interval."""
-    right, _ = _best(candidate, clips)
+    right = _is_right(candidate, clips)
     low, high = wilson(int((~right).sum()), len(right))
     return float((~right).mean()), low, high
 
@@ -341,12 +342,12 @@ def _worth(clips: Clips) -> tuple[Worth, ...]:
 
 def _curve(clips: Clips, whole: Candidate) -> LearningCurve:
     """The linear probe's error by the number of training clips, and what twice as many promise."""
-    films = int(clips.labels[:, clips.leaves].sum(0).min())
+    films = int(clips.deepest.sum(0).min())
     wrong = []
     for share in SHARES:
         if films * share * (clips.count - 1) / clips.count >= 1:
-            wrong.append((share, ~_best(cross_validate_probe(clips, share=share), clips)[0]))
-    wrong.append((1.0, ~_best(whole, clips)[0]))
+            wrong.append((share, ~_is_right(cross_validate_probe(clips, share=share), clips)))
+    wrong.append((1.0, ~_is_right(whole, clips)))
     trained = len(clips.labels) * (clips.count - 1) / clips.count
     sizes = np.array([share * trained for share, _ in wrong])
     each = np.stack([values for _, values in wrong])
@@ -379,7 +380,7 @@ def _doubts(
 ) -> tuple[Doubt, ...]:
     """The clips whose label is the least probable against another category's, out of fold."""
     taxonomy, leaves = clips.data.labelling.taxonomy, clips.leaves
-    truth, scores = clips.labels[:, leaves], probabilities[:, leaves]
+    truth, scores = clips.deepest, clips.exact(probabilities)
     own = np.where(truth, scores, np.inf).min(1)
     other = np.where(truth, -np.inf, scores).max(1)
     margin = np.where(truth.any(1), other - own, -np.inf)

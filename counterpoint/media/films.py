@@ -2,8 +2,10 @@
 
     python -m counterpoint.media.films FOLDER      # films to train on and to test with, and their labels.csv
 
-A film's category is a pair: what the picture shows (rain, balls, rings) and its sound (wind, music, clockwork). Neither
-determines the category alone. Colours, numbers, speeds, pitches, noise and loudness vary between films.
+A picture (rain, balls, rings) has three sounds that belong to it, and a film's category is its picture and below that
+its sound. In a quarter of the films the sound is one of another picture, as muzak is: such a film is in the category of
+its picture alone. So neither modality determines the category, and it helps to know whether they belong together.
+Colours, numbers, speeds, pitches, noise and loudness vary between films.
 """
 
 import csv
@@ -64,11 +66,16 @@ def write(
 
 
 def film(
-    path: Path, category: str, seed: int, seconds: float = 4, size: tuple[int, int] = (240, 180), fps: int = 10
+    path: Path, kind: str, seed: int, seconds: float = 4, size: tuple[int, int] = (240, 180), fps: int = 10
 ) -> None:
-    """Write a film of a category of `CATEGORIES`, (width, height) large; the seed decides what varies."""
-    drawing, waves = category.split(":")
-    random = np.random.default_rng((seed, *category.encode()))
+    """Write a film (width, height) large; the seed decides what varies.
+
+    Args:
+        kind: a picture and a sound, such as ``Rain:Wind``: one of `CATEGORIES`, or ``Rain:Music``, whose sound belongs
+            to another picture.
+    """
+    drawing, waves = kind.split(":")
+    random = np.random.default_rng((seed, *kind.encode()))
     frames = _pictures(PICTURES[drawing], random, round(seconds * fps), size, fps)
     sound = SOUNDS[waves](random, np.arange(round(seconds * RATE)) / RATE)
     sound = sound / np.abs(sound).max() * random.uniform(0.2, 0.9) + random.normal(0, 0.01, len(sound))
@@ -142,30 +149,89 @@ def _clockwork(random: Random, time: Waves) -> Waves:
     return random.normal(size=len(time)) * np.exp(-150 * (time % beat)) * np.where(time // beat % 2, 1, 0.5)
 
 
+def _struck(random: Random, time: Waves, beat: float, pitch: float, decay: float) -> Waves:
+    """A bell at every beat, each a little higher or lower."""
+    strokes = (time / beat).astype(int)
+    pitches = pitch * random.uniform(0.9, 1.1, 1 + int(strokes[-1]))[strokes]
+    since = time % beat
+    partials = np.array([1, 2.76, 5.4])[:, None]
+    return np.asarray((np.sin(2 * np.pi * partials * pitches * since) / partials).sum(0) * np.exp(-decay * since))
+
+
+def _patter(random: Random, time: Waves) -> Waves:
+    drops = np.where(random.random(len(time)) < random.uniform(0.002, 0.006), random.normal(size=len(time)), 0)
+    return np.convolve(drops, np.exp(-np.arange(60) / 12) * np.sin(np.arange(60) * random.uniform(0.8, 1.2)), "same")
+
+
+def _thunder(random: Random, time: Waves) -> Waves:
+    low = np.convolve(random.normal(size=len(time)), np.hanning(int(random.integers(200, 400))), "same")
+    return low * np.exp(-1.2 * ((time + random.uniform(0, 1)) % 2))
+
+
+def _bounces(random: Random, time: Waves) -> Waves:
+    beat = random.uniform(0.35, 0.6)
+    since = time % beat
+    return np.asarray(np.sin(2 * np.pi * random.uniform(70, 110) * since) * np.exp(-14 * since))
+
+
+def _whistle(random: Random, time: Waves) -> Waves:
+    sweep = random.uniform(1500, 2200) * (1 + 0.2 * np.sin(2 * np.pi * random.uniform(0.5, 1.5) * time))
+    return np.asarray(np.sin(np.cumsum(2 * np.pi * sweep / RATE)))
+
+
+def _bells(random: Random, time: Waves) -> Waves:
+    return _struck(random, time, random.uniform(0.5, 0.9), random.uniform(500, 900), 4)
+
+
+def _hum(random: Random, time: Waves) -> Waves:
+    pitch = random.uniform(45, 65)
+    return np.asarray(sum(np.sin(2 * np.pi * pitch * k * time + random.uniform(0, 6)) / k for k in range(1, 8)))
+
+
 PICTURES: dict[str, Drawing] = {"Rain": _rain, "Balls": _balls, "Rings": _rings}
-SOUNDS: dict[str, Callable[[Random, Waves], Waves]] = {"Wind": _wind, "Music": _music, "Clockwork": _clockwork}
-CATEGORIES = tuple(f"{drawing}:{waves}" for drawing in PICTURES for waves in SOUNDS)
+BELONGING: dict[str, dict[str, Callable[[Random, Waves], Waves]]] = {
+    "Rain": {"Wind": _wind, "Patter": _patter, "Thunder": _thunder},
+    "Balls": {"Bounces": _bounces, "Music": _music, "Whistle": _whistle},
+    "Rings": {"Clockwork": _clockwork, "Bells": _bells, "Hum": _hum},
+}
+"""The sounds that belong to each picture."""
+SOUNDS = {name: made for sounds in BELONGING.values() for name, made in sounds.items()}
+CATEGORIES = tuple(f"{drawing}:{sound}" for drawing, sounds in BELONGING.items() for sound in sounds)
+SWAPPED = 4  # of so many films of a category, one has the sound of another picture
 
 
 def films(folder: Path, splits: Mapping[str, range]) -> dict[str, list[Path]]:
-    """Render ``folder``/SPLIT/CATEGORY-SEED.mp4 for each split and its seeds, on all cores, and ``labels.csv``."""
-    jobs = {
-        split: [
-            (folder / split / f"{category.replace(':', '-').lower()}-{seed}.mp4", category, seed)
-            for category in CATEGORIES
-            for seed in seeds
-        ]
-        for split, seeds in splits.items()
-    }
+    """Render ``folder``/SPLIT/PICTURE-SOUND-SEED.mp4 for each split and its seeds, on all cores, and ``labels.csv``.
+
+    A film is in the category of its picture and sound. One in `SWAPPED` has the sound of another picture, and is in the
+    category of its picture alone.
+    """
+    jobs: dict[str, list[tuple[Path, str, int]]] = {}
+    labels: dict[Path, str] = {}
+    for split, seeds in splits.items():
+        jobs[split] = []
+        for number, category in enumerate(CATEGORIES):
+            for seed in seeds:
+                kind = _swapped(number, seed) if (seed + number) % SWAPPED == SWAPPED - 1 else category
+                path = folder / split / f"{kind.replace(':', '-').lower()}-{seed}.mp4"
+                jobs[split].append((path, kind, seed))
+                labels[path] = kind if kind in CATEGORIES else kind.partition(":")[0]
     every = [job for of_split in jobs.values() for job in of_split]
     for split in splits:
         (folder / split).mkdir(parents=True, exist_ok=True)
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = [(path.relative_to(folder).as_posix(), category) for path, category, _ in every]
+        rows = [(path.relative_to(folder).as_posix(), label) for path, label in labels.items()]
         csv.writer(file).writerows([("path", "categories"), *rows])
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         list(pool.map(film, *zip(*every, strict=True)))
     return {split: [path for path, _, _ in of_split] for split, of_split in jobs.items()}
+
+
+def _swapped(number: int, seed: int) -> str:
+    """The picture of a category by number with a sound of another picture."""
+    drawing = CATEGORIES[number].partition(":")[0]
+    others = [sound for other, sounds in BELONGING.items() if other != drawing for sound in sounds]
+    return f"{drawing}:{others[(number + seed) % len(others)]}"
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ class CorrelationLearner(Learner):
         self.negatives = negatives
         self.top_level = torch.from_numpy(taxonomy.levels == 0)
         self.seen: list[Embedded] = []
+        self.pairs = 0
+        """True pairs of the validation clips."""
 
     @property
     def tower(self) -> Tower:
@@ -116,6 +118,7 @@ class CorrelationLearner(Learner):
     def _measured(self, seen: list[Embedded]) -> tuple[float, tuple[float, float]]:
         """AUC, temperature and bias."""
         scores, true = scored_pairs(self.tower, seen)
+        self.pairs = int(true.sum())
         check_finite(scores)
         # From 0 to 1 and in double precision: torchmetrics takes the sigmoid of others, where large ones become equal.
         scale = (scores - scores.min()).double()

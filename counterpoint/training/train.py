@@ -5,6 +5,7 @@ import ctypes
 import os
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.predict import accelerator
 from counterpoint.recipes import TowerRecipe, check
+from counterpoint.reliability import TOWER_RELIABILITY_FILE, TowerReliability
 from counterpoint.run import KEPT_FILE, TRAINED_ON_FILE, RunFolder, write_json
 from counterpoint.training import checkpoints
 from counterpoint.training.checkpoints import CHECKPOINTS, Checkpoints
@@ -94,6 +96,8 @@ def train(
             console.print(f"{run.folder}: going on from the last checkpoint", markup=False, soft_wrap=True)
         try:
             if distributed.rank() == 0:
+                if tower is not None and tower.tower_reliability is not None and tower.tower_reliability.is_chance:
+                    _say_chance(tower, tower.tower_reliability, console)
                 _look_at_clips(run, data, validation, start, console)
             return _fit(run, data, validation, last, start, workers, minutes, console)
         except Exception:
@@ -196,8 +200,23 @@ def _fit(
             figures = {learner.monitor: selection.metric, "validation_loss": selection.loss}
             kept_epoch = {"epoch": selection.epoch, **figures, "chosen_by_loss": selection.by_loss}
             write_json(run.folder / KEPT_FILE, kept_epoch)
+        if isinstance(learner, CorrelationLearner):
+            reliability = TowerReliability.of(best, learner.pairs)
+            write_json(run.folder / TOWER_RELIABILITY_FILE, asdict(reliability))
+            if reliability.is_chance and training.max_epochs:
+                _say_chance(run, reliability, console)
         run.save_weights(learner.model)
     return best
+
+
+def _say_chance(run: RunFolder, reliability: TowerReliability, console: Console) -> None:
+    console.print(
+        f"{run.folder}: this tower may be no better than chance ({reliability}), so its verdicts are not shown; give "
+        "it more clips, whose sound belongs to their picture",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _processes(run: RunFolder) -> dict[str, Any]:
