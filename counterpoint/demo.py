@@ -122,9 +122,8 @@ def demo(out: Path, console: Console) -> None:
     shown = Console(width=None if console.is_terminal else 100)
     shown.print(compared)
     shown.print(named)
-    print(
-        f"{of_films.right} of {len(of_films.films)} video files that were held out are in the right categories, and no other"
-    )
+    count = len(of_films.films)
+    print(f"{of_films.right} of {count} video files that were held out are in the right categories, and in no other")
     print(f"runs    {', '.join(str(out / name) for name in (TOWER, *SHOWN))}")
     print(f"report  {report}")
     print(f"go on   counterpoint categorize {out / BEST} {written['test'][0]}")

@@ -4,13 +4,14 @@ Every clip is in one fold, and is predicted by a model that was trained on the o
 clip are in one fold, so that no model is asked about what it has seen.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -245,9 +246,10 @@ def cross_validate(
             run = RunFolder(path.with_suffix(""), recipe, clips.data.labelling, clips.features)
             after = (fold + 1) % clips.count
             chosen = clips.fold != fold if clips.count == 2 else (clips.fold != fold) & (clips.fold != after)
-            if not run.trained:
-                train(run, clips.subset(chosen), clips.subset(clips.fold == (fold if clips.count == 2 else after)))
-            _save(path, *_outputs(run, clips.data))
+            with _one_thread():
+                if not run.trained:
+                    train(run, clips.subset(chosen), clips.subset(clips.fold == (fold if clips.count == 2 else after)))
+                _save(path, *_outputs(run, clips.data))
             shutil.rmtree(run.folder)
         with np.load(path) as stored:
             of_fold = clips.fold == fold
@@ -275,6 +277,17 @@ def _save(path: Path, logits: Float[np.ndarray, "clip category"], hidden: Float[
         file.write(content.getvalue())
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """For models so small that threads wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def better(one: Candidate, other: Candidate, labels: Bool[np.ndarray, "clip category"]) -> bool:
     """Whether a larger candidate is better than a smaller one by more than a standard error over the clips."""
     gain = other.losses(labels) - one.losses(labels)
@@ -285,8 +298,9 @@ def final_run(candidate: Candidate, clips: Clips, folder: Path) -> RunFolder:
     """Train the chosen candidate for use: the probe on all clips, a network on all but a fold that it stops by."""
     run = RunFolder(folder, candidate.recipe, clips.data.labelling, clips.features)
     if candidate.penalty is None:
-        if not run.trained:
-            train(run, clips.subset(clips.fold != 0), clips.subset(clips.fold == 0))
+        with _one_thread():
+            if not run.trained:
+                train(run, clips.subset(clips.fold != 0), clips.subset(clips.fold == 0))
         return run
     if folder.exists():
         shutil.rmtree(folder)
