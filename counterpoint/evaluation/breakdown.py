@@ -115,7 +115,7 @@ class Breakdown:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write `metrics.json` and `metrics.csv` (one line per group); where known, `categories.csv` and `confusion.csv`.
+        """Write `metrics.json` and `metrics.csv` (one line per group); if known, `categories.csv` and `confusion.csv`.
 
         A reader never sees a file half written.
 
