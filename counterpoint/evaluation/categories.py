@@ -46,11 +46,11 @@ class CategoryReport:
 
     def _matrix(self) -> Table:
         rows: list[list[Cell | str]] = [
-            [leaf, *(Cell(str(count), bold=row == column, dim=not count) for column, count in enumerate(counts))]
-            for row, (leaf, counts) in enumerate(zip(self.leaves, self.confusion.tolist(), strict=True))
+            [f"{row}  {leaf}", *(Cell(str(n), bold=row == column, dim=not n) for column, n in enumerate(counts, 1))]
+            for row, (leaf, counts) in enumerate(zip(self.leaves, self.confusion.tolist(), strict=True), 1)
         ]
-        caption = "Clips by their label (row) and their most probable category (column)."
-        return Table("Confusion matrix", ["label", *self.leaves], rows, caption)
+        caption = "Clips by their label (row) and, by its number, their most probable category (column)."
+        return Table("Confusion matrix", ["label", *map(str, range(1, len(rows) + 1))], rows, caption)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: of the matrix the counts above 0, and None where nothing was measured."""

@@ -51,7 +51,8 @@ def draw_confusion(report: CategoryReport, path: Path) -> Path | None:
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
-    names = [leaf.rpartition(":")[2] for leaf in report.leaves]
+    short = [leaf.rpartition(":")[2] for leaf in report.leaves]
+    names = short if len(set(short)) == len(short) else list(report.leaves)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
     axes.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
     axes.set(xlabel="most probable category", ylabel="label")

@@ -113,6 +113,8 @@ def test_few_categories_are_shown_whole() -> None:
     shown = many(FEW).tables()
     assert [(table.title, len(table.rows)) for table in shown] == [("Categories", FEW), ("Confusion matrix", FEW)]
     assert "Category 11" in str(shown[0])
+    assert list(shown[1].header) == ["label", *map(str, range(1, FEW + 1))]
+    assert [cell.text for cell in shown[1].cells[1]] == ["2  Category 1", "0", "1", *["0"] * (FEW - 2)]
 
 
 def test_of_many_categories_the_lowest_recall_is_shown() -> None:
