@@ -196,10 +196,20 @@ def category_figures(
 ) -> list[CategoryFigures]:
     """Precision, recall and support of each category at its threshold."""
     answered = probabilities >= above
-    hits = (answered & labels).sum(0)
+    return figures_of_counts((answered & labels).sum(0), answered.sum(0), labels.sum(0), paths, above)
+
+
+def figures_of_counts(
+    hits: Int[np.ndarray, "category"],
+    answered: Int[np.ndarray, "category"],
+    support: Int[np.ndarray, "category"],
+    paths: tuple[str, ...],
+    above: Float[np.ndarray, "category"],
+) -> list[CategoryFigures]:
+    """The same by how many clips have each category rightly as an answer, as an answer, and as a label."""
     with np.errstate(invalid="ignore"):
-        precision, recall = hits / answered.sum(0), hits / labels.sum(0)
-    rows = zip(paths, labels.sum(0).tolist(), precision.tolist(), recall.tolist(), above.tolist(), strict=True)
+        precision, recall = hits / answered, hits / support
+    rows = zip(paths, support.tolist(), precision.tolist(), recall.tolist(), above.tolist(), strict=True)
     return [CategoryFigures(*row) for row in rows]
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from training.world import LABELLING, SIZES, TAXONOMY, clip, codes, dataset, write
 
+from counterpoint.cli.main import main
 from counterpoint.cli.models import explanation_table
 from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
@@ -284,13 +285,21 @@ def test_json(run: RunFolder, data: Dataset) -> None:
     np.testing.assert_allclose(audio["after"], explanation.timelines["audio"].after)
 
 
-def test_a_tower_that_is_no_better_than_chance_explains_nothing(tmp_path: Path, data: Dataset) -> None:
+def test_a_tower_that_is_no_better_than_chance_explains_nothing(
+    tmp_path: Path, data: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = make(tmp_path / "run", "nv", "cm-c")
     assert explained(made, data, 0, 1).per_second
     write_json(made.folder / TOWER_FOLDER / "auc.json", {"auc": 0.53, "low": 0.44, "high": 0.62, "pairs": 60})
     explanation = explained(RunFolder.load(made.folder), data, 0, 1)
     assert (explanation.correlation, explanation.per_second) == ({}, {})
-    draw(explanation, tmp_path / "drawn.png")
+    (tmp_path / "shards").mkdir()
+    shard = write(tmp_path / "shards" / "a.tfrecord", data.clip(0))
+    assert main(["explain", str(made.folder), f"{shard}#whole", "--out", str(tmp_path / "drawn.png")]) == 0
+    printed = capsys.readouterr()
+    line = "no correlation is shown: this model's tower is no better than chance (AUC 0.53 [0.44, 0.62] on 60 pairs)"
+    assert line in printed.err
+    assert "correlation" not in printed.out
 
 
 def test_explanation_in_a_terminal(run: RunFolder, data: Dataset) -> None:

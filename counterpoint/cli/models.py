@@ -223,6 +223,7 @@ def train(
     from counterpoint.recipes import TowerRecipe
     from counterpoint.run import RunFolder
     from counterpoint.training.folder import check_settings, own_tower
+    from counterpoint.training.selection import in_words
     from counterpoint.training.train import train as fit
 
     chosen = with_fields(find_recipe(recipe), fields or {})
@@ -248,7 +249,7 @@ def train(
     show(
         as_json,
         lambda: {"run": str(out), f"validation_{figure}": best},
-        lambda: f"{out}: validation {figure.upper()} {best:.4f}",
+        lambda: f"{out}: validation {in_words(figure, best)}",
     )
     return 0
 
@@ -264,7 +265,7 @@ def evaluate(
     workers: Workers = 0,
     devices: Devices = 1,
 ) -> int:
-    """Measure a run on shards: GAP, MAP, PERR and Hit@1, by level and top-level category.
+    """Measure a run on shards: GAP, MAP, PERR and Hit@1, by level and top-level category, and precision and recall.
 
     Args:
         robustness: measure also where clips lose their sound or picture.
@@ -278,7 +279,7 @@ def evaluate(
     from counterpoint import distributed
     from counterpoint.data.dataset import Dataset
     from counterpoint.evaluation.evaluate import evaluate as measure
-    from counterpoint.evaluation.plots import draw_robustness
+    from counterpoint.evaluation.plots import draw_confusion, draw_robustness
     from counterpoint.evaluation.robustness import RobustnessAccumulator
     from counterpoint.files import check_output_folder
 
@@ -300,6 +301,9 @@ def evaluate(
         breakdown.table(),
         breakdown.categories_table(),
     ]
+    if breakdown.categories:
+        draw_confusion(breakdown.categories, folder / "confusion.png")
+        tables += breakdown.categories.tables()
     if accumulator:
         curves = accumulator.compute()
         curves.save(folder / "robustness.json")

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -26,6 +26,9 @@ from counterpoint.evaluation.metrics import METRICS, Spill, measure_all
 from counterpoint.evaluation.ranking import Array, Labels, Scores, as_arrays
 from counterpoint.files import check_output_folder, write_text
 from counterpoint.tables import Table
+
+if TYPE_CHECKING:
+    from counterpoint.evaluation.categories import CategoryReport
 
 PREDICTED = 0.5  # a score from here on is a prediction
 BLOCK_VIDEOS = 1 << 13  # taken apart into groups at a time
@@ -90,6 +93,8 @@ class Breakdown:
     """The model's, in tables."""
     trained_on: int = field(default=0, compare=False)
     """Clips that the model was trained on, by their id or features."""
+    categories: "CategoryReport | None" = field(default=None, compare=False)
+    """Precision, recall and threshold of each category, and the confusion matrix; None where they were not measured."""
 
     def table(self) -> Table:
         """Error rates by metric and level: the paper's Table 4 for this model."""
@@ -106,10 +111,13 @@ class Breakdown:
             "levels": [_plain(level) for level in self.levels],
             "tops": {name: _plain(top) for name, top in self.tops.items()},
             **({"trained_on": self.trained_on} if self.trained_on else {}),
+            **(self.categories.to_dict() if self.categories else {}),
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write `metrics.json` and `metrics.csv` (one line per group); a reader never sees a file half written.
+        """Write `metrics.json` and `metrics.csv` (one line per group); if known, `categories.csv` and `confusion.csv`.
+
+        A reader never sees a file half written.
 
         Raises:
             Error: the folder holds something that no evaluation wrote.
@@ -127,6 +135,8 @@ class Breakdown:
         writer.writerows([kind, name, *figures.values()] for kind, name, figures in groups)
         write_text(folder / METRICS_FILE, json.dumps(saved, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         write_text(folder / "metrics.csv", table.getvalue())
+        if self.categories:
+            self.categories.save(folder)
 
 
 class BreakdownAccumulator:

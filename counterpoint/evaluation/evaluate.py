@@ -10,6 +10,7 @@ from counterpoint import distributed
 from counterpoint.data.copies import digests, shared
 from counterpoint.data.dataset import Dataset
 from counterpoint.evaluation.breakdown import Breakdown, BreakdownAccumulator
+from counterpoint.evaluation.categories import CategoryAccumulator
 from counterpoint.evaluation.robustness import RobustnessAccumulator
 from counterpoint.predict import Predictions, Predictor
 from counterpoint.run import RunFolder
@@ -35,8 +36,8 @@ def evaluate(
         robustness: it is given the same predictions, and those without each of its modalities.
 
     Returns:
-        Figures as fractions, overall, by level and by top-level category, in the first process; figures of no clips in
-        the others. ``.table()`` is the paper's Table 4, ``.save(folder)`` writes JSON and CSV.
+        Figures as fractions, overall, by level, by top-level category and by category, in the first process; figures of
+        no clips in the others. ``.table()`` is the paper's Table 4, ``.save(folder)`` writes JSON and CSV.
 
     Raises:
         Error: the run is a correlation tower, is not trained, or reads other features.
@@ -44,16 +45,18 @@ def evaluate(
     console = console or Console(quiet=True)
     trained_on = _trained_on(run, dataset, console) if distributed.rank() == 0 else 0
     accumulator = BreakdownAccumulator(run.labelling.taxonomy)
+    categories = CategoryAccumulator(run.labelling.taxonomy, run.thresholds)
     without = robustness.modalities if robustness else ()
     turn = (distributed.rank(), distributed.world_size())
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("evaluating", total=len(dataset))
         for predictions in _all_processes(Predictor(run).predict(dataset, workers=workers, without=without, turn=turn)):
             accumulator.update(predictions.probabilities, predictions.labels)
+            categories.update(predictions.probabilities, predictions.labels)
             if robustness:
                 robustness.update(predictions)
             progress.advance(task, len(predictions.ids))
-    return replace(accumulator.compute(), name=run.recipe.name, trained_on=trained_on)
+    return replace(accumulator.compute(), name=run.recipe.name, trained_on=trained_on, categories=categories.compute())
 
 
 def _trained_on(run: RunFolder, dataset: Dataset, console: Console) -> int:

@@ -12,9 +12,11 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
 
 from counterpoint.evaluation.breakdown import Breakdown
+from counterpoint.evaluation.categories import CategoryReport
 from counterpoint.evaluation.robustness import ANY, Robustness
 from counterpoint.explanation import Explanation, Timeline
 
+MATRIX = 60  # most specific categories of a matrix that can be read
 MISSING = "0.88"  # the grey of seconds that a modality does not have
 
 
@@ -32,6 +34,29 @@ def draw_levels(models: Sequence[tuple[str, Breakdown]], path: Path) -> Path:
     axes.set_ylabel("GAP error in %")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(models), frameon=False)  # bars leave no room inside
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def draw_confusion(report: CategoryReport, path: Path) -> Path | None:
+    """The confusion matrix as a PNG, each row in shares of its clips; None for more than `MATRIX` categories."""
+    if len(report.leaves) > MATRIX:
+        return None
+    counts = report.confusion
+    side = 2.5 + 0.3 * len(counts)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
+    short = [leaf.rpartition(":")[2] for leaf in report.leaves]
+    names = short if len(set(short)) == len(short) else list(report.leaves)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
+    axes.set(xlabel="most probable category", ylabel="label")
+    axes.tick_params(length=0)
     figure.savefig(path, dpi=150)
     return path
 

@@ -31,6 +31,7 @@ from counterpoint.predict import Predictions, Predictor
 from counterpoint.recipes import CONSTANT, Recipe, TowerRecipe
 from counterpoint.run import TOWER_FOLDER, WEIGHTS_FILE, RunFolder, digest, read_json, write_json
 from counterpoint.training.distill import ENSEMBLE_FILE, average, distil
+from counterpoint.training.selection import in_words
 from counterpoint.training.train import train
 
 Recipes = Recipe | TowerRecipe
@@ -124,7 +125,9 @@ class Jobs:
             value, loss = kept_validation(run.folder)
             with self._locked(search):
                 search.save(trial, value, loss)
-            return f"validation GAP {value:.4f}, {json.dumps(trial.settings) if trial.settings else 'as it is'}"
+            return (
+                f"validation {in_words('gap', value)}, {json.dumps(trial.settings) if trial.settings else 'as it is'}"
+            )
 
         what = f"try {search.folder.name} {trial.number}"
         return Job(what, f"train {family}-{name}", search.result_file(trial.number), work, needs, self._guess(recipe))
@@ -171,7 +174,7 @@ class Jobs:
                 )
                 self._take_trial(cell, recipe())
                 self._fit(dataset, seed, folder, recipe(), tower)
-            return f"validation GAP {best_validation(folder):.4f}"
+            return f"validation {in_words('gap', best_validation(folder))}"
 
         if entry.of:
             self._check_members(cell, folder / ENSEMBLE_FILE)

@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import Progress
 
+from counterpoint.training.selection import in_words
+
 
 class EpochBar(Callback):
     """A progress bar on the console that `EpochLog` prints to; Lightning's own would be in its way."""
@@ -87,10 +89,10 @@ class EpochLog(Callback):
             writer.writeheader()
             writer.writerows([*rows, row])
         temporary.replace(self.path)
-        figure = self.monitor.removeprefix("validation_").upper()
+        metric = in_words(self.monitor, row[self.monitor])
         self.console.print(
             f"epoch {row['epoch']:>2}/{trainer.max_epochs}  train loss {row['train_loss']:.5f}  "
-            f"validation loss {row['validation_loss']:.5f}  {figure} {row[self.monitor]:.4f}  ({row['seconds']:.0f} s)",
+            f"validation loss {row['validation_loss']:.5f}  {metric}  ({row['seconds']:.0f} s)",
             highlight=False,
             soft_wrap=True,
         )

@@ -11,6 +11,16 @@ from typing import Any
 FEW_CLIPS = 100
 
 
+def in_words(metric: str, value: float) -> str:
+    """A validation metric as it is printed: GAP as the error in percent, like all tables of errors.
+
+    >>> in_words("validation_gap", 0.8435), in_words("auc", 0.8435)
+    ('GAP error 15.65 %', 'AUC 0.8435')
+    """
+    name = metric.removeprefix("validation_").upper()
+    return f"GAP error {100 * (1 - value):.2f} %" if name == "GAP" else f"{name} {value:.4f}"
+
+
 @dataclass
 class Selection:
     """The best epoch so far.

@@ -36,7 +36,7 @@ from counterpoint.training.learner import CategorizationLearner, Learner
 from counterpoint.training.probe import fit_standardization
 from counterpoint.training.progress import EpochBar, EpochLog, quiet
 from counterpoint.training.remap import start_from
-from counterpoint.training.selection import FEW_CLIPS, Selection
+from counterpoint.training.selection import FEW_CLIPS, Selection, in_words
 from counterpoint.training.tower import CorrelationLearner
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -193,7 +193,7 @@ def _fit(
             )
             console.print(
                 f"kept epoch {selection.epoch} of {last_epoch}: validation loss {selection.loss:.5f}, "
-                f"{metric} {selection.metric:.4f}; stopped {why}",
+                f"{in_words(metric, selection.metric)}; stopped {why}",
                 highlight=False,
                 soft_wrap=True,
             )

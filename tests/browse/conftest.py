@@ -18,7 +18,9 @@ from counterpoint.browse.clips import Clips
 from counterpoint.data.features import FeatureSet
 from counterpoint.evaluation.ranking import log_odds
 from counterpoint.evaluation.survey import Survey
+from counterpoint.predict import Predictor
 from counterpoint.recipes import TOWER_RECIPES, ContrastiveConfig, NetVLADFamily
+from counterpoint.reliability import Reliability
 from counterpoint.run import RunFolder
 
 FOOD, DESSERT, SOUP, SPORT, BALL = range(5)
@@ -77,7 +79,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     made.take_in(tower)
     made.save_weights(made.build())
     odd = clip("<img src=x onerror=alert(1)>", [10], video=codes(3, SIZES["video"], 200))
-    write(folder / "shards" / "a.tfrecord", *clips(59), odd)
+    shard = write(folder / "shards" / "a.tfrecord", *clips(59), odd)
+    probabilities = np.concatenate([part.probabilities for part in Predictor(made).predict(dataset(shard))])
+    above = tuple(np.median(probabilities, axis=0).tolist())  # so that there are all verdicts
+    made.save_reliability(Reliability(1.0, (0.0,) * 5, above, unlike=9.0, typical=1.0, clips=60), np.ones((1, 8)))
     return World(folder / "run", folder / "shards")
 
 

@@ -39,6 +39,7 @@ def test_pages(server: str) -> None:
 
 def test_filters(server: str) -> None:
     content = get(server, "v1/clips?category=Food:Soup&verdict=wrong&level=1&limit=60").json()["clips"]
+    assert content
     for clip in content:
         assert "Food:Soup" in [one["path"] for one in clip["truth"]]
         assert clip["verdict"] == "wrong"

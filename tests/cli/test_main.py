@@ -1,3 +1,4 @@
+import csv
 import functools
 import json
 import os
@@ -467,10 +468,10 @@ def test_train_output(command: Command, world: Path, tmp_path: Path) -> None:
     assert few == "24 validation clips are too few to choose an epoch by GAP: the validation loss decides"
     assert len(epochs) == 3
     assert kept.startswith("kept epoch ")
-    line = re.compile(r"epoch +\d/3  train loss [\d.]+  validation loss [\d.]+  GAP ([01]\.\d{4})  \(\d+ s\)")
+    line = re.compile(r"epoch +\d/3  train loss [\d.]+  validation loss [\d.]+  (GAP error \d+\.\d\d %)  \(\d+ s\)")
     gaps = [match[1] for match in map(line.fullmatch, epochs) if match]
     number = int(re.findall(r"kept epoch (\d+) of 3", kept)[0])
-    assert printed.out == f"{tmp_path / 'run'}: validation GAP {gaps[number - 1]}\n"
+    assert printed.out == f"{tmp_path / 'run'}: validation {gaps[number - 1]}\n"
 
 
 def test_train_without_validation_shards(command: Command, world: Path, tmp_path: Path) -> None:
@@ -609,6 +610,15 @@ def test_evaluate(command: Command, world: Path) -> None:
     error = 100 * (1 - stored["overall"]["gap"])
     assert re.search(rf"GAP +│ all +│ +{error:.2f} ", printed.out)
     assert (world / "run" / "evaluation" / "metrics.csv").read_text().startswith("group,name,videos,gap,")
+    assert "Confusion matrix" in printed.out
+    with (world / "run" / "evaluation" / "categories.csv").open(newline="") as file:
+        support = {row["category"]: int(row["support"]) for row in csv.DictReader(file)}
+    assert support["Food"] + support["Sport"] == 24
+    with (world / "run" / "evaluation" / "confusion.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert sum(int(row[leaf]) for leaf in row if leaf != "label") == support[row["label"]]
+    assert (world / "run" / "evaluation" / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_evaluate_json(command: Command, world: Path, tmp_path: Path) -> None:

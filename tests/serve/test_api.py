@@ -93,6 +93,7 @@ def test_categories_can_be_hung_up_as_a_tree(server: Served, films: Path) -> Non
         "level": 1,
         "iab": "210",  # its parent's
         "probability": None,
+        "threshold": 0.5,
     }
     assert [by_id[name]["iab"] for name in ("soup", "sport", "ball")] == ["216", None, None]
     probabilities = [one["probability"] for one in categories]

@@ -398,7 +398,7 @@ def test_the_same_command_goes_on_after_a_kill(world: World) -> None:
     assert len(epochs(runs[1])) == 2
     again = execute("-m", "counterpoint.cli.main")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith(f"{world.folder / 'cut'}: validation GAP 0.")
+    assert again.stdout.startswith(f"{world.folder / 'cut'}: validation GAP error ")
     assert "going on from the last checkpoint" in again.stderr
     assert [line.split()[1] for line in again.stderr.splitlines() if line.startswith("epoch ")] == ["3/4", "4/4"]
     assert_equal(*runs)
