@@ -19,9 +19,7 @@ def first_entries(tensor: Tensor, axis: int, entries: int) -> Tensor:
     return tensor.narrow(axis, 0, entries)
 
 
-def scanned(
-    network: nn.RNNBase, features: Float[Tensor, "batch step feature"]
-) -> Float[Tensor, "batch step output"]:
+def scanned(network: nn.RNNBase, features: Float[Tensor, "batch step feature"]) -> Float[Tensor, "batch step output"]:
     """The outputs of an LSTM or a GRU of one layer, by one loop over the steps.
 
     PyTorch's own form becomes as many copies of a step as the example has, and the graph would fit that length alone.
@@ -29,8 +27,9 @@ def scanned(
     from torch._higher_order_ops.scan import scan
 
     cell = _lstm if isinstance(network, nn.LSTM) else _gru
-    weight, bias = network.weight_hh_l0, network.bias_hh_l0
-    inputs = functional.linear(features, network.weight_ih_l0, network.bias_ih_l0).transpose(0, 1)
+    own = dict(network.named_parameters())
+    weight, bias = own["weight_hh_l0"], own["bias_hh_l0"]
+    inputs = functional.linear(features, own["weight_ih_l0"], own["bias_ih_l0"]).transpose(0, 1)
     nothing = features.new_zeros(features.shape[0], network.hidden_size)
 
     def step(state: tuple[Tensor, Tensor], given: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
