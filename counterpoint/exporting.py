@@ -92,6 +92,7 @@ class _Graph(nn.Module):
         super().__init__()
         self.model = model
         self.names = _read(run, model)
+        self.inputs = tuple(part for name in self.names for part in (name, f"{name}_mask"))
         self.pairs = tuple(pairs)
         taxonomy, reliability = run.labelling.taxonomy, run.reliability
         self.calibrated = reliability is not None
@@ -101,7 +102,7 @@ class _Graph(nn.Module):
         self.register_buffer("above", torch.from_numpy(np.where(taxonomy.parents < 0, own, taxonomy.parents)))
         self.levels = int(taxonomy.levels.max())
 
-    def forward(self, **inputs: Tensor) -> Inputs:
+    def forward(self, inputs: Inputs) -> Inputs:
         output = self.model({name: Track(inputs[name], inputs[f"{name}_mask"]) for name in self.names})
         logits = output.logits.float()
         if self.calibrated:
@@ -178,8 +179,7 @@ def export_model(run: RunFolder, path: Path, format: ModelFormat) -> Exported:  
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(content)
-    inputs = tuple(part for name in graph.names for part in (name, f"{name}_mask"))
-    return Exported(path, format, inputs, (PROBABILITIES, *map(_output, pairs)), clips, difference)
+    return Exported(path, format, graph.inputs, (PROBABILITIES, *map(_output, pairs)), clips, difference)
 
 
 def metadata(run: RunFolder, correlations: Sequence[str] = ()) -> dict[str, str]:
@@ -260,7 +260,7 @@ def _program(
     shapes = {"inputs": dict.fromkeys(inputs, dynamic)}
     try:
         with _silent(), torch.no_grad():
-            return torch.export.export(graph, (), inputs, dynamic_shapes=shapes)
+            return torch.export.export(graph, (inputs,), dynamic_shapes=shapes)
     except Exception as error:  # of many kinds, and of a model's own parts
         raise _failed(run, format, error) from error
 
@@ -302,7 +302,7 @@ def _pt2_module(content: bytes) -> Callable[[Inputs], Outputs]:
 
     def answer(inputs: Inputs) -> Outputs:
         with torch.no_grad():
-            return {name: tensor.numpy() for name, tensor in module(**inputs).items()}
+            return {name: tensor.numpy() for name, tensor in module(inputs).items()}
 
     return answer
 
@@ -310,14 +310,25 @@ def _pt2_module(content: bytes) -> Callable[[Inputs], Outputs]:
 def _onnx(program: torch.export.ExportedProgram, graph: _Graph, about: dict[str, str]) -> bytes:
     import onnx
 
-    outputs = [PROBABILITIES, *map(_output, graph.pairs)]
+    names = {"input_names": graph.inputs, "output_names": [PROBABILITIES, *map(_output, graph.pairs)]}
     with _silent():
-        made = torch.onnx.export(program, dynamo=True, verbose=False, output_names=outputs)
+        made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
         assert made is not None
         model = made.model_proto
+    _name_axes(model)
     model.producer_name, model.producer_version = PRODUCER, __version__
     onnx.helper.set_model_props(model, about)
     return bytes(model.SerializeToString())
+
+
+def _name_axes(model: Any) -> None:
+    """Call the axes of any size ``batch`` and ``step`` wherever they stand alone."""
+    shapes = [value.type.tensor_type.shape.dim for part in ("input", "output") for value in getattr(model.graph, part)]
+    names = {axis.dim_param: name for axis, name in zip(shapes[0], ("batch", "step"), strict=False) if axis.dim_param}
+    shapes += [value.type.tensor_type.shape.dim for value in model.graph.value_info]
+    for axis in (axis for shape in shapes for axis in shape):
+        if axis.dim_param in names:
+            axis.dim_param = names[axis.dim_param]
 
 
 def _onnx_session(content: bytes) -> Callable[[Inputs], Outputs]:

@@ -652,12 +652,12 @@ def export(
             f"{source}: {format} is a format of answers, not of models; make them with "
             f"`counterpoint categorize {source} VIDEOS --out answers.jsonl`, and export answers.jsonl"
         )
-    if format in exporting.ANSWER_FORMATS:
+    if format == "fiftyone" or format == "label-studio" or format == "csv":
         clips = exporting.export_answers(path, out, format, media=media, above=above)
         show(as_json, lambda: {"out": str(out), "format": format, "clips": clips}, lambda: f"{out}: {clips:,} clips")
         return 0
     made = exporting.export_model(load_run(source), out, format)
-    shown = {"out": str(out), "format": format, "inputs": made.inputs, "outputs": made.outputs}
+    shown: dict[str, Any] = {"out": str(out), "format": format, "inputs": made.inputs, "outputs": made.outputs}
     shown |= {"clips": made.clips, "difference": made.difference}
     show(
         as_json,
