@@ -310,9 +310,9 @@ def _pt2_module(content: bytes) -> Callable[[Inputs], Outputs]:
 def _onnx(program: torch.export.ExportedProgram, graph: _Graph, about: dict[str, str]) -> bytes:
     import onnx
 
-    names = {"input_names": graph.inputs, "output_names": [PROBABILITIES, *map(_output, graph.pairs)]}
+    outputs = [PROBABILITIES, *map(_output, graph.pairs)]
     with _silent():
-        made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+        made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=graph.inputs, output_names=outputs)
         assert made is not None
         model = made.model_proto
     _name_axes(model)
@@ -442,6 +442,7 @@ def export_answers(
 
 
 CSV = b"id,rank,path,probability"
+LABELS = "EmbeddedDocumentField(fiftyone.core.labels.Classifications)"
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -536,7 +537,12 @@ def _fiftyone(answers: Sequence[Answer], media: str, name: str) -> dict[str, Any
                 **correlation,
             }
         )
-    return {"info": {"counterpoint": __version__}, "name": name, "media_type": "video", "samples": samples}
+    kinds = {"predictions": LABELS, "unsure": "BooleanField", "unlike": "BooleanField"}
+    fields = {field: f"fiftyone.core.fields.{kinds.get(field, 'FloatField')}" for one in samples for field in one}
+    for own in ("_media_type", "filepath", "tags"):
+        fields.pop(own, None)
+    about = {"info": {"counterpoint": __version__}, "name": name, "media_type": "video"}
+    return {**about, "sample_fields": fields, "samples": samples}
 
 
 def _task(answer: Answer, media: str, above: float) -> dict[str, Any]:
