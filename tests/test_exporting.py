@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from models.small import MODELS, small_tower, stir
+from models.small import MODELS, family_of, small_tower, stir
 from training.world import LABELLING, SIZES, clips, trained_run, write
 
 from counterpoint import exporting
@@ -47,9 +46,8 @@ def made(folder: Path, name: str, calibrated: bool = True) -> RunFolder:
     run.save()
     torch.manual_seed(1)
     if recipe.needs_tower:
-        tower = RunFolder(folder / "other", small_tower(f"correlation-{name[:2]}"), LABELLING, run.features)
-        if name.startswith("rnn"):
-            tower = replace(tower, recipe=small_tower("correlation-rnn"))
+        tower_recipe = small_tower(f"correlation-{family_of(name)}")
+        tower = RunFolder(folder / "other", tower_recipe, LABELLING, run.features)
         tower.save()
         tower_model = tower.build()
         stir(tower_model)
