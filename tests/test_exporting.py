@@ -59,7 +59,7 @@ def made(folder: Path, name: str, calibrated: bool = True) -> RunFolder:
     run.save_weights(model)
     if calibrated:
         reliability = Reliability(2.5, (0.5, 2.0, -1.0, 0.0, 1.5), (0.5, 0.4, 0.3, 0.5, 0.6), 1.0, 1.0, 20)
-        run.save_reliability(reliability, np.zeros((1, 7), np.float32))
+        run.save_reliability(reliability, np.zeros((1, model.head.network[-1].in_features), np.float32))  # type: ignore[union-attr]
     return run
 
 
