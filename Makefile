@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-tensorflow test-extras test-remote test-ray fuzz check format lock clean
+.PHONY: setup demo test test-slow test-tensorflow test-extras test-export test-remote test-ray fuzz check format lock clean
 
 setup: .venv/ready
 
@@ -31,6 +31,11 @@ test-tensorflow: setup
 test-extras: setup
 	$(BIN)/pip install --quiet --editable '.[text,any]' --constraint requirements.lock
 	$(BIN)/pytest tests/media/test_text.py tests/media/test_pretrained.py
+
+# Models as ONNX, with onnxruntime, and as pt2: all families.
+test-export: setup
+	$(BIN)/pip install --quiet --editable '.[export]' --constraint requirements.lock
+	$(BIN)/pytest -m 'slow or not slow' tests/test_exporting.py
 
 # Shards in an S3 store: moto's server, made to fail.
 test-remote: setup

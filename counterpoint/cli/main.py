@@ -33,6 +33,7 @@ VERBS = {
     "categorize": ("models:categorize", "Name the most probable categories of clips or video files"),
     "tower": ("models:tower", "Measure correlation towers, and list the pairs that surprise them"),
     "explain": ("models:explain", "Draw why a run answers as it does for one clip"),
+    "export": ("models:export", "Write a run's model, or its answers, for other software"),
     "serve": ("pages:serve", "Serve a run to people (a page) and to programs (an HTTP API)"),
     "ensemble": ("experiments:ensemble", "Average runs, and distil them into one model"),
     "reproduce": ("reproduce:reproduce", "Run a whole experiment of the paper and write its report"),

@@ -1,4 +1,4 @@
-"""The verbs about models: recipes, train, evaluate, categorize, tower, explain."""
+"""The verbs about models: recipes, train, evaluate, categorize, tower, explain, export."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from counterpoint.cli.console import (
     SkipBad,
     Top,
     Workers,
+    bounded,
     check_picture,
     console,
     load_run,
@@ -607,3 +608,67 @@ def _file_name(clip: str) -> str:
     """
     name = PurePath(clip.replace("\\", "/")).name
     return name if name.strip(".") else "clip"
+
+
+def export(
+    source: Annotated[
+        str,
+        Parameter(
+            name="RUN",
+            help="a run, for a model's file; or answers of `counterpoint categorize` (.jsonl, .json, .csv)",
+            metavar="RUN|ANSWERS",
+            group=DATA,
+        ),
+    ],
+    /,
+    *,
+    out: Annotated[Path, Parameter(metavar="FILE", group=OUTPUT)],
+    format: Annotated[  # noqa: A002
+        Literal["onnx", "torchscript", "pt2", "fiftyone", "label-studio", "csv"], Parameter(group=OUTPUT)
+    ],
+    media: Annotated[str, Parameter(group=OUTPUT)] = "",
+    above: Annotated[float, Parameter(validator=bounded(0, 1), group=OUTPUT)] = 0.5,
+    as_json: Json = False,
+) -> int:
+    """Write a run's model, or its answers, for other software.
+
+    A model's file (onnx, pt2) takes padded features and masks and gives probabilities by category. It is written only
+    where it answers as the library does. Answers go to FiftyOne, to Label Studio, or to a spreadsheet (csv).
+
+    Args:
+        out: the file.
+        format: of a model: onnx or pt2; of answers: fiftyone, label-studio or csv.
+        media: fiftyone and label-studio: a folder or a URL that clips' ids are paths below.
+        above: label-studio: the probability from which on a category is a choice.
+
+    Example:
+        counterpoint export runs/mine --out model.onnx --format onnx
+        counterpoint export answers.jsonl --out tasks.json --format label-studio --media https://example.com/videos
+    """
+    from counterpoint import exporting
+
+    path = Path(source)
+    is_file = path.suffix in exporting.ANSWERS and not path.is_dir()
+    if is_file and format in exporting.MODEL_FORMATS:
+        raise Error(f"{source}: answers, and {format} is a format of models; name a run, or use --format csv")
+    if not is_file and format in exporting.ANSWER_FORMATS:
+        raise Error(
+            f"{source}: {format} is a format of answers, not of models; make them with "
+            f"`counterpoint categorize {source} VIDEOS --out answers.jsonl`, and export answers.jsonl"
+        )
+    if format == "fiftyone" or format == "label-studio" or format == "csv":
+        clips = exporting.export_answers(path, out, format, media=media, above=above)
+        show(as_json, lambda: {"out": str(out), "format": format, "clips": clips}, lambda: f"{out}: {clips:,} clips")
+        return 0
+    made = exporting.export_model(load_run(source), out, format)
+    shown: dict[str, Any] = {"out": str(out), "format": format, "inputs": made.inputs, "outputs": made.outputs}
+    shown |= {"clips": made.clips, "difference": made.difference}
+    show(
+        as_json,
+        lambda: shown,
+        lambda: (
+            f"{out}: {', '.join(made.inputs)} -> {', '.join(made.outputs)}; answers differ from the library's by "
+            f"at most {made.difference:.0e} on {made.clips} clips"
+        ),
+    )
+    return 0

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from counterpoint.data.tracks import Track, masked_softmax
 from counterpoint.fields import by_modality
+from counterpoint.models.exported import is_exporting, scanned
 from counterpoint.models.family import AttentionFamily, multiple
 from counterpoint.models.fusion import JOINED, AttentionMaps, AttentionModule, Axis, Influences, Weights
 from counterpoint.models.netvlad import Descriptor
@@ -36,6 +37,8 @@ class Recurrent(nn.Module):
 
     def forward(self, track: Track) -> Track:
         features = track.zeroed().features
+        if is_exporting() and isinstance(self.inner, nn.RNNBase):
+            return Track(scanned(self.inner, features), track.mask).zeroed()
         # A processor without bfloat16 instructions has no LSTM kernel in it: mixed precision then keeps single there.
         recurrent = isinstance(self.inner, nn.RNNBase)
         single = recurrent and features.is_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()

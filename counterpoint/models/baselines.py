@@ -121,8 +121,8 @@ class Bottlenecks(Layer):
         self, tracks: Tracks, correlation: Correlation | None, return_attention: bool = False
     ) -> tuple[Tracks, dict[str, AttentionMaps]]:
         example = next(iter(tracks.values())).mask
-        present = example.new_ones(len(example), len(self.tokens))
-        tokens = self.tokens.expand(len(example), -1, -1)
+        present = example.new_ones(example.shape[0], len(self.tokens))
+        tokens = self.tokens.expand(example.shape[0], -1, -1)
         maps: dict[str, AttentionMaps] = {}
         for layer in self.blocks:
             written, combined = [], {}

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from counterpoint.data.tracks import Track, Tracks
 from counterpoint.fields import MANY, bounded
+from counterpoint.models.exported import first_entries
 
 Start = Literal["zero", "identity"]
 Context = Literal["probability", "agreement"]
@@ -136,7 +137,7 @@ class DenseMap(AxisMap):
                     f"a clip of {asked} steps is longer than the {longest} that this model's influence was made for: "
                     "cut the clips (max_steps) or train with a relative influence (reach)"
                 )
-        return self.weight[..., :inputs, :outputs], self.bias[..., :outputs]
+        return first_entries(first_entries(self.weight, -2, inputs), -1, outputs), first_entries(self.bias, -1, outputs)
 
     def add_identity(self) -> None:
         self.weight.add_(torch.eye(*self.weight.shape[-2:]))
@@ -262,7 +263,8 @@ class Influence(nn.Module):
         bias = None
         if self.context is not None:
             bias = self.context(context)
-            bias = bias.view(len(bias), self.heads, *(1,) * (weights.ndim - 3), -1)[..., : layers[0][1].shape[-1]]
+            bias = bias.view(bias.shape[0], self.heads, *(1,) * (weights.ndim - 3), -1)
+            bias = first_entries(bias, -1, layers[0][1].shape[-1])
         return LazyInfluence(weights, layers, bias)
 
     def of_pair(

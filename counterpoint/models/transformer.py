@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from counterpoint.data.tracks import Track, masked_softmax
 from counterpoint.errors import Error
 from counterpoint.fields import bounded, by_modality
+from counterpoint.models.exported import is_exporting
 from counterpoint.models.family import AttentionFamily, multiple
 from counterpoint.models.fusion import JOINED, AttentionMaps, AttentionModule, Axis, Influences, LazyInfluence, Weights
 from counterpoint.models.influenced_attention import CHUNK_LOGITS as CHUNK_LOGITS
@@ -148,6 +149,8 @@ def attend(
     # A finite floor: a clip without any step attends evenly to zero values, which gives zeros and not NaN.
     floor = torch.zeros(mask.shape, dtype=values.dtype, device=mask.device)
     floor = floor.masked_fill_(~mask, torch.finfo(values.dtype).min)[:, None, None, :]
+    if is_exporting():  # a graph has no branches: what follows depends on the gates, and on the processor's cache
+        return (influence.added_to(logits.formed()) + floor).softmax(-1) @ values
     influenced = influence.open_clips(len(mask), mask.device)
     if not influenced.any():
         return _plain(logits, values, floor)
