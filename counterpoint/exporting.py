@@ -1,8 +1,8 @@
 """A run's model, or its answers, in a file that other software reads.
 
 A model's file takes padded features and masks, and gives probabilities by category. All that the library does between
-features and probabilities is in its graph: damping, the model, a correlation tower, calibration, and children lowered
-to their parents. It is written only where its answers agree with the library's (see `TOLERANCE`).
+features and probabilities is in its graph: damping, the model, a correlation tower, calibration, and the
+consistency of parents and children. It is written only where its answers agree with the library's (see `TOLERANCE`).
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from counterpoint.files import check_output_file, replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.predict import Predictor
-from counterpoint.recipes import TowerRecipe, to_json
+from counterpoint.recipes import Recipe, TowerRecipe, to_json
 from counterpoint.run import RunFolder
 
 ModelFormat = Literal["onnx", "torchscript", "pt2"]
@@ -87,6 +87,7 @@ class _Graph(nn.Module):
     slope: Tensor
     bias: Tensor
     above: Tensor
+    family: Tensor
 
     def __init__(self, run: RunFolder, model: Categorizer, pairs: Sequence[tuple[str, str]]) -> None:
         super().__init__()
@@ -101,6 +102,11 @@ class _Graph(nn.Module):
         own = np.arange(len(taxonomy))
         self.register_buffer("above", torch.from_numpy(np.where(taxonomy.parents < 0, own, taxonomy.parents)))
         self.levels = int(taxonomy.levels.max())
+        assert isinstance(run.recipe, Recipe)
+        self.raises = run.recipe.consistency == "raise"
+        children = [(i, *taxonomy.children(i)) for i in range(len(taxonomy))]
+        most = max(map(len, children))
+        self.register_buffer("family", torch.tensor([each + each[:1] * (most - len(each)) for each in children]))
 
     def forward(self, inputs: Inputs) -> Inputs:
         output = self.model({name: Track(inputs[name], inputs[f"{name}_mask"]) for name in self.names})
@@ -108,8 +114,11 @@ class _Graph(nn.Module):
         if self.calibrated:
             logits = logits * self.slope + self.bias
         probabilities = logits.sigmoid()
-        for _ in range(self.levels):  # after so many steps each is at most as probable as all that stand above it
-            probabilities = torch.minimum(probabilities, probabilities[:, self.above])
+        for _ in range(self.levels):  # after so many steps no category is more probable than any above it
+            if self.raises:
+                probabilities = probabilities[:, self.family].amax(-1)
+            else:
+                probabilities = torch.minimum(probabilities, probabilities[:, self.above])
         found = {PROBABILITIES: probabilities}
         return found | {_output(pair): output.correlation.probability[pair] for pair in self.pairs}
 

@@ -132,7 +132,9 @@ MORE = (
 )
 
 
-@pytest.mark.parametrize("name", ["tm-cm", "rnn-l", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
+@pytest.mark.parametrize(
+    "name", ["tm-cm", "rnn-l", "mean-mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
+)
 def test_a_pt2_file_answers_as_the_library_does(tmp_path: Path, name: str) -> None:
     run = made(tmp_path / "run", name)
     exported = export_model(run, tmp_path / "model.pt2", "pt2")
@@ -143,7 +145,9 @@ def test_a_pt2_file_answers_as_the_library_does(tmp_path: Path, name: str) -> No
 
 
 @with_onnx
-@pytest.mark.parametrize("name", ["tm-cm", "rnn-l", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
+@pytest.mark.parametrize(
+    "name", ["tm-cm", "rnn-l", "mean-mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
+)
 def test_an_onnx_file_answers_as_the_library_does(tmp_path: Path, name: str) -> None:
     import onnxruntime
 
