@@ -3,10 +3,10 @@
 import hashlib
 import io
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, UInt64
@@ -15,13 +15,18 @@ from counterpoint.data.clip import Clip, present
 from counterpoint.errors import Error
 from counterpoint.files import replacing
 
-if TYPE_CHECKING:
-    from counterpoint.data.dataset import Dataset
-
 MOST = 200_000
 """Clips of a data set that are compared; more are not, since all of them are read for it."""
 NAMED = 3  # ids in a message
 AT_A_TIME = 256
+
+
+class Clips(Protocol):
+    """The part of a `counterpoint.data.dataset.Dataset` that is read here."""
+
+    def __len__(self) -> int: ...
+    def clip(self, index: int) -> Clip: ...
+    def clips(self, indices: Sequence[int]) -> list[Clip]: ...
 
 
 @dataclass
@@ -85,7 +90,7 @@ def _digest(parts: Iterable[bytes]) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def digests(data: "Dataset") -> Digests | None:
+def digests(data: Clips) -> Digests | None:
     """The digests of a data set's clips; None of more than `MOST`."""
     if len(data) > MOST:
         return None
@@ -96,7 +101,7 @@ def digests(data: "Dataset") -> Digests | None:
     return found
 
 
-def shared(data: "Dataset", own: Digests, others: Digests) -> str:
+def shared(data: Clips, own: Digests, others: Digests) -> str:
     """How many clips of a data set have the id or the features of one of the others, and some of their ids.
 
     Empty where none has.

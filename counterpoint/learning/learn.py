@@ -1,4 +1,4 @@
-"""One command from a folder of labelled videos to a model and a page that says how good it is.
+"""One command from a folder of labelled videos to a model and a page that shows how good it is.
 
 =======================  ======================================================================
 ``shards/``              the videos' features; further calls extract new videos alone
@@ -138,19 +138,19 @@ def learn(
     paths = table.labelling.taxonomy.paths
     check_films(np.array(targets, bool).reshape(len(named), -1), paths, _name(videos))
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    say(f"{len(named):,} of {len(sources):,} videos have a category ({labels_name(labels)})")
+    log(f"{len(named):,} of {len(sources):,} videos have a category ({labels_name(labels)})")
     (out / WORK).mkdir(parents=True, exist_ok=True)
     with claimed(out / WORK, f"another process learns into {out}; wait for it, or choose another --out"):
         options: dict[str, Any] = {"workers": workers, "limits": limits, "time_limit": time_limit, "progress": progress}
         extraction = extract(videos, out / SHARDS, labels, taxonomy, encoders, **options)
         for path, cause in extraction.failures:
-            say(f"failed: {path}: {cause}")
+            log(f"failed: {path}: {cause}")
         for path, text in extraction.notes:
-            say(f"{path}: {text}")
-        return _learned(out, named, extraction, say)
+            log(f"{path}: {text}")
+        return _learned(out, named, extraction, log)
 
 
 def labels_name(labels: str | os.PathLike[str]) -> str:
@@ -170,32 +170,32 @@ def _labels_beside(videos: Paths) -> str:
     return str(beside) if beside.is_file() else FOLDERS
 
 
-def _learned(out: Path, named: Sequence[Source], extraction: Report, say: Callable[[str], None]) -> Learned[RunFolder]:
+def _learned(out: Path, named: Sequence[Source], extraction: Report, log: Callable[[str], None]) -> Learned[RunFolder]:
     ids = {source.id for source in named}
     data = Dataset(out / SHARDS).only(ids.__contains__)
     clips = read_clips(data)
     taxonomy = data.labelling.taxonomy
     check_films(clips.labels, taxonomy.paths, str(out / SHARDS))
     notes = _notes(clips, named, extraction)
-    say(f"{len(data):,} clips, {len(clips.leaves)} categories; cross-validation in {clips.count} folds")
+    log(f"{len(data):,} clips, {len(clips.leaves)} categories; cross-validation in {clips.count} folds")
     for text in notes:
-        say(f"note: {text}")
+        log(f"note: {text}")
 
     tried = [cross_validate_probe(clips)]
     chosen, why = tried[0], [f"a linear probe on averaged features, with penalty {tried[0].penalty:g}"]
-    say(f"tried {why[0]}: {_error(tried[0], clips)}")
+    log(f"tried {why[0]}: {_error(tried[0], clips)}")
     for recipe, reason in candidates(clips):
-        say(f"trying {recipe.name}: {reason}")
+        log(f"trying {recipe.name}: {reason}")
         each = cross_validate(
-            recipe, clips, out / WORK, lambda done, total: say(f"  fold {done} of {total}") if done < total else None
+            recipe, clips, out / WORK, lambda done, total: log(f"  fold {done} of {total}") if done < total else None
         )
         tried.append(each)
         improves = better(each, chosen, clips.labels)
         verdict = "better by more than a standard error" if improves else "not clearly better: the smaller model stays"
         why.append(f"{recipe.name}: {reason}; {verdict}")
-        say(f"  {_error(each, clips)}; {verdict}")
+        log(f"  {_error(each, clips)}; {verdict}")
         chosen = each if improves else chosen
-    say(f"training {chosen.recipe.name} for use")
+    log(f"training {chosen.recipe.name} for use")
     final = out / WORK / f"final-{chosen.recipe.name}-{data.fingerprint}"
     run = final_run(chosen, clips, final)
     reliability, honest, figures = _reliability(chosen, clips)

@@ -97,7 +97,7 @@ def train(
         try:
             if distributed.rank() == 0:
                 if tower is not None and tower.tower_reliability is not None and tower.tower_reliability.is_chance:
-                    _say_chance(tower, tower.tower_reliability, console)
+                    _warn_of_chance(tower, tower.tower_reliability, console)
                 _look_at_clips(run, data, validation, start, console)
             return _fit(run, data, validation, last, start, workers, minutes, console)
         except Exception:
@@ -204,12 +204,12 @@ def _fit(
             reliability = TowerReliability.of(best, learner.pairs)
             write_json(run.folder / TOWER_RELIABILITY_FILE, asdict(reliability))
             if reliability.is_chance and training.max_epochs:
-                _say_chance(run, reliability, console)
+                _warn_of_chance(run, reliability, console)
         run.save_weights(learner.model)
     return best
 
 
-def _say_chance(run: RunFolder, reliability: TowerReliability, console: Console) -> None:
+def _warn_of_chance(run: RunFolder, reliability: TowerReliability, console: Console) -> None:
     console.print(
         f"{run.folder}: this tower may be no better than chance ({reliability}), so its verdicts are not shown; give "
         "it more clips, whose sound belongs to their picture",
