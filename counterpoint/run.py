@@ -237,12 +237,15 @@ class RunFolder:
         """Whether the tower is known to be no better than chance, so that its verdict is not shown."""
         return self.tower_reliability is not None and self.tower_reliability.is_chance
 
-    def save_reliability(self, reliability: Reliability, references: Float[np.ndarray, "reference hidden"]) -> None:
-        """Write calibration, thresholds and what inputs are compared with."""
-        content = io.BytesIO()
-        np.save(content, references.astype(np.float16))
-        with replacing(self.folder / REFERENCES_FILE) as file:
-            file.write(content.getvalue())
+    def save_reliability(
+        self, reliability: Reliability, references: Float[np.ndarray, "reference hidden"] | None = None
+    ) -> None:
+        """Write calibration, thresholds and, where there is something, what inputs are compared with."""
+        if references is not None:
+            content = io.BytesIO()
+            np.save(content, references.astype(np.float16))
+            with replacing(self.folder / REFERENCES_FILE) as file:
+                file.write(content.getvalue())
         write_json(self.folder / RELIABILITY_FILE, dataclasses.asdict(reliability))
         for name in ("reliability", "references"):  # read anew when next needed
             vars(self).pop(name, None)

@@ -1,7 +1,8 @@
 """The verbs demo and ensemble."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -24,6 +25,9 @@ from counterpoint.cli.console import (
     progress,
     show,
 )
+
+if TYPE_CHECKING:
+    from counterpoint.run import RunFolder
 
 
 def demo(*, out: Annotated[Path, Parameter(metavar="FOLDER", group=OUTPUT)] = Path("demo")) -> None:
@@ -52,6 +56,7 @@ def ensemble(
     as_json: Json = False,
     share: Annotated[float, Parameter(validator=bounded(0, 1), group=TRAINING)] = 0.5,
     seed: Annotated[int | None, NOT_NEGATIVE, Parameter(group=TRAINING)] = None,
+    merge: Annotated[bool, Parameter(group=TRAINING)] = False,
     workers: Workers = 0,
 ) -> None:
     """Average runs, and distil them into one model of the first run's size, a run folder like any other.
@@ -61,9 +66,12 @@ def ensemble(
         out: the run folder to write.
         share: how much the ensemble counts against the labels, 0 to 1.
         seed: seed of the training; the first run's by default.
+        merge: join mean-mlp runs side by side instead, which changes no answer and needs no training; by the clips of
+            --data, which the runs were not trained on, the model is then calibrated and measured.
 
     Example:
         counterpoint ensemble runs/a runs/b --data shards --out runs/one
+        counterpoint ensemble runs/a runs/b --merge --data validation --out runs/one
     """
     from counterpoint.data.dataset import training_data
     from counterpoint.evaluation.breakdown import table4
@@ -74,6 +82,9 @@ def ensemble(
     loaded = [load_run(folder) for folder in runs]
     check_alike(loaded)
     check_output_folder(out, RECIPE_FILE)
+    if merge:
+        _merge(loaded, out, data, skip_bad_records, as_json, workers)
+        return
     clips, others = training_data(data, validation, loaded[0].labelling, skip_bad=skip_bad_records)
     note_skipped(clips, others)
     with progress("predicting with the ensemble", len(clips)) as advance:
@@ -94,3 +105,18 @@ def ensemble(
         lambda: {"run": str(out), **{name: breakdown.to_dict() for name, breakdown in models}},
         lambda: table4(models, "validation clips"),
     )
+
+
+def _merge(
+    runs: Sequence["RunFolder"], out: Path, data: Sequence[str], skip_bad: bool, as_json: bool, workers: int
+) -> None:
+    from counterpoint.data.dataset import Dataset
+    from counterpoint.evaluation.evaluate import evaluate
+    from counterpoint.training.merge import fit_reliability, merge
+
+    clips = Dataset(data, runs[0].labelling, skip_bad=skip_bad)
+    note_skipped(clips)
+    run = merge(runs, out)
+    run.save_reliability(fit_reliability(run, clips, workers))
+    breakdown = evaluate(run, clips, console, workers)
+    show(as_json, lambda: {"run": str(out), **breakdown.to_dict()}, lambda: breakdown.table())

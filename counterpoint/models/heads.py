@@ -101,15 +101,18 @@ class MLPHead(HeadKind):
         hidden: its hidden features.
         input_dropout: the share of its inputs that are dropped in training.
         dropout: the share of its hidden features that are dropped in training.
+        groups: groups of hidden features, each normalized by itself: networks that `merge` has joined.
     """
 
     hidden: int = 2048
     input_dropout: float = bounded(0.2, 0, 1)
     dropout: float = bounded(0.5, 0, 1)
+    groups: int = 1
 
     def build(self, inputs: int, outputs: int) -> Head:
-        # LayerNorm, not BatchNorm: the result must not depend on how processes share a batch.
-        hidden = (nn.Linear(inputs, self.hidden), nn.LayerNorm(self.hidden), nn.ReLU(), nn.Dropout(self.dropout))
+        # One group is LayerNorm. Not BatchNorm: the result must not depend on how processes share a batch.
+        norm = nn.GroupNorm(self.groups, self.hidden)
+        hidden = (nn.Linear(inputs, self.hidden), norm, nn.ReLU(), nn.Dropout(self.dropout))
         return Head(nn.Dropout(self.input_dropout), *hidden, nn.Linear(self.hidden, outputs))
 
 
