@@ -102,7 +102,7 @@ def test_figures_against_scikit_learn(seed: int) -> None:
 def test_table() -> None:
     made = table(results(1.0, 2.5))
     assert made.header[:2] == ["tower", "negative weight"]
-    assert made.rows[1] == ["correlation-nv", "2.5", "32.5", "40.0", "25.0", "67.5", "0.8250 [0.39, 0.97]"]
+    assert made.rows[1] == ["correlation-nv", "2.5", "32.5", "40.0", "25.0", "67.5", "0.8250 [0.36, 0.98] chance"]
 
 
 # --- surprises --------------------------------------------------------------------------------------------------------

@@ -136,8 +136,6 @@ def test_from_python(films: Path, learned: Path, tmp_path: Path):
     shutil.copytree(learned, tmp_path / "run")
     found = cp.learn(films, out=tmp_path / "run")
     assert found.extraction.new == 0
-    assert found.result.to_dict() == json.loads((learned / "learning.json").read_text()) | {
-        "doubts": found.result.to_dict()["doubts"]
-    }
+    assert json.loads(json.dumps(found.result.to_dict())) == json.loads((learned / "learning.json").read_text())
     (answer,) = found.run.categorize(next(films.rglob("*.mp4")))
     assert answer.predicted
