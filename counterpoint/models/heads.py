@@ -6,7 +6,7 @@ A head of your own is a subclass of `HeadKind`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,11 @@ class Head(nn.Module):
         assert isinstance(last, nn.Linear)
         # Begin with a probability of one in all categories: a half each would take epochs to unlearn.
         nn.init.constant_(last.bias, -math.log(max(last.out_features - 1, 1)))
+
+    @property
+    def networks(self) -> dict[str, nn.Sequential]:
+        """The networks by their place in the head; the last map of each has a row for each output."""
+        return {"network": self.network}
 
     def forward(self, vectors: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch output"], Tensor]:
         """The outputs, and the hidden features that they are read from."""
@@ -138,3 +143,33 @@ class ResidualHead(HeadKind):
         blocks = (Residual(self.width, self.hidden, self.dropout) for _ in range(self.blocks))
         last = (nn.LayerNorm(self.width), nn.GELU(), nn.Dropout(self.dropout), nn.Linear(self.width, outputs))
         return Head(nn.Dropout(self.input_dropout), nn.Linear(inputs, self.width), *blocks, *last)
+
+
+class JoinedHead(Head):
+    """Two heads side by side: their mean logits, and the hidden features of both."""
+
+    def __init__(self, one: Head, other: Head) -> None:
+        nn.Module.__init__(self)
+        self.one, self.other = one, other
+
+    def forward(self, vectors: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch output"], Tensor]:
+        (logits, hidden), (others, more) = self.one(vectors), self.other(vectors)
+        return (logits + others) / 2, torch.cat([hidden, more], -1)
+
+    @property
+    def networks(self) -> dict[str, nn.Sequential]:
+        return {"one.network": self.one.network, "other.network": self.other.network}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPAndResidualHead(HeadKind):
+    """A network with one hidden layer and one of residual blocks, whose logits are averaged: they err differently.
+
+    Made by merging runs of both.
+    """
+
+    mlp: MLPHead = field(default_factory=MLPHead)
+    residual: ResidualHead = field(default_factory=ResidualHead)
+
+    def build(self, inputs: int, outputs: int) -> Head:
+        return JoinedHead(self.mlp.build(inputs, outputs), self.residual.build(inputs, outputs))

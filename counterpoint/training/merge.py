@@ -17,7 +17,7 @@ from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
 from counterpoint.files import check_output_folder
 from counterpoint.models.categorizer import Categorizer
-from counterpoint.models.heads import MLPHead
+from counterpoint.models.heads import Head, JoinedHead, MLPAndResidualHead, MLPHead, ResidualHead
 from counterpoint.models.mean import MeanFamily
 from counterpoint.predict import Predictor, batches, consistent
 from counterpoint.recipes import Recipe
@@ -32,7 +32,8 @@ def merge(runs: Sequence[RunFolder], out: Path) -> RunFolder:
     """Write the mean of plain networks as one run; its logits are the mean of theirs.
 
     Args:
-        runs: trained runs of ``mean-mlp`` recipes that differ in seed and training alone.
+        runs: trained runs of ``mean-mlp`` recipes that differ in seed and training alone. One of ``mean-residual`` may
+            be among them: its logits then count as much as those of all others together.
         out: the run folder to write.
 
     Raises:
@@ -42,36 +43,44 @@ def merge(runs: Sequence[RunFolder], out: Path) -> RunFolder:
         raise Error("a merged model needs two runs or more")
     check_output_folder(out, RECIPE_FILE)
     check_alike(runs)
-    first = runs[0].recipe
-    assert isinstance(first, Recipe)
+    plain = [run for run in runs if isinstance(_recipe(run).head, MLPHead)]
+    residual = [run for run in runs if isinstance(_recipe(run).head, ResidualHead)]
     for run in runs:
-        assert isinstance(run.recipe, Recipe)
-        if not isinstance(run.recipe.family, MeanFamily) or not isinstance(run.recipe.head, MLPHead):
+        if not isinstance(_recipe(run).family, MeanFamily) or run not in (*plain, *residual):
             raise Error(f"{run.folder}: a {run.recipe.name}, and only mean-mlp runs can be merged; leave --merge out")
-        if dataclasses.replace(run.recipe, training=first.training) != first:
-            raise Error(f"{run.folder}: has another recipe than {runs[0].folder}; merge those that differ in training")
+    if len(residual) > 1 or not plain:
+        raise Error(f"{residual[-1].folder}: beside mean-mlp runs one mean-residual run can be merged, no more")
+    first = _recipe(plain[0])
+    for run in runs:
+        if dataclasses.replace(_recipe(run), name=first.name, training=first.training, head=first.head) != first or (
+            run in plain and _recipe(run).head != first.head
+        ):
+            raise Error(f"{run.folder}: has another recipe than {plain[0].folder}; merge those that differ in training")
+    members = [(str(run.folder), run.categorizer()) for run in (*plain, *residual)]
+    _check_reading(members)
     head = first.head
     assert isinstance(head, MLPHead)
-    count = len(runs)
-    recipe = dataclasses.replace(
-        first, head=dataclasses.replace(head, hidden=count * head.hidden, groups=count * head.groups)
-    )
+    wide = dataclasses.replace(head, hidden=len(plain) * head.hidden, groups=len(plain) * head.groups)
+    recipe = dataclasses.replace(first, head=wide)
+    if residual:
+        other = _recipe(residual[0]).head
+        assert isinstance(other, ResidualHead)
+        recipe = dataclasses.replace(
+            first, name="mean-joined", head=MLPAndResidualHead(mlp=wide, residual=other), training=first.training
+        )
     result = RunFolder(out, recipe, runs[0].labelling, runs[0].features)
-    model, members = result.build(), [run.categorizer() for run in runs]
+    model = result.build()
     assert isinstance(model, Categorizer)
-    _check_reading(runs, members)
+    networks = [each.head for _, each in members]
     with torch.no_grad():
-        model.trunk.load_state_dict(members[0].trunk.state_dict())
-        for place in (LINEAR, NORM):
-            for name in ("weight", "bias"):
-                parts = [getattr(member.head.network[place], name) for member in members]
-                getattr(model.head.network[place], name).copy_(torch.cat(parts))
-        own, *last = (_last(each) for each in (model, *members))
-        own.weight.copy_(torch.cat([layer.weight for layer in last], 1) / count)
-        own.bias.copy_(torch.stack([layer.bias for layer in last]).mean(0))
+        model.trunk.load_state_dict(members[0][1].trunk.state_dict())
+        if isinstance(model.head, JoinedHead):
+            _join(model.head.one, networks[: len(plain)])
+            model.head.other.load_state_dict(networks[-1].state_dict())
+        else:
+            _join(model.head, networks)
     result.save()
-    untrained = set(runs[0].untrained).intersection(*(run.untrained for run in runs))
-    if untrained:
+    if untrained := set(runs[0].untrained).intersection(*(run.untrained for run in runs)):
         result.save_untrained(untrained)
     if (digests := runs[0].trained_on) is not None:
         digests.save(out / TRAINED_ON_FILE)
@@ -79,19 +88,36 @@ def merge(runs: Sequence[RunFolder], out: Path) -> RunFolder:
     return result
 
 
-def _last(model: Categorizer) -> nn.Linear:
-    last = model.head.network[LAST]
+def _recipe(run: RunFolder) -> Recipe:
+    assert isinstance(run.recipe, Recipe)
+    return run.recipe
+
+
+def _join(joined: Head, heads: Sequence[Head]) -> None:
+    """Put networks side by side into one."""
+    for place in (LINEAR, NORM):
+        for name in ("weight", "bias"):
+            parts = [getattr(head.network[place], name) for head in heads]
+            getattr(joined.network[place], name).copy_(torch.cat(parts))
+    own, *last = (_last(head) for head in (joined, *heads))
+    own.weight.copy_(torch.cat([layer.weight for layer in last], 1) / len(last))
+    own.bias.copy_(torch.stack([layer.bias for layer in last]).mean(0))
+
+
+def _last(head: Head) -> nn.Linear:
+    last = head.network[LAST]
     assert isinstance(last, nn.Linear)
     return last
 
 
-def _check_reading(runs: Sequence[RunFolder], members: Sequence[Categorizer]) -> None:
+def _check_reading(members: Sequence[tuple[str, Categorizer]]) -> None:
     """Raise Error where networks standardize features differently: they were trained on other clips."""
-    first = members[0].trunk.state_dict()
-    for run, member in zip(runs, members, strict=True):
+    (where, first), *others = members
+    state = first.trunk.state_dict()
+    for folder, member in others:
         own = member.trunk.state_dict()
-        if any(not torch.equal(own[name], first[name]) for name in first):
-            raise Error(f"{run.folder}: was trained on other clips than {runs[0].folder}; merge runs of the same clips")
+        if any(not torch.equal(own[name], state[name]) for name in state):
+            raise Error(f"{folder}: was trained on other clips than {where}; merge runs of the same clips")
 
 
 def fit_reliability(run: RunFolder, data: Dataset, workers: int = 0) -> Reliability:

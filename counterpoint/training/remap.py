@@ -67,9 +67,10 @@ def remap(run: RunFolder, labelling: Labelling, folder: Path) -> Diff:
     if (run.folder / TOWER_FOLDER).exists():
         moved.take_in(RunFolder.load(run.folder / TOWER_FOLDER))
     if isinstance(model, Categorizer):
-        last = model.head.network[-1]
-        assert isinstance(last, torch.nn.Linear)
-        model.head.network[-1] = _remapped(last, old, new)
+        for network in model.head.networks.values():
+            last = network[-1]
+            assert isinstance(last, torch.nn.Linear)
+            network[-1] = _remapped(last, old, new)
     moved.save_weights(model)
     moved.save_untrained({change.what for change in changes.added} | (run.untrained & set(new.ids)))
     if run.reliability is not None and run.references is not None:
@@ -98,11 +99,11 @@ def start_from(model: Categorizer | Tower, run: RunFolder, taxonomy: Taxonomy) -
     weights = {name: tensor for name, tensor in before.state_dict().items() if not name.startswith(TOWER_PREFIX)}
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(TOWER_PREFIX)}
     if isinstance(model, Categorizer) and isinstance(before, Categorizer):
-        last = f"head.network.{len(before.head.network) - 1}"
+        lasts = [f"head.{place}.{len(network) - 1}" for place, network in before.head.networks.items()]
         rows = {category: i for i, category in enumerate(run.labelling.taxonomy.ids)}
         here = [i for i, category in enumerate(taxonomy.ids) if category in rows]
         there = [rows[taxonomy.ids[i]] for i in here]
-        for name in (f"{last}.weight", f"{last}.bias"):
+        for name in (f"{last}.{part}" for last in lasts for part in ("weight", "bias")):
             if name in own and name in weights and own[name].shape[1:] == weights[name].shape[1:]:
                 moved = own[name].clone()
                 moved[here] = weights[name][there]

@@ -11,7 +11,9 @@ from counterpoint.errors import Error
 from counterpoint.predict import batches
 from counterpoint.recipes import RECIPES
 from counterpoint.run import RunFolder
+from counterpoint.taxonomy import Category, Labelling, LabelMap, Taxonomy
 from counterpoint.training.merge import fit_reliability, merge
+from counterpoint.training.remap import remap
 from counterpoint.training.train import train
 
 from .world import LABELLING, SIZES, clips, dataset, recipe, write
@@ -72,3 +74,21 @@ def test_calibrated_on_other_clips(world: Path):
     assert found.clips == 30
     assert len(found.thresholds) == len(LABELLING.taxonomy)
     assert all(0 <= each <= 1 for each in found.thresholds)
+
+
+def test_with_a_residual_network(world: Path, tmp_path: Path):
+    """Which counts as much as the others together; categories move as in any run."""
+    settings = {name: value for name, value in SETTINGS.items() if name != "head.hidden"}
+    made = RECIPES["mean-residual"].with_(settings, **{"head.width": 6, "head.hidden": 5, "training.max_epochs": 1})
+    residual = RunFolder(tmp_path / "residual", made, LABELLING, FeatureSet(SIZES))
+    train(residual, dataset(world / "train.tfrecord"), dataset(world / "other.tfrecord"))
+    runs = [RunFolder.load(world / f"run-{seed}") for seed in range(2)]
+    merge([*runs, residual], tmp_path / "one")
+    expected = np.mean([np.mean([logits(run, world) for run in runs], axis=0), logits(residual, world)], axis=0)
+    merged = RunFolder.load(tmp_path / "one")
+    np.testing.assert_allclose(logits(merged, world), expected, atol=1e-5)
+    taxonomy = Taxonomy((Category("new", "", "New"), *LABELLING.taxonomy))
+    remap(merged, Labelling(taxonomy, LabelMap(LABELLING.labels.labels, taxonomy)), tmp_path / "moved")
+    np.testing.assert_allclose(logits(RunFolder.load(tmp_path / "moved"), world)[:, 1:], expected, atol=1e-5)
+    with pytest.raises(Error, match="beside mean-mlp runs one mean-residual run can be merged"):
+        merge([residual, residual], tmp_path / "two")
