@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -25,6 +25,7 @@ from counterpoint.cli.console import (
     progress,
     show,
 )
+from counterpoint.errors import Error
 
 if TYPE_CHECKING:
     from counterpoint.run import RunFolder
@@ -57,6 +58,8 @@ def ensemble(
     share: Annotated[float, Parameter(validator=bounded(0, 1), group=TRAINING)] = 0.5,
     seed: Annotated[int | None, NOT_NEGATIVE, Parameter(group=TRAINING)] = None,
     merge: Annotated[bool, Parameter(group=TRAINING)] = False,
+    tower: Annotated[str | None, Parameter(metavar="RUN", group=TRAINING)] = None,
+    half: Annotated[bool, Parameter(group=TRAINING)] = False,
     workers: Workers = 0,
 ) -> None:
     """Average runs, and distil them into one model of the first run's size, a run folder like any other.
@@ -68,6 +71,8 @@ def ensemble(
         seed: seed of the training; the first run's by default.
         merge: join mean-mlp runs side by side instead, which changes no answer and needs no training; by the clips of
             --data, which the runs were not trained on, the model is then calibrated and measured.
+        tower: with --merge, a correlation tower to keep in the run, whose verdict stands beside the categories.
+        half: with --merge, store the weights in 16 bits.
 
     Example:
         counterpoint ensemble runs/a runs/b --data shards --out runs/one
@@ -83,8 +88,12 @@ def ensemble(
     check_alike(loaded)
     check_output_folder(out, RECIPE_FILE)
     if merge:
-        _merge(loaded, out, data, skip_bad_records, as_json, workers)
+        _merge(
+            loaded, out, data, skip_bad_records, as_json, workers, tower=load_run(tower) if tower else None, half=half
+        )
         return
+    if tower or half:
+        raise Error("--tower and --half are for --merge")
     clips, others = training_data(data, validation, loaded[0].labelling, skip_bad=skip_bad_records)
     note_skipped(clips, others)
     with progress("predicting with the ensemble", len(clips)) as advance:
@@ -108,7 +117,13 @@ def ensemble(
 
 
 def _merge(
-    runs: Sequence["RunFolder"], out: Path, data: Sequence[str], skip_bad: bool, as_json: bool, workers: int
+    runs: Sequence["RunFolder"],
+    out: Path,
+    data: Sequence[str],
+    skip_bad: bool,
+    as_json: bool,
+    workers: int,
+    **options: Any,
 ) -> None:
     from counterpoint.data.dataset import Dataset
     from counterpoint.evaluation.evaluate import evaluate
@@ -116,7 +131,7 @@ def _merge(
 
     clips = Dataset(data, runs[0].labelling, skip_bad=skip_bad)
     note_skipped(clips)
-    run = merge(runs, out)
+    run = merge(runs, out, **options)
     run.save_reliability(fit_reliability(run, clips, workers))
     breakdown = evaluate(run, clips, console, workers)
     show(as_json, lambda: {"run": str(out), **breakdown.to_dict()}, lambda: breakdown.table())

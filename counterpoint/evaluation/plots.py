@@ -85,20 +85,24 @@ def draw_robustness(robustness: Robustness, path: Path) -> Path:
 def draw_explanation(explanation: Explanation, path: Path) -> Path:
     """The explanation as a PNG: weights over time, the correlation by second, and what would change the answer."""
     timelines = explanation.timelines
-    one_step = all(len(timeline.present) == 1 for timeline in timelines.values())
+    lengths = [len(each.present) for each in timelines.values()] or [len(p) for p in explanation.per_second.values()]
+    one_step = all(length == 1 for length in lengths)
     by_second = not one_step and any(p is not None for values in explanation.per_second.values() for p in values)
     heights = [2.3 if timeline.present.any() else 0.4 for timeline in timelines.values()] + [2.3] * by_second
     answers = 0.9 + 0.32 * len(explanation.categories)
     figure = Figure(figsize=(12, sum(heights) + answers + 0.4), layout="constrained")
     correlations = [f"{pair} {probability:.2f}" for pair, probability in explanation.correlation.items()]
     figure.suptitle("   correlation of ".join([f"clip {explanation.clip}", *correlations]), parse_math=False)
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[sum(heights), answers])[:, 0]
-    grid = above.add_gridspec(len(heights), 3, height_ratios=heights)
-    for row, (name, timeline) in enumerate(timelines.items()):
-        _timeline(above, grid, row, name, timeline)
-    if by_second:
-        _correlation(above.add_subplot(grid[-1, :]), explanation.per_second)
-    _answers(below.subplots(), explanation)
+    if heights:
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[sum(heights), answers])[:, 0]
+        grid = above.add_gridspec(len(heights), 3, height_ratios=heights)
+        for row, (name, timeline) in enumerate(timelines.items()):
+            _timeline(above, grid, row, name, timeline)
+        if by_second:
+            _correlation(above.add_subplot(grid[-1, :]), explanation.per_second)
+        _answers(below.subplots(), explanation)
+    else:  # a model that averages has no weights over time
+        _answers(figure.subplots(), explanation)
     # A JPEG alone does not name Matplotlib by itself, by which `counterpoint explain` knows its own pictures.
     if path.suffix.lower() in (".jpg", ".jpeg"):
         figure.savefig(path, dpi=130, pil_kwargs={"comment": b"Matplotlib"})

@@ -30,7 +30,7 @@ def test_tutorial(tmp_path: Path) -> None:
         ["bash", "-ec", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert (tmp_path / "why" / "rain-wind-7.mp4.png").stat().st_size > 10_000
+    assert (tmp_path / "why" / "rain-wind-8.mp4.png").stat().st_size > 10_000
     assert "Confusion matrix" in (tmp_path / "runs" / "films" / "report.html").read_text()
     assert blocks("")[0] in ran.stdout.replace("\r", "")
     with (tmp_path / "videos" / "labels.csv").open(newline="") as file:
@@ -44,7 +44,7 @@ def test_tutorial(tmp_path: Path) -> None:
         [sys.executable, "-c", python], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("rain-wind-7.mp4 [Category(path='Rain'")
+    assert ran.stdout.startswith("rain-wind-8.mp4 [Category(path='Rain'")
     _serves(next(block for block in blocks("sh") if block.startswith(SERVE)), tmp_path, environment)
 
 
