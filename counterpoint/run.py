@@ -310,16 +310,10 @@ class RunFolder:
             raise Error(f"{path}: not the weights of this run's recipe ({first})") from error
         return model.eval()
 
-    def save_weights(self, model: nn.Module, half: bool = False) -> None:
-        """Write the weights, whole or not at all; a tower inside has its own run.
-
-        Args:
-            half: in 16 bits, at half the size; they are read back as 32.
-        """
+    def save_weights(self, model: nn.Module) -> None:
+        """Write the weights, whole or not at all; a tower inside has its own run."""
         path = self.folder / WEIGHTS_FILE
         state = {name: t.contiguous() for name, t in model.state_dict().items() if not name.startswith(TOWER_PREFIX)}
-        if half:
-            state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
         with replacing(path) as file:
             file.write(save(state, {DIGEST: digest(state)}))
 

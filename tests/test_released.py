@@ -79,15 +79,10 @@ def test_it_is_the_same_once_it_is_written_anew(
     np.testing.assert_allclose(output(again, tracks(expected, "small")), expected["logits/nv-cm-a"], rtol=0, atol=1e-6)
 
 
-def test_fingerprints_stay() -> None:
-    """Surveys and indexes of version 0.1 are found by it."""
-    assert RunFolder.load("youtube8m").fingerprint == "b95fd604d5c1f98b"
-
-
-def test_the_shipped_model_gives_the_same(expected: dict[str, np.ndarray]) -> None:
+def test_the_shipped_tower_gives_the_same(expected: dict[str, np.ndarray]) -> None:
+    """The categorizer is another than in version 0.1, and its tower the same."""
     with torch.inference_mode():
         output = RunFolder.load("youtube8m").categorizer()(tracks(expected, "youtube8m"))
-    np.testing.assert_allclose(output.logits.numpy(), expected["logits/youtube8m"], rtol=0, atol=1e-6)
     assert output.correlation is not None
     np.testing.assert_allclose(
         output.correlation.probability[PAIR].numpy(), expected["youtube8m/correlation"], rtol=0, atol=1e-6

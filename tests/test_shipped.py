@@ -15,6 +15,7 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.data.layout import write_splits
 from counterpoint.evaluation.metrics import global_average_precision
 from counterpoint.files import cache_folder
+from counterpoint.models.mean import MeanFamily
 from counterpoint.predict import Predictor
 from counterpoint.recipes import Recipe
 from counterpoint.run import SHIPPED, RunFolder
@@ -44,7 +45,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_is_whole_and_small() -> None:
     run = RunFolder.load(NAME)
     assert isinstance(run.recipe, Recipe)
-    assert run.recipe.averaged
+    assert isinstance(run.recipe.family, MeanFamily)
+    assert len(run.reliability.thresholds) == 640
     assert run.labelling.taxonomy.fingerprint == load(SHIPPED_TAXONOMY).taxonomy.fingerprint
     assert run.features.youtube8m
     assert sum(path.stat().st_size for path in (SHIPPED / NAME).rglob("*")) < 30e6

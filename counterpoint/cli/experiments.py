@@ -59,7 +59,6 @@ def ensemble(
     seed: Annotated[int | None, NOT_NEGATIVE, Parameter(group=TRAINING)] = None,
     merge: Annotated[bool, Parameter(group=TRAINING)] = False,
     tower: Annotated[str | None, Parameter(metavar="RUN", group=TRAINING)] = None,
-    half: Annotated[bool, Parameter(group=TRAINING)] = False,
     workers: Workers = 0,
 ) -> None:
     """Average runs, and distil them into one model of the first run's size, a run folder like any other.
@@ -72,7 +71,6 @@ def ensemble(
         merge: join mean-mlp runs side by side instead, which changes no answer and needs no training; by the clips of
             --data, which the runs were not trained on, the model is then calibrated and measured.
         tower: with --merge, a correlation tower to keep in the run, whose verdict stands beside the categories.
-        half: with --merge, store the weights in 16 bits.
 
     Example:
         counterpoint ensemble runs/a runs/b --data shards --out runs/one
@@ -88,12 +86,10 @@ def ensemble(
     check_alike(loaded)
     check_output_folder(out, RECIPE_FILE)
     if merge:
-        _merge(
-            loaded, out, data, skip_bad_records, as_json, workers, tower=load_run(tower) if tower else None, half=half
-        )
+        _merge(loaded, out, data, skip_bad_records, as_json, workers, tower=load_run(tower) if tower else None)
         return
-    if tower or half:
-        raise Error("--tower and --half are for --merge")
+    if tower:
+        raise Error("--tower is for --merge: a distilled model reads the tower of its runs")
     clips, others = training_data(data, validation, loaded[0].labelling, skip_bad=skip_bad_records)
     note_skipped(clips, others)
     with progress("predicting with the ensemble", len(clips)) as advance:

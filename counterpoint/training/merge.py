@@ -22,13 +22,13 @@ from counterpoint.models.mean import MeanFamily
 from counterpoint.predict import Predictor, batches, consistent
 from counterpoint.recipes import Recipe
 from counterpoint.reliability import Reliability, calibrate, thresholds
-from counterpoint.run import RECIPE_FILE, TOWER_FOLDER, TRAINED_ON_FILE, RunFolder
+from counterpoint.run import RECIPE_FILE, TRAINED_ON_FILE, RunFolder
 from counterpoint.training.distill import check_alike
 
 LINEAR, NORM, LAST = 1, 2, -1  # places in `MLPHead`'s network
 
 
-def merge(runs: Sequence[RunFolder], out: Path, tower: RunFolder | None = None, half: bool = False) -> RunFolder:
+def merge(runs: Sequence[RunFolder], out: Path, tower: RunFolder | None = None) -> RunFolder:
     """Write the mean of plain networks as one run; its logits are the mean of theirs.
 
     Args:
@@ -36,7 +36,6 @@ def merge(runs: Sequence[RunFolder], out: Path, tower: RunFolder | None = None, 
             be among them: its logits then count as much as those of all others together.
         out: the run folder to write.
         tower: a correlation tower to keep in it: no category depends on it, and its verdict stands beside them.
-        half: store the weights in 16 bits.
 
     Raises:
         Error: there are not two runs, their recipes, taxonomies or features differ, or they are no plain networks.
@@ -88,9 +87,7 @@ def merge(runs: Sequence[RunFolder], out: Path, tower: RunFolder | None = None, 
         digests.save(out / TRAINED_ON_FILE)
     if tower is not None:
         result.take_in(tower)
-        inside = RunFolder.load(out / TOWER_FOLDER)
-        inside.save_weights(inside.tower(), half)
-    result.save_weights(model, half)
+    result.save_weights(model)
     return result
 
 
