@@ -257,6 +257,8 @@ def remap(
     kept = len(labelling.taxonomy) - len(changes.added)
     show(as_json, lambda: {"run": str(out), "kept": kept, **changes.to_dict()}, lambda: _changes(changes))
     note(f"{out}: {kept} categories kept, {len(changes.added)} untrained, {len(changes.removed)} gone")
+    if changes.added:
+        note(f"the untrained are no answers until `counterpoint train --from {out}` has trained them")
 
 
 def _write(path: Path, text: str) -> None:

@@ -41,6 +41,7 @@ BALANCE = 0.5
 FEW_FOR_NETWORK = 40  # clips, from which on a network is worth a try
 FEW_FOR_ATTENTION = 150
 STEPS = 600  # of a network's training, about
+STOP_FOLDS = 5  # of the clips that a network is given; it stops by one
 LARGE = 1000  # clips, from which on networks are wider and folds fewer
 COPY = 0.05  # of the usual distance between neighbours: nearer clips are taken for copies
 
@@ -135,9 +136,9 @@ class Clips:
             scores[:, leaf] -= probabilities[:, self.leaves[inside[:, leaf]]].max(1)
         return scores
 
-    def subset(self, chosen: Bool[np.ndarray, "clip"]) -> Dataset:
-        """Some of the clips."""
-        ids = {self.means.ids[i] for i in np.flatnonzero(chosen)}
+    def subset(self, chosen: Int[np.ndarray, "chosen"]) -> Dataset:
+        """Some of the clips, by number."""
+        ids = {self.means.ids[i] for i in chosen}
         return self.data.only(ids.__contains__)
 
 
@@ -232,7 +233,7 @@ def cross_validate_probe(clips: Clips, modalities: Sequence[str] = (), share: fl
 def cross_validate(
     recipe: Recipe, clips: Clips, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Candidate:
-    """A network's answers out of fold; each fold's model stops by the fold after it.
+    """A network's answers out of fold; each fold's model stops by a fifth of the clips that it is given.
 
     What a fold has given is kept in ``folder``, so that the same call goes on where an interrupted one stopped.
     """
@@ -244,11 +245,11 @@ def cross_validate(
         path = folder / f"{recipe.name}-{key.hexdigest()[:12]}-{fold}.npz"
         if not path.exists():
             run = RunFolder(path.with_suffix(""), recipe, clips.data.labelling, clips.features)
-            after = (fold + 1) % clips.count
-            chosen = clips.fold != fold if clips.count == 2 else (clips.fold != fold) & (clips.fold != after)
+            chosen = np.flatnonzero(clips.fold != fold)
+            stops = folds(clips.labels[chosen], clips.groups[chosen], STOP_FOLDS, fold) == 0
             with _one_thread():
                 if not run.trained:
-                    train(run, clips.subset(chosen), clips.subset(clips.fold == (fold if clips.count == 2 else after)))
+                    train(run, clips.subset(chosen[~stops]), clips.subset(chosen[stops]))
                 _save(path, *_outputs(run, clips.data))
             shutil.rmtree(run.folder)
         with np.load(path) as stored:
@@ -295,12 +296,13 @@ def better(one: Candidate, other: Candidate, labels: Bool[np.ndarray, "clip cate
 
 
 def final_run(candidate: Candidate, clips: Clips, folder: Path) -> RunFolder:
-    """Train the chosen candidate for use: the probe on all clips, a network on all but a fold that it stops by."""
+    """Train the chosen candidate for use: the probe on all clips, a network on all but a fifth that it stops by."""
     run = RunFolder(folder, candidate.recipe, clips.data.labelling, clips.features)
     if candidate.penalty is None:
         with _one_thread():
             if not run.trained:
-                train(run, clips.subset(clips.fold != 0), clips.subset(clips.fold == 0))
+                stops = folds(clips.labels, clips.groups, STOP_FOLDS) == 0
+                train(run, clips.subset(np.flatnonzero(~stops)), clips.subset(np.flatnonzero(stops)))
         return run
     if folder.exists():
         shutil.rmtree(folder)

@@ -26,6 +26,7 @@ from counterpoint.errors import Error
 from counterpoint.evaluation.bootstrap import Curve, resample
 from counterpoint.files import check_output_folder, claimed, write_text
 from counterpoint.learning.crossvalidation import (
+    BALANCE,
     PROBE,
     Candidate,
     Clips,
@@ -56,7 +57,7 @@ from counterpoint.reliability import (
     thresholds,
     wilson,
 )
-from counterpoint.run import RECIPE_FILE, WEIGHTS_FILE, RunFolder, write_json
+from counterpoint.run import KEPT_FILE, RECIPE_FILE, UNTRAINED_FILE, WEIGHTS_FILE, RunFolder, write_json
 
 SHARDS, WORK = "shards", "learning"
 LEARNING_FILE, REPORT_FILE = "learning.json", "report.html"
@@ -64,6 +65,7 @@ LABELS = "labels.csv"
 SAMPLES = 1000  # of a bootstrap
 DOUBTS = 10
 SHARES = (0.25, 0.5)
+OF_TRAINING = (KEPT_FILE, UNTRAINED_FILE, "epochs.csv", "tensorboard", "checkpoints")
 FEW_ERRORS = 3  # from which on an error may be extrapolated
 MARGIN = 1.2  # on the distance of the most distant clip out of fold: few clips do not show how far clips may lie
 
@@ -178,6 +180,7 @@ def _learned(out: Path, named: Sequence[Source], extraction: Report, log: Callab
     check_films(clips.labels, taxonomy.paths, str(out / SHARDS))
     notes = _notes(clips, named, extraction)
     log(f"{len(data):,} clips, {len(clips.leaves)} categories; cross-validation in {clips.count} folds")
+    log(f"rare categories count more: a true one (clips without it / clips with it) to the power of {BALANCE:g}")
     for text in notes:
         log(f"note: {text}")
 
@@ -398,6 +401,8 @@ def _doubts(
 def _publish(made: Path, out: Path) -> None:
     """Put a finished run's files in their place; the weights go first and come last, so that none are another's."""
     (out / WEIGHTS_FILE).unlink(missing_ok=True)
+    for name in OF_TRAINING:  # of a network that was chosen before
+        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
     for part in sorted(made.iterdir(), key=lambda part: part.name == WEIGHTS_FILE):
         if part.name.startswith("."):
             continue

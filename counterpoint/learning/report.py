@@ -107,8 +107,10 @@ class Result:
     def summary(self) -> str:
         """One sentence."""
         share, low, high = self.error
+        gap = self.gap_error
         return (
-            f"{share:.0%} of {self.clips:,} clips get a wrong category [{low:.0%}, {high:.0%}] "
+            f"{share:.0%} of {self.clips:,} clips get a wrong category [{low:.0%}, {high:.0%}], "
+            f"GAP error {100 * gap[0]:.1f} % [{100 * gap[1]:.1f}, {100 * gap[2]:.1f}] "
             f"({self.recipe}, cross-validated in {self.folds} folds)"
         )
 
@@ -131,7 +133,8 @@ class Result:
     def tables(self) -> list[Table]:
         """The figures as tables."""
         found = [self.tried_table(), self.categories_table(), self.confusion_table()]
-        return [*found, self.worth_table()] if self.worth else found
+        found += [self.worth_table()] if self.worth else []
+        return [*found, self.doubts_table()] if self.doubts else found
 
     def tried_table(self) -> Table:
         """The recipes that were tried."""
@@ -186,6 +189,14 @@ class Result:
         caption = "The error of the linear probe."
         return Table("What each modality is worth", ("modalities", "wrong", "95 % interval"), rows, caption)
 
+    def doubts_table(self) -> Table:
+        """The labels to look at again."""
+        rows = [
+            [each.id, f"{each.label} ({each.probability:.2f})", f"{each.instead} ({each.other:.2f})"]
+            for each in self.doubts
+        ]
+        return Table("Labels to look at", ("clip", "label", "looks like"), rows, labels=3)
+
 
 def _share(value: float) -> str:
     return "–" if value != value else f"{value:.2f}"
@@ -193,9 +204,8 @@ def _share(value: float) -> str:
 
 def report(result: Result, run: Path, example: Path) -> Document:
     """The page, which needs no other file."""
-    share, low, high = result.gap_error
     first: list[Block] = [
-        f"{result.summary}. GAP error: {100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}].",
+        f"{result.summary}.",
         "Every figure here is out of fold: each clip was answered by a model that had seen neither it nor a copy of "
         "it. Brackets and intervals are 95 % intervals over clips.",
         *result.notes,

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from counterpoint.cli.main import main
+from counterpoint.data import synthetic
+from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
+from counterpoint.learning import learn as learn_module
 from counterpoint.learning.crossvalidation import check_films
 from counterpoint.learning.learn import learn
+from counterpoint.media.extract import Report
 from counterpoint.media.films import CATEGORIES, film
+from counterpoint.media.workers import Source
 from counterpoint.run import RunFolder
 
 CATEGORIES_USED = (CATEGORIES[0], CATEGORIES[4], CATEGORIES[8])
@@ -139,3 +144,31 @@ def test_from_python(films: Path, learned: Path, tmp_path: Path):
     assert json.loads(json.dumps(found.result.to_dict())) == json.loads((learned / "learning.json").read_text())
     (answer,) = found.run.categorize(next(films.rglob("*.mp4")))
     assert answer.predicted
+
+
+@pytest.mark.slow
+def test_attention_is_taken_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On clips whose modalities confirm each other in one topic alone; an interrupted network goes on."""
+    for split, count in (("train", 150), ("validation", 2), ("test", 2)):
+        monkeypatch.setitem(synthetic.CLIPS, split, count)
+    data = synthetic.SyntheticData(
+        topics=12, min_steps=10, max_steps=12, distractors=1, sizes={"video": 32, "audio": 32}, unrelated=0.0
+    )
+    synthetic.write(data, tmp_path / "shards")
+    clips = Dataset(tmp_path / "shards")
+    named = [Source(clips.clip(i).id, tmp_path / "nowhere.mp4") for i in range(len(clips))]
+    (tmp_path / "learning").mkdir()
+    lines: list[str] = []
+    learned = learn_module._learned(tmp_path, named, Report(), lines.append)
+    tried = {each[0]: each[1] for each in learned.result.tried}
+    assert set(tried) == {"mean-linear", "mean-mlp", "nv-cm"}
+    assert learned.run.recipe.name == learned.result.recipe
+    assert tried[learned.result.recipe] <= tried["mean-linear"]
+    assert learned.run.trained
+    assert any("154 clips suffice for cross-modal attention" in line for line in lines)
+    kept = sorted((tmp_path / "learning").glob("nv-cm-*.npz"))
+    assert len(kept) == learned.result.folds
+    before = [path.stat().st_mtime_ns for path in kept]
+    again = learn_module._learned(tmp_path, named, Report(), lines.append)
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert again.result.to_dict() == learned.result.to_dict()
