@@ -61,7 +61,8 @@ class TowerReliability:
         auc: the area under the ROC curve.
         low: where its 95 % interval begins.
         high: where that ends.
-        pairs: true pairs that it was measured on, and as many false ones.
+        pairs: true pairs that it was measured on, one a clip: several of one clip depend on each other. Each clip makes
+            false ones, too.
     """
 
     auc: float

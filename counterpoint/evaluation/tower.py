@@ -197,7 +197,7 @@ def measure(
     false = [score(tower, embeddings, pair, false_pairs) for pair in pairs]
     probability = np.concatenate([scored.probability for scored in true])
     return TowerResult(
-        figures(run.recipe, probability, np.concatenate([scored.probability for scored in false])),
+        figures(run.recipe, probability, np.concatenate([scored.probability for scored in false]), len(ids)),
         probability,
         {"true": surprising(true, ids, +1), "false": surprising(false, ids, -1)},
     )
@@ -209,15 +209,18 @@ def score(tower: Tower, embeddings: dict[str, Tensor], pair: Pair, clips: Int[np
         return Scored(pair, clips, tower.calibrated(raw_scores(tower, embeddings, pair, clips)).numpy())
 
 
-def figures(recipe: TowerRecipe, true: Float[np.ndarray, "pair"], false: Float[np.ndarray, "pair"]) -> TowerFigures:
+def figures(
+    recipe: TowerRecipe, true: Float[np.ndarray, "pair"], false: Float[np.ndarray, "pair"], clips: int
+) -> TowerFigures:
     """The figures of the probabilities that a recipe's tower gives to true and to false pairs.
 
-    The area under the ROC curve, in which ties count half, is the chance that a true pair is the more probable one.
+    The area under the ROC curve, in which ties count half, is the chance that a true pair is the more probable one. The
+    pairs of one clip depend on each other, so its interval is that of as many trials as there are ``clips``.
     """
     fpr, fnr = float((false >= CORRELATED).mean()), float((true < CORRELATED).mean())
     kind = torch.cat([torch.ones(len(true)), torch.zeros(len(false))]).int()
     auc = float(binary_auroc(torch.from_numpy(np.concatenate([true, false])), kind, thresholds=None))
-    interval = TowerReliability.of(auc, len(true))
+    interval = TowerReliability.of(auc, clips)
     return TowerFigures(
         name=recipe.name,
         negative_weight=recipe.negatives.weight,

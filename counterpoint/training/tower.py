@@ -1,6 +1,7 @@
 """Training of a correlation tower (Goyal et al., section 3): losses, hard negatives, validation and calibration."""
 
 from itertools import combinations, zip_longest
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -32,8 +33,8 @@ class CorrelationLearner(Learner):
         self.negatives = negatives
         self.top_level = torch.from_numpy(taxonomy.levels == 0)
         self.seen: list[Embedded] = []
-        self.pairs = 0
-        """True pairs of the validation clips."""
+        self.clips = 0
+        """Validation clips that have every modality: so many independent true pairs the AUC was measured on."""
 
     @property
     def tower(self) -> Tower:
@@ -98,6 +99,14 @@ class CorrelationLearner(Learner):
             lottery = torch.where(hard.unsqueeze(1), highest, lottery)
         return lottery.masked_fill(~partner, -torch.inf).argmax(1)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["validation_clips"] = self.clips
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.clips = checkpoint.get("validation_clips", 0)  # version 0.1 did not store it
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.add_validation_loss(batch, self.loss(batch))
         if batch.ids:
@@ -118,7 +127,7 @@ class CorrelationLearner(Learner):
     def _measured(self, seen: list[Embedded]) -> tuple[float, tuple[float, float]]:
         """AUC, temperature and bias."""
         scores, true = scored_pairs(self.tower, seen)
-        self.pairs = int(true.sum())
+        self.clips = sum(len(batch.tops) for batch in seen)
         check_finite(scores)
         # From 0 to 1 and in double precision: torchmetrics takes the sigmoid of others, where large ones become equal.
         scale = (scores - scores.min()).double()

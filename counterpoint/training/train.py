@@ -200,8 +200,8 @@ def _fit(
             figures = {learner.monitor: selection.metric, "validation_loss": selection.loss}
             kept_epoch = {"epoch": selection.epoch, **figures, "chosen_by_loss": selection.by_loss}
             write_json(run.folder / KEPT_FILE, kept_epoch)
-        if isinstance(learner, CorrelationLearner):
-            reliability = TowerReliability.of(best, learner.pairs)
+        if isinstance(learner, CorrelationLearner) and learner.clips:
+            reliability = TowerReliability.of(best, learner.clips)
             write_json(run.folder / TOWER_RELIABILITY_FILE, asdict(reliability))
             if reliability.is_chance and training.max_epochs:
                 _warn_of_chance(run, reliability, console)

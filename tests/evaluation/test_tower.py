@@ -54,7 +54,7 @@ def tower_run(folder: Path, form: str = "contrastive", sizes: dict[str, int] = S
 
 def results(*weights: float) -> list[TowerResult]:
     true, false = np.array([0.96, 0.8, 0.4, 0.5], np.float32), np.array([0.1, 0.6, 0.5, 0.2, 0.3], np.float32)
-    made = (figures(tower_recipe(weight=weight), true, false) for weight in weights)
+    made = (figures(tower_recipe(weight=weight), true, false, len(true)) for weight in weights)
     return [
         TowerResult(found, true, {"true": [Surprise(0.4, {"audio": "a", "video": "a"})], "false": []}) for found in made
     ]
@@ -93,7 +93,7 @@ def test_figures_by_hand() -> None:
 def test_figures_against_scikit_learn(seed: int) -> None:
     random = np.random.default_rng(seed)
     true, false = random.beta(3, 2, 40).astype(np.float32), random.beta(2, 3, 200).round(1).astype(np.float32)
-    found = figures(tower_recipe(), true, false)
+    found = figures(tower_recipe(), true, false, len(true))
     truth, scores = np.repeat([1, 0], [40, 200]), np.concatenate([true, false])
     assert found.auc == pytest.approx(roc_auc_score(truth, scores), abs=1e-6)
     assert found.accuracy == pytest.approx(balanced_accuracy_score(truth, scores >= 0.5))
