@@ -57,7 +57,7 @@ TOP = 3  # categories of each
 FILM_SPLITS = {"train": range(7), "test": range(7, 9)}
 """Seeds of each category's films."""
 TOWER_SEEDS = range(5)
-"""Of the films to train on, the seeds that the tower is trained on; it stops by the others."""
+"""The seeds of the films that the tower is trained on; it stops by all others, which are too few by themselves."""
 FILM_TOWER = dataclasses.replace(
     TOWER_RECIPES[TOWER],
     family=NetVLADFamily(clusters={"video": 8, "audio": 8}, hidden=256),
@@ -138,7 +138,8 @@ def _films(out: Path, console: Console) -> FilmResult:
     learned = learn(folder / "train", out / "films-run", folder / "labels.csv")
     console.print(f"   learned from {learned.result.clips} of them: {learned.result.summary}", soft_wrap=True)
 
-    data = Dataset(out / "films-run" / "shards")
+    extract(folder / "test", out / "film-shards", folder / "labels.csv", out / "films-run" / "shards" / "taxonomy")
+    data = Dataset([out / "films-run" / "shards", out / "film-shards"])
     features = FeatureSet.of(data.paths)
     tower = RunFolder(out / "films-tower", FILM_TOWER, data.labelling, features)
     splits = data.only(partial(_of_seeds, True)), data.only(partial(_of_seeds, False))
@@ -147,7 +148,6 @@ def _films(out: Path, console: Console) -> FilmResult:
     console.print(f"   trained films-tower: which sound belongs to which picture; {tower.tower_reliability}")
     learned.run.take_in(tower)
 
-    extract(folder / "test", out / "film-shards", folder / "labels.csv", out / "films-run" / "shards" / "taxonomy")
     run = RunFolder.load(out / "films-run")
     right = sum(
         int(((batch.probabilities >= run.thresholds) == batch.labels).all(1).sum())
