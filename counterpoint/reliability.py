@@ -151,11 +151,14 @@ def best_threshold(probabilities: Float[np.ndarray, "clip"], labels: Bool[np.nda
 def nearest(
     hidden: Float[np.ndarray, "clip hidden"], references: Float[np.ndarray, "reference hidden"], own: bool = False
 ) -> Float[np.ndarray, "clip"]:
-    """The cosine distance of each clip to its nearest reference; with ``own`` to the nearest other one."""
-    one, other = _unit(hidden), _unit(references)
+    """The cosine distance of each clip to its nearest reference; with ``own`` to the nearest other one.
+
+    References are of length 1 (see `unit`): a server compares every clip with the same ones.
+    """
+    one = unit(hidden)
     found = np.empty(len(one), np.float32)
     for start in range(0, len(one), BLOCK):
-        similarity = one[start : start + BLOCK] @ other.T
+        similarity = one[start : start + BLOCK] @ references.T
         if own:
             rows = np.arange(len(similarity))
             similarity[rows, start + rows] = -np.inf
@@ -170,7 +173,8 @@ def references(hidden: Float[np.ndarray, "clip hidden"], seed: int = 0) -> Float
     return hidden[np.sort(np.random.default_rng(seed).choice(len(hidden), REFERENCES, replace=False))]
 
 
-def _unit(vectors: Float[np.ndarray, "clip hidden"]) -> Float[np.ndarray, "clip hidden"]:
+def unit(vectors: Float[np.ndarray, "clip hidden"]) -> Float[np.ndarray, "clip hidden"]:
+    """The vectors at length 1, in float32; zeros stay."""
     wide = vectors.astype(np.float32)
     return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
 

@@ -55,6 +55,7 @@ from counterpoint.reliability import (
     TOWER_RELIABILITY_FILE,
     Reliability,
     TowerReliability,
+    unit,
 )
 from counterpoint.taxonomy import Labelling, load
 
@@ -171,7 +172,7 @@ class RunFolder:
             raise Error(f"{path}: not the reliability of this run ({error})") from error
         return found
 
-    @property
+    @cached_property
     def thresholds(self) -> Float[np.ndarray, "category"]:
         """The probability from which on each category is an answer.
 
@@ -194,7 +195,8 @@ class RunFolder:
     def save_untrained(self, categories: Iterable[str]) -> None:
         """Write which categories, by id, no training clip had."""
         write_json(self.folder / UNTRAINED_FILE, {"categories": sorted(categories)})
-        vars(self).pop("untrained", None)
+        for name in ("untrained", "thresholds"):  # read anew when next needed
+            vars(self).pop(name, None)
 
     def ranked(self, probabilities: Float[np.ndarray, "category"]) -> Int[np.ndarray, "answer"]:
         """The numbers of the categories that may be answers, the most probable first; see `Taxonomy.ranked`."""
@@ -203,7 +205,7 @@ class RunFolder:
 
     @cached_property
     def references(self) -> Float[np.ndarray, "reference hidden"] | None:
-        """Hidden features of training clips, which an input is compared with; None where none were kept.
+        """Hidden features of training clips, each of length 1, which an input is compared with; None without any.
 
         Raises:
             Error: their file cannot be read.
@@ -212,7 +214,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return np.load(path, allow_pickle=False).astype(np.float32)  # type: ignore[no-any-return]
+            return unit(np.load(path, allow_pickle=False))
         except (OSError, ValueError) as error:
             raise Error(f"{path}: cannot be read ({error!s:.100})") from error
 
@@ -247,7 +249,7 @@ class RunFolder:
             with replacing(self.folder / REFERENCES_FILE) as file:
                 file.write(content.getvalue())
         write_json(self.folder / RELIABILITY_FILE, dataclasses.asdict(reliability))
-        for name in ("reliability", "references"):  # read anew when next needed
+        for name in ("reliability", "references", "thresholds"):  # read anew when next needed
             vars(self).pop(name, None)
 
     def build(self) -> Categorizer | Tower:

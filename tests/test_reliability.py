@@ -13,6 +13,7 @@ from counterpoint.reliability import (
     nearest,
     references,
     thresholds,
+    unit,
     wilson,
 )
 
@@ -59,12 +60,12 @@ def test_a_rare_category_stays_near_the_common_threshold():
 def test_nearest_is_the_loops():
     hidden, others = RANDOM.normal(size=(7, 4)), RANDOM.normal(size=(5, 4))
     slow = [min(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in others) for a in hidden]
-    np.testing.assert_allclose(nearest(hidden, others), slow, atol=1e-6)
+    np.testing.assert_allclose(nearest(hidden, unit(others)), slow, atol=1e-6)
     own = [
         min(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) for j, b in enumerate(hidden) if j != i)
         for i, a in enumerate(hidden)
     ]
-    np.testing.assert_allclose(nearest(hidden, hidden, own=True), own, atol=1e-6)
+    np.testing.assert_allclose(nearest(hidden, unit(hidden), own=True), own, atol=1e-6)
 
 
 def test_references_are_drawn():

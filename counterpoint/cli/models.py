@@ -157,8 +157,7 @@ def learn(
 
     from counterpoint.learning.learn import learn as make
 
-    if decoding.uses_ray:
-        raise Error("learn extracts on this machine; for a cluster, `counterpoint extract --engine ray` comes first")
+    engine = decoding.engine_of_extraction()
     with speed("extracting") as advance:
         learned = make(
             videos,
@@ -169,14 +168,16 @@ def learn(
             workers=decoding.workers,
             limits=decoding.limits,
             time_limit=decoding.time_limit,
+            engine=engine,
             progress=advance,
             console=console,
         )
-    lines = [learned.result.curve.sentence, f"{out}: {learned.result.summary}", f"report: {learned.report}"]
+    result = learned.result
+    lines = [result.curve.sentence, *result.warnings, f"{out}: {result.summary}", f"report: {learned.report}"]
     show(
         as_json,
-        lambda: {"run": str(out), "report": str(learned.report), **learned.result.to_dict()},
-        lambda: Group(*learned.result.tables(), *lines),
+        lambda: {"run": str(out), "report": str(learned.report), **result.to_dict()},
+        lambda: Group(*result.tables(), *lines),
     )
     return int(bool(learned.extraction.failures))
 

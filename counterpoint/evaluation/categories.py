@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,13 @@ class CategoryReport:
     def tables(self) -> list[Table]:
         """All figures of up to `FEW` most specific categories; otherwise the categories with the lowest recall."""
         if len(self.leaves) <= FEW:
-            return [_table("Categories", self.categories), self._matrix()]
+            return [categories_table("Categories", self.categories), self.matrix()]
         seen = [each for each in self.categories if each.support]
         lowest = sorted(seen, key=lambda each: (each.recall, -each.support))[:LOWEST]
-        return [_table(f"The {len(lowest)} categories with the lowest recall", lowest)]
+        return [categories_table(f"The {len(lowest)} categories with the lowest recall", lowest)]
 
-    def _matrix(self) -> Table:
+    def matrix(self) -> Table:
+        """The confusion matrix, its columns numbered as its rows."""
         rows: list[list[Cell | str]] = [
             [f"{row}  {leaf}", *(Cell(str(n), bold=row == column, dim=not n) for column, n in enumerate(counts, 1))]
             for row, (leaf, counts) in enumerate(zip(self.leaves, self.confusion.tolist(), strict=True), 1)
@@ -107,7 +109,8 @@ class CategoryAccumulator:
         return CategoryReport(tuple(figures), tuple(self.paths[i] for i in self.leaves), self.confusion.copy())
 
 
-def _table(title: str, categories: "tuple[CategoryFigures, ...] | list[CategoryFigures]") -> Table:
+def categories_table(title: str, categories: Sequence[CategoryFigures]) -> Table:
+    """Precision, recall, support and threshold of categories."""
     rows = [
         [each.path, str(each.support), *(_short(value) for value in (each.precision, each.recall, each.threshold))]
         for each in categories

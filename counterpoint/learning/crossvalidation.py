@@ -29,7 +29,7 @@ from counterpoint.files import replacing
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.predict import Predictor, batches
 from counterpoint.recipes import RECIPES, NetVLADFamily, Recipe, to_json
-from counterpoint.reliability import calibrate, nearest
+from counterpoint.reliability import calibrate, nearest, unit
 from counterpoint.run import DATA_FILE, TRAINED_ON_FILE, RunFolder, write_json
 from counterpoint.training import probe
 from counterpoint.training.probe import ClipMeans
@@ -142,10 +142,16 @@ class Clips:
         return self.data.only(ids.__contains__)
 
 
-def read_clips(data: Dataset, seed: int = 0) -> Clips:
+def read_clips(data: Dataset, where: str, seed: int = 0) -> Clips:
     """Read the clips' mean features, find copies, and share the clips out to folds.
 
     There are five folds, or fewer where a category has fewer films; three from `LARGE` clips on.
+
+    Args:
+        where: for the message of an error.
+
+    Raises:
+        Error: see `check_films`; copies of a film count once.
     """
     features = FeatureSet.of(data.paths)
     model = PROBE.build(features.sizes, len(data.labelling.taxonomy), components=features.components)
@@ -153,8 +159,9 @@ def read_clips(data: Dataset, seed: int = 0) -> Clips:
     probe.standardize_by(model.trunk.read, means)
     with torch.no_grad():
         groups = _groups(probe.inputs(model.trunk.read, means).numpy())
-    films = np.stack([np.bincount(groups, column) > 0 for column in means.labels.T]).sum(1)  # copies count once
-    rarest = int(films[films > 0].min())
+    films = means.labels[np.unique(groups, return_index=True)[1]].astype(int)  # copies count once
+    check_films(films > 0, data.labelling.taxonomy.paths, where)
+    rarest = int(films.sum(0)[films.any(0)].min())
     count = max(2, min(3 if len(data) >= LARGE else 5, rarest))
     return Clips(data, features, means, groups, folds(means.labels, groups, count, seed))
 
@@ -162,11 +169,11 @@ def read_clips(data: Dataset, seed: int = 0) -> Clips:
 def _groups(vectors: Float[np.ndarray, "clip input"]) -> Int[np.ndarray, "clip"]:
     """A number for each clip, equal for clips that lie so near to each other that one must be a copy of the other."""
     groups = np.arange(len(vectors))
-    distances = nearest(vectors, vectors, own=True)
-    limit = COPY * np.median(distances)
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    for clip in np.flatnonzero(distances <= max(limit, 1e-6)):
-        for other in np.flatnonzero(1 - unit @ unit[clip] <= max(limit, 1e-6)):
+    units = unit(vectors)
+    distances = nearest(vectors, units, own=True)
+    limit = max(COPY * float(np.median(distances)), 1e-6)
+    for clip in np.flatnonzero(distances <= limit):
+        for other in np.flatnonzero(1 - units @ units[clip] <= limit):
             groups[groups == groups[other]] = groups[clip]
     return np.unique(groups, return_inverse=True)[1]
 
@@ -237,12 +244,10 @@ def cross_validate(
 
     What a fold has given is kept in ``folder``, so that the same call goes on where an interrupted one stopped.
     """
-    key = hashlib.sha256(json.dumps([to_json(recipe), clips.fold.tolist()]).encode())
-    key.update(clips.data.fingerprint.encode())
     logits = np.zeros(clips.labels.shape, np.float32)
     hidden = []
     for fold in range(clips.count):
-        path = folder / f"{recipe.name}-{key.hexdigest()[:12]}-{fold}.npz"
+        path = folder / f"{_named(recipe, clips)}-{fold}.npz"
         if not path.exists():
             run = RunFolder(path.with_suffix(""), recipe, clips.data.labelling, clips.features)
             chosen = np.flatnonzero(clips.fold != fold)
@@ -258,6 +263,12 @@ def cross_validate(
             hidden.append(stored["hidden"].astype(np.float32))
         progress(fold + 1, clips.count)
     return Candidate(recipe, logits, tuple(hidden))
+
+
+def _named(recipe: Recipe, clips: Clips) -> str:
+    """A name that no other recipe, and no other clips or folds have."""
+    key = json.dumps([to_json(recipe), clips.fold.tolist(), clips.data.fingerprint])
+    return f"{recipe.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def _outputs(run: RunFolder, data: Dataset) -> tuple[Float[np.ndarray, "clip category"], Float[np.ndarray, "clip h"]]:
@@ -297,22 +308,24 @@ def better(one: Candidate, other: Candidate, labels: Bool[np.ndarray, "clip cate
 
 def final_run(candidate: Candidate, clips: Clips, folder: Path) -> RunFolder:
     """Train the chosen candidate for use: the probe on all clips, a network on all but a fifth that it stops by."""
-    run = RunFolder(folder, candidate.recipe, clips.data.labelling, clips.features)
+    run = RunFolder(
+        folder / f"final-{_named(candidate.recipe, clips)}", candidate.recipe, clips.data.labelling, clips.features
+    )
     if candidate.penalty is None:
         with _one_thread():
             if not run.trained:
                 stops = folds(clips.labels, clips.groups, STOP_FOLDS) == 0
                 train(run, clips.subset(np.flatnonzero(~stops)), clips.subset(np.flatnonzero(stops)))
         return run
-    if folder.exists():
-        shutil.rmtree(folder)
+    if run.folder.exists():
+        shutil.rmtree(run.folder)
     run.save()
     model = run.build()
     assert isinstance(model, Categorizer)
     probe.fit(model, clips.means, candidate.penalty, BALANCE)
     if (trained_on := digests(clips.data)) is not None:
-        trained_on.save(folder / TRAINED_ON_FILE)
-    write_json(folder / DATA_FILE, {"training": clips.data.contents})
+        trained_on.save(run.folder / TRAINED_ON_FILE)
+    write_json(run.folder / DATA_FILE, {"training": clips.data.contents})
     run.save_weights(model)
     taxonomy = clips.data.labelling.taxonomy
     if missing := {taxonomy.ids[i] for i in np.flatnonzero(~clips.labels.any(0))}:

@@ -38,12 +38,12 @@ from counterpoint.learning.crossvalidation import (
     final_run,
     read_clips,
 )
-from counterpoint.learning.report import Doubt, LearningCurve, Result, Worth, report
+from counterpoint.learning.report import Doubt, LearningCurve, Result, Share, Worth, report
 from counterpoint.media.decode import DEFAULT, Limits
 from counterpoint.media.encoders import LITE
 from counterpoint.media.extract import Paths, Report, extract, find, labels_of
 from counterpoint.media.labels import FOLDERS
-from counterpoint.media.workers import TIME_LIMIT, Source
+from counterpoint.media.workers import TIME_LIMIT, Engine, Source
 from counterpoint.predict import Predictor
 from counterpoint.reliability import (
     UNLIKE,
@@ -55,6 +55,7 @@ from counterpoint.reliability import (
     nearest,
     references,
     thresholds,
+    unit,
     wilson,
 )
 from counterpoint.run import KEPT_FILE, RECIPE_FILE, UNTRAINED_FILE, WEIGHTS_FILE, RunFolder, write_json
@@ -100,6 +101,7 @@ def learn(
     workers: int | None = None,
     limits: Limits = DEFAULT,
     time_limit: float = TIME_LIMIT,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     console: Console | None = None,
 ) -> Learned[RunFolder]:
@@ -117,6 +119,7 @@ def learn(
         workers: child processes that extract; without, one for each core.
         limits: seconds at which videos are cut, and pixels above which they are refused.
         time_limit: seconds that one file may take.
+        engine: what encodes the files, such as `counterpoint.cluster.extraction`.
         progress: called with the number of files that are extracted, and of all that there are to extract.
         console: where steps and choices are printed.
 
@@ -146,7 +149,8 @@ def learn(
     log(f"{len(named):,} of {len(sources):,} videos have a category ({labels_name(labels)})")
     (out / WORK).mkdir(parents=True, exist_ok=True)
     with claimed(out / WORK, f"another process learns into {out}; wait for it, or choose another --out"):
-        options: dict[str, Any] = {"workers": workers, "limits": limits, "time_limit": time_limit, "progress": progress}
+        options: dict[str, Any] = {"workers": workers, "limits": limits, "time_limit": time_limit}
+        options |= {"progress": progress, "engine": engine}
         extraction = extract(videos, out / SHARDS, labels, taxonomy, encoders, **options)
         for path, cause in extraction.failures:
             log(f"failed: {path}: {cause}")
@@ -175,9 +179,10 @@ def _labels_beside(videos: Paths) -> str:
 def _learned(out: Path, named: Sequence[Source], extraction: Report, log: Callable[[str], None]) -> Learned[RunFolder]:
     ids = {source.id for source in named}
     data = Dataset(out / SHARDS).only(ids.__contains__)
-    clips = read_clips(data)
+    clips = read_clips(data, str(out / SHARDS))
     taxonomy = data.labelling.taxonomy
-    check_films(clips.labels, taxonomy.paths, str(out / SHARDS))
+    work = out / WORK / data.fingerprint
+    work.mkdir(exist_ok=True)
     notes = _notes(clips, named, extraction)
     log(f"{len(data):,} clips, {len(clips.leaves)} categories; cross-validation in {clips.count} folds")
     log(f"rare categories count more: a true one (clips without it / clips with it) to the power of {BALANCE:g}")
@@ -190,7 +195,7 @@ def _learned(out: Path, named: Sequence[Source], extraction: Report, log: Callab
     for recipe, reason in candidates(clips):
         log(f"trying {recipe.name}: {reason}")
         each = cross_validate(
-            recipe, clips, out / WORK, lambda done, total: log(f"  fold {done} of {total}") if done < total else None
+            recipe, clips, work, lambda done, total: log(f"  fold {done} of {total}") if done < total else None
         )
         tried.append(each)
         improves = better(each, chosen, clips.labels)
@@ -199,8 +204,7 @@ def _learned(out: Path, named: Sequence[Source], extraction: Report, log: Callab
         log(f"  {_error(each, clips)}; {verdict}")
         chosen = each if improves else chosen
     log(f"training {chosen.recipe.name} for use")
-    final = out / WORK / f"final-{chosen.recipe.name}-{data.fingerprint}"
-    run = final_run(chosen, clips, final)
+    run = final_run(chosen, clips, work)
     reliability, honest, figures = _reliability(chosen, clips)
     reliability, hidden = _with_distances(reliability, chosen, clips, run)
     run.save_reliability(reliability, hidden)
@@ -217,21 +221,18 @@ def _learned(out: Path, named: Sequence[Source], extraction: Report, log: Callab
         categories=figures,
         leaves=tuple(taxonomy.paths[i] for i in clips.leaves),
         confusion=confusion(clips.exact(honest), clips.deepest, np.arange(len(clips.leaves))),
-        worth=_worth(clips),
+        worth=_worth(clips, tried[0]),
+        usual=_usual(clips),
         curve=_curve(clips, tried[0]),
         doubts=_doubts(honest, clips, {source.id: source.path for source in named}),
     )
-    write_json(final / LEARNING_FILE, result.to_dict())
-    write_text(final / REPORT_FILE, report(result, out, named[0].path).html())
-    _publish(final, out)
-    for left in (out / WORK).glob("*"):
-        if left != final and left.name != ".lock" and data.fingerprint not in left.name and not _in_use(left, tried):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    write_json(run.folder / LEARNING_FILE, result.to_dict())
+    write_text(run.folder / REPORT_FILE, report(result, out, named[0].path).html())
+    _publish(run.folder, out)
+    for other in (out / WORK).iterdir():
+        if other.is_dir() and other != work:  # of other clips
+            shutil.rmtree(other)
     return Learned(RunFolder.load(out), out / REPORT_FILE, result, extraction)
-
-
-def _in_use(path: Path, tried: Sequence[Candidate]) -> bool:
-    return path.suffix == ".npz" and any(path.name.startswith(f"{each.recipe.name}-") for each in tried)
 
 
 def _notes(clips: Clips, named: Sequence[Source], extraction: Report) -> list[str]:
@@ -240,6 +241,10 @@ def _notes(clips: Clips, named: Sequence[Source], extraction: Report) -> list[st
     count = len(clips.data)
     if count < 20:
         notes.append(f"{count} clips are very few: every figure below is rough, as its interval shows")
+    if extraction.notes:
+        files = len({path for path, _ in extraction.notes})
+        first, text = extraction.notes[0]
+        notes.append(f"{files:,} files were taken in part or with a fault, such as {first.name}: {text}")
     if extraction.left_out:
         notes.append(f"{len(extraction.left_out):,} videos have no category, and are left out")
     if extraction.failures:
@@ -254,22 +259,33 @@ def _notes(clips: Clips, named: Sequence[Source], extraction: Report) -> list[st
 
 
 def _is_right(candidate: Candidate, clips: Clips) -> Bool[np.ndarray, "clip"]:
-    """Whether each clip's most probable deepest category is one of its own."""
-    slope, bias = calibrate(candidate.logits, clips.labels)
-    best = clips.exact(_probabilities(candidate.logits, slope, bias, clips)).argmax(1)
+    """Whether each clip's most probable deepest category is one of its own; calibrated by the other folds."""
+    probabilities = np.zeros(clips.labels.shape)
+    for fold in range(clips.count):
+        own, others = clips.fold == fold, clips.fold != fold
+        fitted = calibrate(candidate.logits[others], clips.labels[others])
+        probabilities[own] = _probabilities(candidate.logits[own], *fitted, clips)
+    best = clips.exact(probabilities).argmax(1)
     return np.asarray(clips.deepest[np.arange(len(best)), best])
 
 
-def _wrong(candidate: Candidate, clips: Clips) -> tuple[float, float, float]:
+def _usual(clips: Clips) -> tuple[str, Share]:
+    """The most frequent deepest category, and the share of clips that always answering it gets wrong."""
+    frequent = int(clips.deepest.sum(0).argmax())
+    return clips.data.labelling.taxonomy.paths[clips.leaves[frequent]], _share(~clips.deepest[:, frequent])
+
+
+def _share(wrong: Bool[np.ndarray, "clip"]) -> Share:
+    return Share(float(wrong.mean()), *wilson(int(wrong.sum()), len(wrong)))
+
+
+def _wrong(candidate: Candidate, clips: Clips) -> Share:
     """The share of clips whose most probable category is wrong, with its 95 % interval."""
-    right = _is_right(candidate, clips)
-    low, high = wilson(int((~right).sum()), len(right))
-    return float((~right).mean()), low, high
+    return _share(~_is_right(candidate, clips))
 
 
 def _error(candidate: Candidate, clips: Clips) -> str:
-    share, low, high = _wrong(candidate, clips)
-    return f"{share:.0%} wrong [{low:.0%}, {high:.0%}]"
+    return str(_wrong(candidate, clips))
 
 
 def _gap_error(probabilities: Float[np.ndarray, "clip category"], clips: Clips) -> tuple[float, float, float]:
@@ -318,7 +334,7 @@ def _with_distances(
     """The reliability with the distance from which on a clip is unlike the training clips, and these."""
     ratios = np.zeros(len(clips.labels))
     for fold, hidden in enumerate(candidate.hidden):
-        own, training = clips.fold == fold, references(hidden[clips.fold != fold])
+        own, training = clips.fold == fold, unit(references(hidden[clips.fold != fold]))
         typical = np.median(nearest(training, training, own=True))
         ratios[own] = nearest(hidden[own], training) / max(float(typical), 1e-6)
     predictor = Predictor(run)
@@ -329,18 +345,18 @@ def _with_distances(
         ]
     )
     chosen = references(every)
-    typical = float(np.median(nearest(chosen, chosen, own=True)))
+    typical = float(np.median(nearest(chosen, unit(chosen), own=True)))
     unlike = float(np.quantile(ratios, UNLIKE)) * MARGIN
     return dataclasses.replace(reliability, unlike=unlike, typical=max(typical, 1e-6)), chosen
 
 
-def _worth(clips: Clips) -> tuple[Worth, ...]:
+def _worth(clips: Clips, whole: Candidate) -> tuple[Worth, ...]:
     """What the linear probe makes of each modality alone, and of all."""
     names = sorted(clips.features.sizes, reverse=True)
     if len(names) < 2:
         return ()
     alone = [Worth((name,), *_wrong(cross_validate_probe(clips, [name]), clips)) for name in names]
-    return (*alone, Worth(tuple(names), *_wrong(cross_validate_probe(clips), clips)))
+    return (*alone, Worth(tuple(names), *_wrong(whole, clips)))
 
 
 def _curve(clips: Clips, whole: Candidate) -> LearningCurve:

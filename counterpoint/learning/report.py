@@ -4,11 +4,12 @@ import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
+from counterpoint.evaluation.categories import CategoryReport, categories_table
 from counterpoint.experiments.document import Block, Document, Picture, Section
 from counterpoint.media.decode import thumbnail
 from counterpoint.reliability import CategoryFigures
@@ -16,6 +17,17 @@ from counterpoint.tables import Cell, Table
 
 MANY_CATEGORIES = 25  # from which on the confusion matrix is a list of the most frequent confusions
 CONFUSIONS = 20
+
+
+class Share(NamedTuple):
+    """A share of wrong clips with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.0%} wrong [{self.low:.0%}, {self.high:.0%}]"
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,7 @@ class Result:
         worth: of each modality.
         curve: the error by the number of training clips.
         doubts: labels to look at again.
+        usual: the most frequent category, and the share of clips that always answering it gets wrong.
     """
 
     clips: int
@@ -93,7 +106,7 @@ class Result:
     recipe: str
     why: tuple[str, ...]
     notes: tuple[str, ...]
-    error: tuple[float, float, float]
+    error: Share
     gap_error: tuple[float, float, float]
     tried: tuple[tuple[str, float, float, float, float], ...]
     categories: tuple[CategoryFigures, ...]
@@ -102,6 +115,18 @@ class Result:
     worth: tuple[Worth, ...]
     curve: LearningCurve
     doubts: tuple[Doubt, ...]
+    usual: tuple[str, Share]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the figures worthless."""
+        category, usual = self.usual
+        if self.error.high < usual.value:
+            return []
+        return [
+            f"The model may be no better than always answering {category} ({usual}): its answers are no facts. Give it "
+            "more videos, or look at their labels"
+        ]
 
     @property
     def summary(self) -> str:
@@ -124,6 +149,9 @@ class Result:
         ]
         for doubt in plain["doubts"]:
             doubt["path"] = None if doubt["path"] is None else str(doubt["path"])
+        category, usual = self.usual
+        plain["usual"] = {"category": category, **usual._asdict()}
+        plain["warnings"] = self.warnings
         for name in ("error", "gap_error"):
             plain[name] = dict(zip(("value", "low", "high"), plain[name], strict=True))
         columns = ("recipe", "wrong", "low", "high", "loss")
@@ -147,31 +175,20 @@ class Result:
             ]
             for name, wrong, low, high, loss in self.tried
         ]
+        category, usual = self.usual
+        rows.insert(0, [f"always {category}", f"{usual.value:.1%}", f"{usual.low:.1%} to {usual.high:.1%}", ""])
         caption = "Out of fold. A larger model is taken where its loss is smaller by more than a standard error."
         return Table("Recipes that were tried", ("recipe", "wrong", "95 % interval", "loss"), rows, caption)
 
     def categories_table(self) -> Table:
         """Precision, recall, support and threshold of each category."""
-        rows = [
-            [each.path, str(each.support), _share(each.precision), _share(each.recall), f"{each.threshold:.2f}"]
-            for each in self.categories
-            if each.support
-        ]
-        header = ("category", "support", "precision", "recall", "threshold")
-        caption = "A category is an answer from its threshold on. Below all thresholds the answer is: unsure."
-        return Table("Categories", header, rows, caption)
+        return categories_table("", [each for each in self.categories if each.support])
 
     def confusion_table(self) -> Table:
         """The confusion matrix; of many categories, the most frequent confusions."""
         counts = self.confusion
         if len(self.leaves) <= MANY_CATEGORIES:
-            rows: list[list[Cell | str]] = [
-                [leaf, *(Cell(str(n) if n else "·", bold=i == j and n > 0, dim=not n) for j, n in enumerate(row))]
-                for i, (leaf, row) in enumerate(zip(self.leaves, counts.tolist(), strict=True))
-            ]
-            short = [leaf.rpartition(":")[2] for leaf in self.leaves]
-            caption = "Clips by their label (row) and their most probable category (column)."
-            return Table("Confusion matrix", ["label", *short], rows, caption)
+            return CategoryReport(self.categories, self.leaves, counts).matrix()
         wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
         order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
         pairs = [divmod(int(i), len(counts)) for i in order]
@@ -186,8 +203,8 @@ class Result:
             words = " and ".join(names.get(name, name) for name in each.modalities)
             alone = f"{words} alone" if len(each.modalities) == 1 else words
             rows.append([alone, f"{each.wrong:.1%}", f"{each.low:.1%} to {each.high:.1%}"])
-        caption = "The error of the linear probe."
-        return Table("What each modality is worth", ("modalities", "wrong", "95 % interval"), rows, caption)
+        caption = "What each modality is worth: the error of the linear probe."
+        return Table("", ("modalities", "wrong", "95 % interval"), rows, caption)
 
     def doubts_table(self) -> Table:
         """The labels to look at again."""
@@ -198,16 +215,13 @@ class Result:
         return Table("Labels to look at", ("clip", "label", "looks like"), rows, labels=3)
 
 
-def _share(value: float) -> str:
-    return "–" if value != value else f"{value:.2f}"
-
-
 def report(result: Result, run: Path, example: Path) -> Document:
     """The page, which needs no other file."""
     first: list[Block] = [
         f"{result.summary}.",
         "Every figure here is out of fold: each clip was answered by a model that had seen neither it nor a copy of "
         "it. Brackets and intervals are 95 % intervals over clips.",
+        *result.warnings,
         *result.notes,
     ]
     curve = _drawn(result.curve)

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from counterpoint import distributed
 from counterpoint.data.clip import present
-from counterpoint.data.copies import MOST, digests, shared
+from counterpoint.data.copies import AT_A_TIME, MOST, Digests, digests, shared
 from counterpoint.data.dataset import Dataset
 from counterpoint.errors import Error
 from counterpoint.models.categorizer import Categorizer
@@ -244,14 +244,19 @@ def _look_at_clips(
     path = run.folder / TRAINED_ON_FILE
     if path.exists():
         return
-    own = digests(data)
-    if own is None:
+    if len(data) > MOST:
         console.print(
             f"copies are looked for among at most {MOST:,} training clips; these are {len(data):,}",
             highlight=False,
             soft_wrap=True,
         )
         return
+    taxonomy = run.labelling.taxonomy
+    own, seen = Digests(), np.zeros(len(taxonomy), bool)
+    for first in range(0, len(data), AT_A_TIME):
+        for clip, targets in data.__getitems__(range(first, min(first + AT_A_TIME, len(data)))):
+            own.add(clip)
+            seen |= targets > 0
     others = digests(validation)
     if others is not None and (copies := shared(validation, others, own)):
         console.print(
@@ -262,8 +267,7 @@ def _look_at_clips(
             soft_wrap=True,
         )
     own.save(path)
-    taxonomy = run.labelling.taxonomy
-    missing = set() if isinstance(run.recipe, TowerRecipe) else _without_clips(data)
+    missing = set() if isinstance(run.recipe, TowerRecipe) else {taxonomy.ids[i] for i in np.flatnonzero(~seen)}
     if missing:
         if start is not None:  # what it has learned before
             missing -= set(start.labelling.taxonomy.ids) - start.untrained
@@ -273,17 +277,6 @@ def _look_at_clips(
             highlight=False,
             soft_wrap=True,
         )
-
-
-def _without_clips(data: Dataset) -> set[str]:
-    """The ids of the categories that no clip is in."""
-    taxonomy = data.labelling.taxonomy
-    seen = np.zeros(len(taxonomy), bool)
-    for i in range(len(data)):
-        if seen.all():
-            break
-        seen |= data[i][1] > 0
-    return {taxonomy.ids[i] for i in np.flatnonzero(~seen)}
 
 
 def _learner(run: RunFolder) -> Learner:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from counterpoint.cli.main import main
 from counterpoint.data import synthetic
 from counterpoint.data.dataset import Dataset
+from counterpoint.data.records import encode
+from counterpoint.data.tfrecord import Writer
 from counterpoint.errors import Error
 from counterpoint.learning import learn as learn_module
 from counterpoint.learning.crossvalidation import check_films
@@ -166,9 +169,45 @@ def test_attention_is_taken_where_it_pays(tmp_path: Path, monkeypatch: pytest.Mo
     assert tried[learned.result.recipe] <= tried["mean-linear"]
     assert learned.run.trained
     assert any("154 clips suffice for cross-modal attention" in line for line in lines)
-    kept = sorted((tmp_path / "learning").glob("nv-cm-*.npz"))
+    kept = sorted((tmp_path / "learning").glob("*/nv-cm-*.npz"))
     assert len(kept) == learned.result.folds
     before = [path.stat().st_mtime_ns for path in kept]
     again = learn_module._learned(tmp_path, named, Report(), lines.append)
     assert [path.stat().st_mtime_ns for path in kept] == before
     assert again.result.to_dict() == learned.result.to_dict()
+
+
+def test_chance_is_called_chance(learned: Path, tmp_path: Path):
+    """Labels that say nothing about the films: the report and the terminal warn, whatever was chosen."""
+    found = json.loads((learned / "learning.json").read_text())
+    assert found["usual"]["value"] == pytest.approx(2 / 3)
+    assert not found["warnings"]
+    shutil.copytree(learned / "shards", tmp_path / "shards")
+    (tmp_path / "learning").mkdir()
+    shard = next((tmp_path / "shards").glob("*.tfrecord"))
+    clips = Dataset(shard)
+    shuffled = [replace(clips.clip(i), labels=clips.clip((i * 7 + 3) % len(clips)).labels) for i in range(len(clips))]
+    with Writer(shard) as writer:
+        for clip in shuffled:
+            writer.write(encode(clip))
+    named = [Source(clip.id, tmp_path / "nowhere.mp4") for clip in shuffled]
+    result = learn_module._learned(tmp_path, named, Report(), lambda text: None).result
+    assert len(result.warnings) == 1
+    assert "may be no better than always answering" in result.warnings[0]
+    assert "its answers are no facts" in (tmp_path / "report.html").read_text()
+
+
+def test_copies_of_one_film_are_one_film(learned: Path, tmp_path: Path):
+    shutil.copytree(learned / "shards", tmp_path / "shards")
+    (tmp_path / "learning").mkdir()
+    shard = next((tmp_path / "shards").glob("*.tfrecord"))
+    clips = Dataset(shard)
+    label = clips.clip(0).labels
+    others = [clip for clip in map(clips.clip, range(len(clips))) if clip.labels.tolist() != label.tolist()]
+    kept = [clips.clip(0), replace(clips.clip(0), id="copy.mp4"), *others]
+    with Writer(shard) as writer:
+        for clip in kept:
+            writer.write(encode(clip))
+    named = [Source(clip.id, tmp_path / "nowhere.mp4") for clip in kept]
+    with pytest.raises(Error, match="one film alone is in"):
+        learn_module._learned(tmp_path, named, Report(), lambda text: None)
