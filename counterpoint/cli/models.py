@@ -669,7 +669,7 @@ def export(
         lambda: shown,
         lambda: (
             f"{out}: {', '.join(made.inputs)} -> {', '.join(made.outputs)}; answers differ from the library's by "
-            f"at most {made.difference:.0e} on {made.clips} clips"
+            f"at most {made.difference:.1g} on {made.clips} clips"
         ),
     )
     return 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.cli.console import UsageError, listing
+from counterpoint.cli.console import UsageError, listing, load_run
 from counterpoint.errors import Error
 from counterpoint.tables import Table
 
@@ -49,14 +49,14 @@ def find_recipe(name: str | None) -> "AnyRecipe":
         UsageError: there is none.
     """
     from counterpoint.recipes import recipe
-    from counterpoint.run import RECIPE_FILE, RunFolder
+    from counterpoint.run import RECIPE_FILE, SHIPPED, RunFolder
 
     if name is None:
         raise UsageError("RECIPE is missing: name it right after `train` (`counterpoint recipes` lists them)")
     try:
         return recipe(name)
     except Error as error:
-        if (Path(name) / RECIPE_FILE).exists():
+        if (Path(name) / RECIPE_FILE).exists() or (SHIPPED / name / RECIPE_FILE).exists():
             return RunFolder.load(name).recipe
         raise UsageError(str(error)) from error
 
@@ -84,6 +84,7 @@ def _recipe_first(tokens: list[str]) -> tuple[list[str], str | None]:
         option, equals, value = token.partition("=")
         name = value if equals else "".join(rest[i + 1 : i + 2])
         if option == "--from" and name and not name.startswith("-"):
+            load_run(name)  # or the error would be about a recipe of that name
             return [verb, name, *rest], name
     return [verb, *rest], None
 

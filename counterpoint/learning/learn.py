@@ -288,13 +288,17 @@ def _error(candidate: Candidate, clips: Clips) -> str:
     return str(_wrong(candidate, clips))
 
 
-def _gap_error(probabilities: Float[np.ndarray, "clip category"], clips: Clips) -> tuple[float, float, float]:
-    """1 - GAP with its 95 % interval over resampled films; copies of a film are drawn together."""
+def _gap_error(
+    probabilities: Float[np.ndarray, "clip category"], clips: Clips
+) -> tuple[float, float | None, float | None]:
+    """1 - GAP with its 95 % interval over resampled films, if they differ; copies of a film are drawn together."""
     curve, random = Curve(probabilities, clips.labels), np.random.default_rng(0)
     films = int(clips.groups.max()) + 1
     values = [curve.average_precision(resample(films, random)[clips.groups]) for _ in range(SAMPLES)]
     high, low = np.nanpercentile(values, [2.5, 97.5])
-    return 1 - curve.average_precision(np.ones(len(probabilities), np.int64)), float(1 - low), float(1 - high)
+    found = 1 - curve.average_precision(np.ones(len(probabilities), np.int64))
+    # Where every film is ranked rightly, so it is in every sample: that says nothing about other films.
+    return (found, float(1 - low), float(1 - high)) if high < low else (found, None, None)
 
 
 def _probabilities(

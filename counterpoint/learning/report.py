@@ -90,7 +90,7 @@ class Result:
         why: what was tried, and why it was chosen or not.
         notes: what to know before any figure.
         error: the share of clips whose most probable category is wrong, and its 95 % interval.
-        gap_error: 1 - GAP, and its 95 % interval.
+        gap_error: 1 - GAP, and its 95 % interval; None where too few clips are wrong for one.
         tried: by recipe: the share of wrong clips, its interval, and the mean loss.
         categories: precision, recall, support and threshold of each.
         leaves: the deepest categories, of rows and columns of the confusion matrix.
@@ -107,7 +107,7 @@ class Result:
     why: tuple[str, ...]
     notes: tuple[str, ...]
     error: Share
-    gap_error: tuple[float, float, float]
+    gap_error: tuple[float, float | None, float | None]
     tried: tuple[tuple[str, float, float, float, float], ...]
     categories: tuple[CategoryFigures, ...]
     leaves: tuple[str, ...]
@@ -132,10 +132,11 @@ class Result:
     def summary(self) -> str:
         """One sentence."""
         share, low, high = self.error
-        gap = self.gap_error
+        gap, gap_low, gap_high = self.gap_error
+        interval = "" if gap_low is None or gap_high is None else f" [{100 * gap_low:.1f}, {100 * gap_high:.1f}]"
         return (
             f"{share:.0%} of {self.clips:,} clips get a wrong category [{low:.0%}, {high:.0%}], "
-            f"GAP error {100 * gap[0]:.1f} % [{100 * gap[1]:.1f}, {100 * gap[2]:.1f}] "
+            f"GAP error {100 * gap:.1f} %{interval} "
             f"({self.recipe}, cross-validated in {self.folds} folds)"
         )
 
