@@ -56,8 +56,8 @@ Two plain networks on averaged, damped features, whose logits are averaged: `mea
 features and `mean-residual` with two blocks of 1,024; with the tower {parameters:.1f} million parameters, {size:.0f} MB
 in 16 bits. A parent is raised to its most probable child, probabilities are calibrated, and each category has a
 threshold. There is no attention in it: the cross-modal NetVLADs of version 0.1, on half of the clips, are worse
-(`docs/results.md`), and none was trained on these. A correlation tower (`correlation-nv`) stands beside it, by which `categorize` and the page
-show whether sound and picture belong together.
+(`docs/results.md`), and none was trained on these. A correlation tower (`correlation-nv`) stands beside it, by
+which `categorize` and the page show whether sound and picture belong together.
 
 ```
 counterpoint train mean-mlp --taxonomy youtube8m --data TRAIN --validation STOP --out mlp \\
