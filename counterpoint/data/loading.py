@@ -5,7 +5,6 @@ it all and takes the process's share, and workers only read.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +72,8 @@ class ClipLoader(DataLoader[Any]):
 
     Args:
         max_steps: longer clips are cut.
-        workers: processes that read ahead; 0 reads in this one.
+        workers: processes that read ahead; 0 reads in this one, as it is done where clips are kept.
+        keep: whether the clips are read many times, so that those of one step are kept in memory (`KeptClips`).
     """
 
     def __init__(
@@ -83,11 +83,15 @@ class ClipLoader(DataLoader[Any]):
         features: FeatureSet,
         max_steps: int,
         workers: int = 0,
-        **options: Any,
+        keep: bool = False,
     ) -> None:
-        together = partial(_collate, features=features, max_steps=max_steps)
         sampler: Any = shares  # of a share each, not of a list
-        super().__init__(_Shared(dataset), batch_sampler=sampler, collate_fn=together, num_workers=workers, **options)
+        read = _Shared(dataset, features, max_steps, keep)
+        workers = 0 if read.kept is not None else workers
+        persistent = keep and workers > 0
+        super().__init__(
+            read, batch_sampler=sampler, collate_fn=_as_read, num_workers=workers, persistent_workers=persistent
+        )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
@@ -101,19 +105,84 @@ class ClipLoader(DataLoader[Any]):
 
 
 class _Shared(torch_data.Dataset[Any]):
-    """A data set that is asked for shares."""
+    """A data set that is asked for shares, and gives batches."""
 
-    def __init__(self, clips: Dataset) -> None:
-        self.clips = clips
+    def __init__(self, clips: Dataset, features: FeatureSet, max_steps: int, keep: bool) -> None:
+        self.clips, self.features, self.max_steps = clips, features, max_steps
+        self.kept = KeptClips(len(clips)) if keep and KeptClips.suits(clips) else None
 
-    def __getitems__(self, share: Share) -> tuple[list[Any], Share]:
-        return self.clips.__getitems__(share.clips), share
+    def __getitems__(self, share: Share) -> Batch:
+        batch = self._read(share.clips)
+        return batch._replace(ids=batch.ids[: share.counted], whole=share.whole)
+
+    def _read(self, clips: list[int]) -> Batch:
+        if self.kept is not None:
+            if unread := self.kept.unread(clips):
+                batch = collate(self.clips.__getitems__(unread), self.features, self.max_steps)
+                if not self.kept.keep(unread, batch):
+                    self.kept = None
+            if self.kept is not None:
+                return self.kept.batch(clips)
+        return collate(self.clips.__getitems__(clips), self.features, self.max_steps)
 
 
-def _collate(read: tuple[list[Any], Share], features: FeatureSet, max_steps: int) -> Batch:
-    items, share = read
-    batch = collate(items, features, max_steps)
-    return batch._replace(ids=batch.ids[: share.counted], whole=share.whole)
+def _as_read(batch: Batch) -> Batch:
+    return batch
+
+
+class KeptClips:
+    """Clips of one step, side by side in memory once they are read: to parse them costs more than a step of training.
+
+    Args:
+        clips: how many there may be, by number.
+    """
+
+    LIMIT = 2 << 30
+    """The most bytes of features and targets that are kept."""
+
+    def __init__(self, clips: int) -> None:
+        self._known = np.zeros(clips, bool)
+        self._ids = [""] * clips
+        self._arrays: dict[str, Tensor] = {}  # of features by modality; rows are clips
+        self._masks: dict[str, Tensor] = {}
+        self._labels = torch.empty(0)
+
+    @classmethod
+    def suits(cls, dataset: Dataset) -> bool:
+        """Whether the first clip has one step, and all would fit if they are like it."""
+        [(clip, targets)] = dataset.__getitems__([0])
+        size = sum(track.nbytes for track in clip.tracks.values()) + targets.nbytes
+        return clip.steps == 1 and size * len(dataset) <= cls.LIMIT
+
+    def unread(self, clips: Sequence[int]) -> list[int]:
+        """Those that are not kept yet."""
+        return [clip for clip in clips if not self._known[clip]]
+
+    def keep(self, clips: Sequence[int], batch: Batch) -> bool:
+        """Keep a batch of these clips, unless it has more steps or other types than those before it."""
+        if not self._arrays:
+            count = len(self._known)
+            for name, track in batch.tracks.items():
+                self._arrays[name] = track.features.new_empty((count, 1, track.features.shape[-1]))
+                self._masks[name] = track.mask.new_empty((count, 1))
+            self._labels = batch.labels.new_empty((count, *batch.labels.shape[1:]))
+        for name, track in batch.tracks.items():
+            if track.mask.shape[1] != 1 or track.features.dtype != self._arrays[name].dtype:
+                return False
+        rows = torch.as_tensor(clips)
+        for name, track in batch.tracks.items():
+            self._arrays[name][rows], self._masks[name][rows] = track
+        self._labels[rows] = batch.labels
+        for clip, name in zip(clips, batch.ids, strict=True):
+            self._ids[clip] = name
+        self._known[clips] = True
+        return True
+
+    def batch(self, clips: Sequence[int]) -> Batch:
+        """Kept clips as `collate` would give them."""
+        rows = torch.as_tensor(clips)
+        tracks = {name: Track(array[rows], self._masks[name][rows]) for name, array in self._arrays.items()}
+        return Batch(tracks, self._labels[rows], [self._ids[clip] for clip in clips])
 
 
 class EpochSampler(Sampler[int]):

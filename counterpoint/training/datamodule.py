@@ -40,9 +40,7 @@ class DataModule(lightning.LightningDataModule):
         self.validation = validation
         self.train_sampler = ShardedSampler(EpochSampler(train.lengths, batch_size, seed), rank, world_size)
         self.validation_sampler = RoundRobinSampler(len(validation), batch_size, rank, world_size)
-        self._loader = partial(
-            ClipLoader, features=features, max_steps=max_steps, workers=workers, persistent_workers=workers > 0
-        )
+        self._loader = partial(ClipLoader, features=features, max_steps=max_steps, workers=workers, keep=True)
 
     def train_dataloader(self) -> ClipLoader:
         return self._loader(self.train, self.train_sampler)
