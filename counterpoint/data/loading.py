@@ -126,7 +126,7 @@ class _Shared(torch_data.Dataset[Any]):
         return collate(self.clips.__getitems__(clips), self.features, self.max_steps)
 
 
-def _as_read(batch: Batch) -> Batch:
+def _as_read(batch: Any) -> Any:
     return batch
 
 

@@ -3,10 +3,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training.world import SIZES, clip, codes, dataset
+from training.world import LABELLING, LABELS, SIZES, clip, codes, dataset, write
 
+from counterpoint.data.clip import Clip
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
-from counterpoint.data.loading import Batch, EpochSampler, RoundRobinSampler, ShardedSampler, Share, collate
+from counterpoint.data.loading import (
+    Batch,
+    ClipLoader,
+    EpochSampler,
+    KeptClips,
+    RoundRobinSampler,
+    ShardedSampler,
+    Share,
+    collate,
+)
 from counterpoint.errors import Error
 
 FEATURES = FeatureSet(SIZES)
@@ -187,3 +198,54 @@ def test_records_of_one_step_are_not_sorted_by_their_labels() -> None:
     order = np.array(list(EpochSampler(4700 + labels, 128, seed=0)))
     spread = labels[order].reshape(-1, 128).mean(1).std()
     assert spread < 0.25 * labels.std()
+
+
+# --- clips that are kept ----------------------------------------------------------------------------------------------
+
+
+def loader(data: Dataset, epoch: int, keep: bool) -> ClipLoader:
+    sampler = EpochSampler(data.lengths, 4, seed=0)
+    sampler.set_epoch(epoch)
+    return ClipLoader(data, ShardedSampler(sampler), FEATURES, 300, workers=0, keep=keep)
+
+
+def one_step_clips(folder: Path, *more: Clip) -> Dataset:
+    """Nine clips whose features and labels differ, the last without picture."""
+    made = [clip(f"c{i}", [LABELS[i % 3]], audio=codes(1, 8, i + 1), video=codes(1, 16, i + 9)) for i in range(8)]
+    return Dataset(
+        write(folder / "one.tfrecord", *made, clip("c8", [LABELS[0]], audio=codes(1, 8, 99)), *more), LABELLING
+    )
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    return all(
+        a.ids == b.ids
+        and a.whole == b.whole
+        and torch.equal(a.labels, b.labels)
+        and all(torch.equal(x, y) for name in SIZES for x, y in zip(a.tracks[name], b.tracks[name], strict=True))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_kept_clips_are_read_once_and_give_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = one_step_clips(tmp_path)
+    kept = loader(data, 0, keep=True)
+    assert same(list(kept), list(loader(data, 0, keep=False)))
+    expected = list(loader(data, 1, keep=False))
+    kept.batch_sampler.sampler.set_epoch(1)  # type: ignore[union-attr]
+    monkeypatch.setattr(Dataset, "clip", None)  # nothing is read any more
+    assert same(list(kept), expected)
+
+
+def test_clips_are_not_kept_where_one_has_more_steps(tmp_path: Path) -> None:
+    data = one_step_clips(tmp_path, clip("long", [LABELS[1]], audio=codes(3, 8, 5), video=codes(3, 16, 6)))
+    kept = loader(data, 0, keep=True)
+    for _ in range(2):
+        assert same(list(kept), list(loader(data, 0, keep=False)))
+
+
+def test_clips_over_the_limit_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = one_step_clips(tmp_path)
+    assert KeptClips.suits(data)
+    monkeypatch.setattr(KeptClips, "LIMIT", 9 * (8 + 16 + 5) - 1)
+    assert not KeptClips.suits(data)
