@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
@@ -56,7 +57,8 @@ class Explanation:
         changes: for each intervention, such as "without audio", the change of each of those probabilities.
         correlation: the tower's probability for each pair of modalities; empty without a tower, or with one that is
             known to be no better than chance.
-        per_second: the same for each second alone; None where one of the two is missing.
+        per_second: the same for each second alone; None where one of the two is missing. Where the model's fusion is
+            per second, by modality: how well each second goes with all seconds of the others, as the model uses it.
         timelines: by modality; early fusion joins all in one. None where a model averages without any weights.
     """
 
@@ -143,14 +145,19 @@ def _per_second(predictor: Predictor, tracks: Tracks) -> dict[str, list[float | 
     tower = predictor.model.tower
     if not isinstance(tower, Tower) or predictor.chance_tower:
         return {}
-    seconds: dict[str, list[float | None]] = {}
+    shown: dict[str, tuple[Tensor, Tensor]] = {}
     with torch.inference_mode():
-        by_pair = tower.per_second(to_device(tracks, predictor.device))
-    for (one, other), probability in by_pair.items():
-        both = (tracks[one].mask & tracks[other].mask)[0].tolist()
-        values = zip(probability[0].tolist(), both, strict=True)
-        seconds[f"{one} and {other}"] = [value if present else None for value, present in values]
-    return seconds
+        if predictor.model.trunk.per_second:
+            for name, evidence in tower.evidence(to_device(tracks, predictor.device)).items():
+                anything = any(tracks[other].mask.any() for other in tracks if other != name)
+                shown[f"{name} with all seconds"] = evidence[0].sigmoid(), tracks[name].mask[0] & anything
+        else:
+            for (one, other), probability in tower.per_second(to_device(tracks, predictor.device)).items():
+                shown[f"{one} and {other}"] = probability[0], (tracks[one].mask & tracks[other].mask)[0]
+    return {
+        name: [value if present else None for value, present in zip(values.tolist(), there.tolist(), strict=True)]
+        for name, (values, there) in shown.items()
+    }
 
 
 def _timelines(model: Categorizer, maps: dict[str, AttentionMaps], tracks: Tracks) -> dict[str, Timeline]:

@@ -4,7 +4,8 @@
 ``cm-g`` gated, ``cm-c`` concatenated. Then what the paper leaves out: ``cm-a``, which concatenates the tower's whole
 agreement; ``cm-self``, whose modalities each influence themselves; ``picture`` or ``sound`` alone; and the baselines
 ``tm-xattn`` cross-attention, ``tm-mbt`` attention bottlenecks, ``tm-bert`` one stream; and on averaged features
-``mean-linear`` logistic regression, ``mean-mlp`` and ``mean-residual`` plain networks.
+``mean-linear`` logistic regression, ``mean-mlp`` and ``mean-residual`` plain networks. A recipe that ends in ``-s``
+looks more at the seconds that the correlation tower finds in the other modality too; ``mean-s`` is the plainest one.
 
 A recipe is plain data: print it, change fields with `Recipe.with_`, or build it::
 
@@ -237,7 +238,7 @@ class Recipe(BaseRecipe):
     @property
     def needs_tower(self) -> bool:
         """Whether it reads a trained correlation tower."""
-        return self.fusion.needs_tower
+        return self.fusion.needs_tower or self.fusion.per_second
 
     @property
     def may_be_idle(self) -> bool:
@@ -265,6 +266,8 @@ class Recipe(BaseRecipe):
         sizes = {name: size for name, size in sizes.items() if name in (self.modalities or sizes)}
         if self.needs_tower and tower is None:
             raise Error(f"{self.name} needs a trained correlation tower")
+        if self.fusion.per_second and (self.averaged or self.fusion.joined):
+            raise Error(f"{self.name}: per_second weighs the seconds of single modalities; it has none to weigh")
         context = self.fusion.context_size(tower.comparison.size) if self.needs_tower and tower is not None else 0
         damping = self.damping if components else 0.0
         trunk, widths = build_trunk(
@@ -291,6 +294,7 @@ def _recipes(family: Family, influence: CrossModal) -> list[Recipe]:
     f: dict[str, Any] = {"hidden": influence.hidden, "reach": influence.reach, "start": influence.start}
     fusions = {"e": Early(), "l": Late(), "cm": influence, "cm-g": Gated(**f), "cm-c": Concatenated(**f)}
     fusions |= {"cm-a": Concatenated(context="agreement", **f), "cm-self": SelfModal(**f)}
+    fusions |= {"l-s": Late(per_second=True), "cm-s": CrossModal(per_second=True, **f)}
     single = {"picture": ("video",), "sound": ("audio",)}
     return [
         *(Recipe(name=f"{family.prefix}-{name}", family=family, fusion=fusion) for name, fusion in fusions.items()),
@@ -301,13 +305,13 @@ def _recipes(family: Family, influence: CrossModal) -> list[Recipe]:
     ]
 
 
-def _mean(name: str, head: HeadKind) -> Recipe:
+def _mean(name: str, head: HeadKind, per_second: bool = False) -> Recipe:
     """A baseline on averaged features."""
     training = Training(learning_rate=1e-3, max_epochs=15, schedule="cosine", averaging=0.999)
     return Recipe(
         name=name,
         family=MeanFamily(),
-        fusion=Late(),
+        fusion=Late(per_second=per_second),
         head=head,
         damping=20.0,
         standardize=True,
@@ -337,6 +341,7 @@ RECIPES: dict[str, Recipe] = {
         _mean("mean-linear", LinearHead()),
         _mean("mean-mlp", MLPHead()),
         _mean("mean-residual", ResidualHead()),
+        _mean("mean-s", MLPHead(), per_second=True),
     )
 }
 # A tower decides one thing of a clip and overfits sooner: few clusters and a wide descriptor.
@@ -363,7 +368,17 @@ CONSTANT = TowerRecipe(
 )
 TOWER_RECIPES: dict[str, TowerRecipe] = {
     recipe.name: recipe
-    for recipe in (*(tower for name, family in TOWER_FAMILIES.items() for tower in _towers(name, family)), CONSTANT)
+    for recipe in (
+        *(tower for name, family in TOWER_FAMILIES.items() for tower in _towers(name, family)),
+        # For single seconds: a network of its own for each modality, which costs little for every second of a clip.
+        TowerRecipe(
+            name="correlation-mean",
+            family=MeanFamily(),
+            comparison=ContrastiveConfig(hidden=1024),
+            training=Training(learning_rate=1e-3, batch_size=512, max_epochs=20, schedule="cosine", averaging=0.999),
+        ),
+        CONSTANT,
+    )
 }
 
 
@@ -477,6 +492,8 @@ OLD_NAMES = {"fusion": {"context": "told"}, "training": {"influence_lr_scale": "
 LATER: dict[str, dict[str, Any]] = {
     "": {"damping": 0.0, "standardize": False, "consistency": "lower"},
     "training": {"balance": 0.0, "schedule": "plateau", "averaging": 0.0},
+    "fusion": {"per_second": False},
+    "comparison": {"hidden": 0},
 }
 """Fields by part that version 0.1 lacks, and their values that make no difference."""
 
@@ -507,7 +524,7 @@ def identity(recipe: AnyRecipe) -> dict[str, Any]:
     """A recipe's fields by the names of version 0.1, without classes: what a run's fingerprint is made of."""
     plain = without_types(to_json(recipe))
     for part, later in LATER.items():
-        fields_ = plain[part] if part else plain
+        fields_ = plain.get(part, {}) if part else plain
         for name, default in later.items():
             if fields_.get(name) == default:
                 del fields_[name]

@@ -162,6 +162,23 @@ def test_correlation(run: RunFolder, data: Dataset) -> None:
     assert seconds[2] == pytest.approx(expected, abs=1e-6)
 
 
+def test_correlation_of_a_fusion_per_second(data: Dataset, tmp_path: Path) -> None:
+    """Each second's with all seconds of the other modality, as the model weighs it."""
+    run = make(tmp_path / "s", "nv", "cm-s")
+    whole, gappy, mute = (explained(run, data, index) for index in range(3))
+    assert set(whole.per_second) == {"audio with all seconds", "video with all seconds"}
+    tracks = collate([(data.clip(0), np.zeros(5, bool))], run.features, STEPS).tracks
+    with torch.inference_mode():
+        tower = run.categorizer().tower
+        assert tower is not None
+        evidence = tower(tracks, per_second=True).evidence
+    for name in SIZES:
+        shown = whole.per_second[f"{name} with all seconds"]
+        assert shown == pytest.approx(evidence[name][0].sigmoid().tolist(), abs=1e-6)
+        assert len(gappy.per_second[f"{name} with all seconds"]) == 4
+        assert set(mute.per_second[f"{name} with all seconds"]) == {None}
+
+
 def test_swapped_with_itself(run: RunFolder, data: Dataset) -> None:
     explanation = explained(run, data, 0, 0)
     for name in SIZES:

@@ -57,13 +57,17 @@ class AttentionCluster(AttentionModule):
         self.inputs = inputs
         self.outputs = outputs
         self.axis = Axis(max_steps, steps=True)
+        self.rows = units
         self.attend = nn.Sequential(
             nn.Linear(inputs, inputs // 2), nn.Tanh(), nn.Linear(inputs // 2, units, bias=False)
         )
         self.describe = Descriptor(units, inputs, outputs)
 
-    def weights(self, track: Track) -> Float[Tensor, "batch unit step"]:
-        return masked_softmax(self.attend(track.features).mT, track.mask.unsqueeze(1))
+    def weights(
+        self, track: Track, emphasis: Float[Tensor, "batch row step"] | None = None
+    ) -> Float[Tensor, "batch unit step"]:
+        logits = self.attend(track.features).mT
+        return masked_softmax(logits if emphasis is None else logits + emphasis, track.mask.unsqueeze(1))
 
     def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
         assert isinstance(weights, Tensor)
@@ -95,6 +99,7 @@ class AttentionClusterFamily(AttentionFamily):
 
     label: ClassVar[str] = "Attention clusters"
     prefix: ClassVar[str] = "rnn"
+    keeps_steps: ClassVar[bool] = False
     recurrence: Recurrence = "lstm"
     widths: dict[str, int] = by_modality({"video": 512, "audio": 128, JOINED: 640})
     units: int = 16

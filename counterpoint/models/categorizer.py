@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from counterpoint.data.records import CODE_OFFSET, CODE_SCALE
-from counterpoint.data.tracks import Track, Tracks
+from counterpoint.data.tracks import Track, Tracks, masked_softmax
 from counterpoint.models.family import Family
-from counterpoint.models.fusion import JOINED, AttentionMaps, Correlation, Fusion, Layer
+from counterpoint.models.fusion import JOINED, AttentionMaps, Correlation, Emphasis, Fusion, Layer
 from counterpoint.models.heads import Head
 
 
@@ -136,12 +136,21 @@ class Standardize(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Read -> layers -> pool: one vector per clip and modality, the part that categorizer and tower have in common."""
+    """Read -> layers -> pool: one vector per clip and modality, the part that categorizer and tower have in common.
 
-    def __init__(self, read: Read, layers: Sequence[Layer]) -> None:
+    Args:
+        per_second: whether layers need the tower's evidence for each second.
+        emphasis: weights the mean over steps by it; without, each counts alike.
+    """
+
+    def __init__(
+        self, read: Read, layers: Sequence[Layer], per_second: bool = False, emphasis: Emphasis | None = None
+    ) -> None:
         super().__init__()
         self.read = read
         self.layers = nn.ModuleList(layers)
+        self.per_second = per_second
+        self.emphasis = emphasis
 
     def forward(
         self, tracks: Tracks, correlation: Correlation | None = None, return_attention: bool = False
@@ -151,7 +160,8 @@ class Trunk(nn.Module):
         for layer in self.layers:
             tracks, weights = layer(tracks, correlation, return_attention)
             maps.append(weights)
-        return {name: pool(track) for name, track in tracks.items()}, maps if return_attention else []
+        emphasis = {name: self.emphasis(name, correlation) if self.emphasis else None for name in tracks}
+        return {name: pool(track, emphasis[name]) for name, track in tracks.items()}, maps if return_attention else []
 
 
 def build_trunk(
@@ -172,11 +182,15 @@ def build_trunk(
     modules = {name: reader for name, (reader, _) in readers.items()}
     read = Read(modules, sizes, fusion.joined, damping, averaged, scales if standardize else None)
     layers, widths = family.stack({name: width for name, (_, width) in readers.items()}, fusion, max_steps, context)
-    return Trunk(read, layers), dict(widths)
+    weighted = fusion.per_second and family.keeps_steps
+    emphasis = Emphasis(dict.fromkeys(widths, 1)) if weighted else None
+    return Trunk(read, layers, fusion.per_second, emphasis), dict(widths)
 
 
-def pool(track: Track) -> Float[Tensor, "batch feature"]:
-    """The mean over the steps that a clip has; zeros for a clip without any."""
+def pool(track: Track, emphasis: Float[Tensor, "batch 1 step"] | None = None) -> Float[Tensor, "batch feature"]:
+    """The mean over the steps that a clip has, by exp(emphasis) where it is given; zeros for a clip without any."""
+    if emphasis is not None:
+        return (masked_softmax(emphasis, track.mask.unsqueeze(1)) @ track.zeroed().features).squeeze(1)
     total = track.zeroed().features.sum(1)
     return total / track.mask.sum(1, keepdim=True).clamp_min(1)
 
@@ -203,7 +217,7 @@ class Categorizer(nn.Module):
         correlation = None
         if self.tower is not None:
             with torch.no_grad():
-                correlation = self.tower(tracks)
+                correlation = self.tower(tracks, self.trunk.per_second)
         vectors, weights = self.trunk(tracks, correlation, return_attention)
         logits, hidden = self.head(vectors)
         return Output(logits, weights, correlation, hidden)

@@ -53,9 +53,9 @@ class Comparison(nn.Module):
         """The raw score; higher is more likely together."""
         raise NotImplementedError
 
-    def scores(self, pair: Pair, one: Tensor, other: Tensor) -> Float[Tensor, "one other"]:
-        """Every clip of ``one`` against every clip of ``other``."""
-        return self.score(pair, self.agreement(pair, one.unsqueeze(1), other.unsqueeze(0)))
+    def scores(self, pair: Pair, one: Tensor, other: Tensor) -> Float[Tensor, "... one other"]:
+        """Every vector of ``one`` against every vector of ``other``; leading axes are shared."""
+        return self.score(pair, self.agreement(pair, one.unsqueeze(-2), other.unsqueeze(-3)))
 
 
 class Joined(Comparison):
@@ -90,12 +90,15 @@ class Contrastive(Comparison):
 
     contrastive = True
 
-    def __init__(self, sizes: dict[str, int], embedding: int, dropout: float = 0.0) -> None:
+    def __init__(self, sizes: dict[str, int], embedding: int, dropout: float = 0.0, hidden: int = 0) -> None:
         super().__init__()
         self.size = embedding
         self.maps = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.ReLU(), nn.Dropout(dropout), nn.Linear(size, embedding))
+                name: nn.Sequential(
+                    *((nn.Linear(size, hidden), nn.LayerNorm(hidden)) if hidden else ()),
+                    *(nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden or size, embedding)),
+                )
                 for name, size in sizes.items()
             }
         )
@@ -178,14 +181,16 @@ class ContrastiveConfig(ComparisonConfig):
     Args:
         embedding: its features.
         dropout: the share of a vector's features that are dropped before it, in training.
+        hidden: hidden features between a vector and its embedding; 0: none.
     """
 
     label: ClassVar[str] = "contrastive"
     embedding: int = 256
     dropout: float = bounded(0.5, 0, 1)
+    hidden: int = bounded(0, 0, 1_000_000)
 
     def build(self, sizes: dict[str, int]) -> Comparison:
-        return Contrastive(sizes, self.embedding, self.dropout)
+        return Contrastive(sizes, self.embedding, self.dropout, self.hidden)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +226,12 @@ class Tower(nn.Module):
         vectors, _ = self.trunk(tracks)
         return {name: self.comparison.embed(name, vector) for name, vector in vectors.items()}
 
-    def forward(self, tracks: Tracks) -> Correlation:
-        """The calibrated probability that the modalities belong together; 0 where a clip lacks one of them."""
+    def forward(self, tracks: Tracks, per_second: bool = False) -> Correlation:
+        """The calibrated probability that the modalities belong together; 0 where a clip lacks one of them.
+
+        Args:
+            per_second: also give the `evidence` of each second.
+        """
         embeddings = self.embed(tracks)
         present = {name: track.mask.any(1) for name, track in tracks.items()}
         probability, agreement = {}, {}
@@ -232,7 +241,30 @@ class Tower(nn.Module):
             score = self.comparison.score(pair, agreement[pair])
             probability[pair] = self.calibrated(score).masked_fill(~both, 0.0)
             agreement[pair] = agreement[pair].masked_fill(~both.unsqueeze(-1), 0.0)
-        return Correlation(probability, agreement)
+        return Correlation(probability, agreement, self.evidence(tracks) if per_second else None)
+
+    def evidence(self, tracks: Tracks) -> dict[str, Float[Tensor, "batch step"]]:
+        """How well each second of a modality goes with all seconds of the others, whenever they are.
+
+        It is the log of the mean, over the other modality's seconds, of the odds that two seconds are from one video,
+        each second embedded by itself; the mean of several other modalities. 0 where there is nothing to compare.
+        """
+        names = sorted(tracks)
+        embeddings = self.embed(_seconds(tracks))
+        embedded = {name: embeddings[name].unflatten(0, tracks[name].mask.shape) for name in names}
+        found = {name: torch.zeros_like(tracks[name].mask, dtype=embedded[name].dtype) for name in names}
+        others = {name: torch.zeros_like(tracks[name].mask[:, :1], dtype=embedded[name].dtype) for name in names}
+        for pair in combinations(names, 2):
+            logits = self.comparison.scores(pair, *(embedded[name] for name in pair)) / self.temperature + self.bias
+            for (name, other), by_second in zip((pair, pair[::-1]), (logits, logits.mT), strict=True):
+                mask = tracks[other].mask
+                floor = torch.finfo(by_second.dtype).min
+                total = by_second.masked_fill(~mask.unsqueeze(1), floor).logsumexp(-1)
+                present = mask.any(1, keepdim=True)
+                count = mask.sum(1, keepdim=True).clamp_min(1).to(total)
+                found[name] = found[name] + torch.where(present, total - count.log(), 0)
+                others[name] = others[name] + present
+        return {name: found[name] / others[name].clamp_min(1) * tracks[name].mask for name in names}
 
     def calibrated(self, score: Tensor) -> Tensor:
         """The probability of a raw score."""
@@ -241,11 +273,15 @@ class Tower(nn.Module):
     def per_second(self, tracks: Tracks) -> dict[Pair, Float[Tensor, "batch step"]]:
         """The correlation of each second's picture with that second's sound; 0 where either is missing."""
         shape = next(iter(tracks.values())).mask.shape
-        seconds = {
-            name: Track(track.features.flatten(0, 1).unsqueeze(1), track.mask.flatten().unsqueeze(1))
-            for name, track in tracks.items()
-        }
-        return {pair: probability.view(shape) for pair, probability in self(seconds).probability.items()}
+        return {pair: probability.view(shape) for pair, probability in self(_seconds(tracks)).probability.items()}
+
+
+def _seconds(tracks: Tracks) -> Tracks:
+    """Each second as a clip of its own."""
+    return {
+        name: Track(track.features.flatten(0, 1).unsqueeze(1), track.mask.flatten().unsqueeze(1))
+        for name, track in tracks.items()
+    }
 
 
 def centred(score: Float[Tensor, "pair"]) -> tuple[float, float]:

@@ -29,6 +29,8 @@ class Family(ABC):
     """The first part of its recipes' names."""
     fuses: ClassVar[bool] = False
     """Whether its layers join the modalities by themselves, whatever the recipe's fusion."""
+    keeps_steps: ClassVar[bool] = True
+    """Whether its last layer gives a vector for each step, whose mean is the clip's."""
 
     @property
     def summary(self) -> str:

@@ -17,6 +17,10 @@ concatenated  separate                                    F([a_s, correlation])
 self-modal    separate                                    F(a_m) of its own weights (a control, not the paper's)
 ============  ==========================================  =================================================
 
+Each may also be ``per_second``: the tower compares every second of a modality with all seconds of the others, and where
+they belong together attention looks more. The paper's tower gives one number a clip (section 3); this one gives a
+`Correlation.evidence` for each second.
+
 ``F`` is a ReLU network along the last axis of the weights, the one they compete over. Without hidden layers it is a
 ReLU-linear map, ``relu(W a + b)``; hidden layers are ReLU layers and the last one is then linear, so that F can lower a
 weight as well as raise it.
@@ -55,6 +59,8 @@ class Correlation(NamedTuple):
     probability: dict[tuple[str, str], Float[Tensor, "batch"]]
     agreement: dict[tuple[str, str], Float[Tensor, "batch embedding"]]
     """The vector that the probability is computed from."""
+    evidence: Mapping[str, Float[Tensor, "batch step"]] | None = None
+    """By modality, how well each second goes with the other modalities; only where a fusion is ``per_second``."""
 
     def context(self, pair: tuple[str, str], kind: Context) -> Float[Tensor, "batch context"]:
         """The numbers that CM-C concatenates (section 2.5)."""
@@ -389,6 +395,9 @@ class Fusion:
     """How a recipe's modalities meet, as plain data; a layer asks it for the influence between each two modalities.
 
     A subclass states in its class attributes what the rest of the package has to know of it.
+
+    Args:
+        per_second: attention looks more at the seconds that the correlation tower finds in the other modalities.
     """
 
     label: ClassVar[str] = ""
@@ -403,6 +412,7 @@ class Fusion:
     """Whether F reads the modality's own weights instead of the others'."""
     may_be_idle: ClassVar[bool] = False
     """Whether a batch may leave some of its parameters without a gradient."""
+    per_second: bool = False
 
     @property
     def summary(self) -> str:
@@ -547,13 +557,19 @@ class AttentionModule(nn.Module):
     outputs: int
     """Features of the track that ``aggregate`` gives."""
     axis: Axis
+    rows: int = 0
+    """Rows of weights over the steps that have an `Emphasis` each; 0: all of them the same."""
     row: ClassVar[str] = "row"
     """The name of one row of weights, for pictures: a cluster, an attention unit, a head."""
     influence_label: ClassVar[str] = "influence"
     """The title of F's contribution, for pictures."""
 
-    def weights(self, track: Track) -> Weights:
-        """The weights, zero where the track has no step, so that padding influences nothing."""
+    def weights(self, track: Track, emphasis: Float[Tensor, "batch row step"] | None = None) -> Weights:
+        """The weights, zero where the track has no step, so that padding influences nothing.
+
+        Args:
+            emphasis: the log of a factor by which a step counts more; there may be one row for all.
+        """
         raise NotImplementedError
 
     def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
@@ -573,6 +589,30 @@ class AttentionModule(nn.Module):
             present: the steps that the clip has.
         """
         raise NotImplementedError
+
+
+class Emphasis(nn.Module):
+    """How much more a second counts for what the tower finds in the other modalities: exp(scale x evidence).
+
+    Args:
+        modalities: by name, how many rows have a scale of their own to learn; 0: all rows share one that stays.
+    """
+
+    START = 0.5
+
+    def __init__(self, modalities: Mapping[str, int]) -> None:
+        super().__init__()
+        scales = {name: torch.full((rows or 1,), self.START) for name, rows in modalities.items()}
+        self.learned = nn.ParameterDict({name: nn.Parameter(each) for name, each in scales.items() if modalities[name]})
+
+    def forward(self, name: str, correlation: Correlation | None) -> Float[Tensor, "batch row step"] | None:
+        """The log of each step's factor; None for a modality that the tower does not compare."""
+        assert correlation is not None, "emphasis needs a correlation tower"
+        assert correlation.evidence is not None, "emphasis needs a tower that was asked for every second"
+        if (evidence := correlation.evidence.get(name)) is None:
+            return None
+        scale = self.learned[name] if name in self.learned else evidence.new_full((1,), self.START)
+        return evidence.unsqueeze(1) * scale.unsqueeze(-1)
 
 
 class Layer(nn.Module):
@@ -612,13 +652,18 @@ class CrossModalLayer(Layer):
                 conditionings[_key(source, target)] = conditioning
         self.influences = nn.ModuleDict(influences)
         self.conditionings = nn.ModuleDict(conditionings)
+        rows = {name: module.rows for name, module in attention_modules.items()}
+        self.emphasis = Emphasis(rows) if fusion.per_second else None
 
     def forward(
         self, tracks: Tracks, correlation: Correlation | None, return_attention: bool = False
     ) -> tuple[Tracks, dict[str, AttentionMaps]]:
         modules: Mapping[str, AttentionModule] = self.attention_modules  # type: ignore[assignment]
         tracks = {name: self._conditioned(name, track, correlation) for name, track in tracks.items()}
-        weights = {name: modules[name].weights(track) for name, track in tracks.items()}
+        weights = {
+            name: modules[name].weights(track, self.emphasis(name, correlation) if self.emphasis else None)
+            for name, track in tracks.items()
+        }
         influences = {name: self._influences(name, tracks, weights, correlation) for name in tracks}
         combined = {
             name: modules[name].aggregate(track, weights[name], influences[name]) for name, track in tracks.items()

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from counterpoint.data.tracks import Track
+from counterpoint.data.tracks import Track, masked_softmax
 from counterpoint.fields import by_modality
 from counterpoint.models.family import AttentionFamily, multiple
 from counterpoint.models.fusion import JOINED, AttentionMaps, AttentionModule, Axis, Influences, Weights
@@ -52,13 +52,21 @@ class NetVLAD(AttentionModule):
         self.inputs = inputs
         self.outputs = outputs
         self.axis = Axis(clusters, steps=False)
+        self.rows = clusters
         self.assign = nn.Linear(inputs, clusters)
         self.centres = nn.Parameter(torch.randn(clusters, inputs) / math.sqrt(inputs))
         self.describe = Descriptor(clusters, inputs, outputs)
 
-    def weights(self, track: Track) -> Float[Tensor, "batch step cluster"]:
+    def weights(
+        self, track: Track, emphasis: Float[Tensor, "batch row step"] | None = None
+    ) -> Float[Tensor, "batch step cluster"]:
         weights: Tensor = self.assign(track.features).softmax(-1)
-        return weights * track.mask.unsqueeze(-1)
+        if emphasis is None:
+            return weights * track.mask.unsqueeze(-1)
+        # A bias on the logits would cancel, being the same for all clusters of a step. A factor of mean one over the
+        # steps keeps the weights' size, which F was made for.
+        factor = masked_softmax(emphasis, track.mask.unsqueeze(1)) * track.mask.sum(1)[:, None, None]
+        return weights * factor.mT
 
     def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
         assert isinstance(weights, Tensor)
@@ -92,6 +100,7 @@ class NetVLADFamily(AttentionFamily):
 
     label: ClassVar[str] = "NetVLAD"
     prefix: ClassVar[str] = "nv"
+    keeps_steps: ClassVar[bool] = False
     clusters: dict[str, int] = by_modality({"video": 128, "audio": 64, JOINED: 128})
     hidden: int = 128
 

@@ -35,13 +35,15 @@ class Logits:
 
     queries: Float[Tensor, "batch head query channel"]
     keys: Float[Tensor, "batch head key channel"]
+    emphasis: Float[Tensor, "batch 1 key"] | None = None
+    """Added to the logits of a key, though not to what another modality's F reads."""
     ndim: ClassVar[int] = 4
 
     def __matmul__(self, other: Tensor) -> Tensor:
         return self.queries @ (self.keys.mT @ other)
 
     def __getitem__(self, clips: Tensor) -> "Logits":
-        return Logits(self.queries[clips], self.keys[clips])
+        return Logits(self.queries[clips], self.keys[clips], None if self.emphasis is None else self.emphasis[clips])
 
     @cached_property
     def rows(self) -> tuple[Float[Tensor, "row query channel"], Float[Tensor, "row key channel"]]:
@@ -99,11 +101,11 @@ class TransformerBlock(AttentionModule):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def weights(self, track: Track) -> Logits:
+    def weights(self, track: Track, emphasis: Float[Tensor, "batch row step"] | None = None) -> Logits:
         # Zero at padding: another modality's F of these logits must not depend on it.
         mapped = self.query_key(self.norm(track.features)) * track.mask.unsqueeze(-1)
         queries, keys = self._heads(mapped).chunk(2, dim=1)
-        return Logits(queries / math.sqrt(queries.shape[-1]), keys)
+        return Logits(queries / math.sqrt(queries.shape[-1]), keys, emphasis)
 
     def aggregate(self, track: Track, weights: Weights, influence: Influences) -> Track:
         assert isinstance(weights, Logits)
@@ -125,6 +127,8 @@ class TransformerBlock(AttentionModule):
     def attention_maps(self, track: Track, weights: Weights, influence: Influences) -> AttentionMaps:
         assert isinstance(weights, Logits)
         logits, mask = weights.formed(), track.mask[:, None, None, :]
+        if weights.emphasis is not None:
+            logits = logits + weights.emphasis.unsqueeze(2)
         influenced = influence.added_to(logits)
         return AttentionMaps(masked_softmax(logits, mask), influenced - logits, masked_softmax(influenced, mask))
 
@@ -148,7 +152,9 @@ def attend(
     """Attention whose logits may be influenced; ``values`` are zero where ``mask`` is False."""
     # A finite floor: a clip without any step attends evenly to zero values, which gives zeros and not NaN.
     floor = torch.zeros(mask.shape, dtype=values.dtype, device=mask.device)
-    floor = floor.masked_fill_(~mask, torch.finfo(values.dtype).min)[:, None, None, :]
+    if logits.emphasis is not None:
+        floor = logits.emphasis.squeeze(1).to(values)
+    floor = floor.masked_fill(~mask, torch.finfo(values.dtype).min)[:, None, None, :]
     if is_exporting():  # a graph has no branches: what follows depends on the gates, and on the processor's cache
         return (influence.added_to(logits.formed()) + floor).softmax(-1) @ values
     influenced = influence.open_clips(len(mask), mask.device)

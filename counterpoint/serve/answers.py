@@ -195,7 +195,8 @@ class Explanation(_Answer):
     per_second: Annotated[
         dict[str, list[float | None]],
         Field(
-            description="the correlation of each second; null where one of the two modalities is missing",
+            description="the correlation of each second; null where one of the two modalities is missing. Of a model "
+            "whose fusion is per second, by modality: each second's with all seconds of the others",
             examples=[{"audio and video": [0.9, None, 0.7]}],
         ),
     ]

@@ -75,7 +75,9 @@ def small(name: str, family: Mapping[str, object] | None = None, **fusion: objec
 def small_tower(name: str) -> TowerRecipe:
     """A tower's recipe at this size."""
     recipe = TOWER_RECIPES[name]
-    comparisons = {JoinedConfig: JoinedConfig(hidden=6), ContrastiveConfig: ContrastiveConfig(embedding=4)}
+    hidden = 6 if isinstance(recipe.comparison, ContrastiveConfig) and recipe.comparison.hidden else 0
+    contrastive = ContrastiveConfig(embedding=4, hidden=hidden)
+    comparisons = {JoinedConfig: JoinedConfig(hidden=6), ContrastiveConfig: contrastive}
     comparison = comparisons.get(type(recipe.comparison), ConstantConfig(probability=0.25))
     family = FAMILIES.get(name.split("-")[1], recipe.family)
     return replace(recipe, family=family, comparison=comparison, max_steps=STEPS)
@@ -115,8 +117,8 @@ class GivenTower(Tower):
         super().__init__(tower.trunk, tower.comparison)
         self.probability = probability
 
-    def forward(self, tracks: Tracks) -> Correlation:
-        own = super().forward(tracks)
+    def forward(self, tracks: Tracks, per_second: bool = False) -> Correlation:
+        own = super().forward(tracks, per_second)
         return own._replace(probability={pair: self.probability.to(was) for pair, was in own.probability.items()})
 
 

@@ -1,5 +1,5 @@
 import math
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -11,10 +11,12 @@ from torch.testing import assert_close
 from counterpoint.data.tracks import Track
 from counterpoint.errors import Error
 from counterpoint.models.correlation import Constant, Contrastive, Joined, Tower, fit_calibration
+from counterpoint.recipes import RECIPES
 
 from .small import THREE, TWO, batch, build_tower, pick
 
 NAMES = [f"correlation-{family}{form}" for family in ("nv", "tm", "rnn") for form in ("", "-joined")]
+NAMES.append("correlation-mean")
 every_tower = pytest.mark.parametrize("name", NAMES)
 PAIR = ("audio", "video")
 
@@ -135,6 +137,46 @@ def test_per_second_is_the_tower_on_clips_of_a_second(name: str, codes: bool):
             for pair, probability in tower(second).probability.items():
                 close(by_second[pair][clip, step], probability[0])
                 assert bool(probability > 0) == all(tracks[modality].mask[clip, step] for modality in pair)
+
+
+@every_tower
+def test_evidence_is_the_mean_odds_of_a_second_with_all_of_the_others(name: str):
+    tower, tracks = build_tower(name, THREE), batch(THREE, clips=3, steps=3, present=0.7)
+    tracks["text"].mask[1] = False
+    evidence = tower(tracks, per_second=True).evidence
+    assert evidence is not None
+    assert evidence.keys() == set(THREE)
+    assert tower(tracks).evidence is None
+
+    def odds(clip: int, pair: tuple[str, str], seconds: tuple[int, int]) -> float:
+        alone = {
+            modality: Track(tracks[modality].features[clip, [second]][None], torch.ones(1, 1, dtype=torch.bool))
+            for modality, second in zip(pair, seconds, strict=True)
+        }
+        embeddings = tower.embed(alone | {name: batch(THREE, 1, 1)[name] for name in THREE if name not in pair})
+        score = tower.comparison.score(pair, tower.comparison.agreement(pair, *(embeddings[name] for name in pair)))
+        return float((score / tower.temperature + tower.bias).exp().detach())
+
+    for clip, (modality, found) in product(range(3), evidence.items()):
+        for step in range(3):
+            logs = []
+            for other in set(THREE) - {modality}:
+                there = tracks[other].mask[clip].nonzero().flatten().tolist()
+                pair = (min(modality, other), max(modality, other))
+                both = [(step, second) if pair[0] == modality else (second, step) for second in there]
+                if there and tracks[modality].mask[clip, step]:
+                    logs.append(math.log(sum(odds(clip, pair, seconds) for seconds in both) / len(there)))
+            close(found[clip, step], torch.tensor(sum(logs) / len(logs) if logs else 0.0, dtype=torch.float64))
+
+
+def test_a_constant_tower_emphasizes_nothing():
+    tracks = batch(TWO, present=0.7)
+    recipe = RECIPES["mean-s"]
+    tower = build_tower("correlation-constant", TWO)
+    weighted = recipe.build(TWO, 4, tower).double().eval()
+    plain = RECIPES["mean-mlp"].build(TWO, 4).double().eval()
+    plain.load_state_dict({name: value for name, value in weighted.state_dict().items() if name in plain.state_dict()})
+    close(weighted(tracks).logits, plain(tracks).logits)
 
 
 def test_calibration_expects_what_is_there():

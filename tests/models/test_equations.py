@@ -118,12 +118,14 @@ class SlowNetVLAD:
         assert isinstance(attention, NetVLAD)
         self.of = attention
 
-    def weights(self, x: Rows, there: list[bool]) -> Rows:
+    def weights(self, x: Rows, there: list[bool], emphasis: Rows) -> Rows:
         assign = self.of.assign
-        return [
-            softmax(affine(assign.weight, x[t], assign.bias)) if there[t] else [0.0] * len(assign.bias)
-            for t in range(len(x))
-        ]
+        factors = [[sum(there) * share for share in slow_masked_softmax(row, there)] for row in emphasis]
+        rows = []
+        for t in range(len(x)):
+            shares = softmax(affine(assign.weight, x[t], assign.bias))
+            rows.append([share * factors[k][t] if there[t] else 0.0 for k, share in enumerate(shares)])
+        return rows
 
     def aggregate(self, x: Rows, there: list[bool], weights: Rows, influence_on: InfluenceOn) -> Rows:
         centres = self.of.centres.tolist()
@@ -144,10 +146,13 @@ class SlowAttentionCluster:
         assert isinstance(attention, AttentionCluster)
         self.of = attention
 
-    def weights(self, x: Rows, there: list[bool]) -> Rows:
+    def weights(self, x: Rows, there: list[bool], emphasis: Rows) -> Rows:
         first, _, last = self.of.attend
         by_step = [affine(last.weight, [math.tanh(v) for v in affine(first.weight, h, first.bias)], None) for h in x]
-        return [slow_masked_softmax([logits[u] for logits in by_step], there) for u in range(len(last.weight))]
+        return [
+            slow_masked_softmax([by_step[t][u] + emphasis[u][t] for t in range(len(x))], there)
+            for u in range(len(last.weight))
+        ]
 
     def aggregate(self, x: Rows, there: list[bool], weights: Rows, influence_on: InfluenceOn) -> Rows:
         parts = []
@@ -176,7 +181,8 @@ class SlowTransformer:
         here = slice(number * self.width, (number + 1) * self.width)
         return [affine(linear.weight[here], slow_norm(self.of.norm, row), linear.bias[here]) for row in x]
 
-    def weights(self, x: Rows, there: list[bool]) -> Rows:
+    def weights(self, x: Rows, there: list[bool], emphasis: Rows) -> Rows:
+        self.emphasis = emphasis[0]
         rows = []
         for i in range(self.heads):
             queries, keys = self.head(x, self.of.query_key, i), self.head(x, self.of.query_key, self.heads + i)
@@ -196,7 +202,8 @@ class SlowTransformer:
             for i in range(self.heads):
                 row = i * len(x) + q
                 influenced = influence_on(row, i, len(x))
-                attention = slow_masked_softmax([s + f for s, f in zip(weights[row], influenced, strict=True)], there)
+                logits = [s + f + e for s, f, e in zip(weights[row], influenced, self.emphasis, strict=True)]
+                attention = slow_masked_softmax(logits, there)
                 joined += [sum(attention[k] * values[i][k][c] for k in range(len(x))) for c in range(self.width)]
             after = [a + b for a, b in zip(x[q], affine(self.of.out.weight, joined, self.of.out.bias), strict=True)]
             norm, up, _, down = self.of.feed_forward
@@ -234,7 +241,12 @@ def slow_layer(
         context = correlation.context(tuple(sorted((source, target))), conditioning.kind)[clip].tolist()
         shift = affine(conditioning.map.weight, context, None)
         features[target] = [[a + b for a, b in zip(row, shift, strict=True)] for row in features[target]]
-    weights = {name: attention_modules[name].weights(features[name], there[name]) for name in tracks}
+    weights = {
+        name: attention_modules[name].weights(
+            features[name], there[name], slow_emphasis(layer, name, tracks[name], correlation, clip)
+        )
+        for name in tracks
+    }
 
     def combined(target: str) -> Rows:
         def influence_on(row: int, head: int, outputs: int) -> list[float]:
@@ -243,6 +255,17 @@ def slow_layer(
         return attention_modules[target].aggregate(features[target], there[target], weights[target], influence_on)
 
     return {name: combined(name) for name in tracks}
+
+
+def slow_emphasis(layer: CrossModalLayer, name: str, track: Track, correlation: Correlation, clip: int) -> Rows:
+    """By row of weights and step: the row's scale times the tower's evidence; zeros without one."""
+    rows = max(layer.attention_modules[name].rows, 1)
+    if layer.emphasis is None:
+        return [[0.0] * track.mask.shape[1] for _ in range(rows)]
+    assert correlation.evidence is not None
+    learned = layer.emphasis.learned
+    scales = learned[name].tolist() if name in learned else [0.5]
+    return [[scale * value for value in correlation.evidence[name][clip].tolist()] for scale in scales]
 
 
 def some_tracks(layer: CrossModalLayer) -> Tracks:
@@ -262,7 +285,8 @@ def some_correlation(sizes: Mapping[str, int], agreement: int) -> Correlation:
     pairs = [(one, other) for one in names for other in names if one < other]
     context = {pair: (floats(3, seed=i).sigmoid(), floats(3, agreement, seed=i)) for i, pair in enumerate(pairs)}
     probability = {pair: p for pair, (p, _) in context.items()}
-    return Correlation(probability, {pair: a for pair, (_, a) in context.items()})
+    evidence = {name: floats(3, STEPS - 1, seed=7 + i) for i, name in enumerate(names)}
+    return Correlation(probability, {pair: a for pair, (_, a) in context.items()}, evidence)
 
 
 LAYERS: dict[str, tuple[Recipe, dict[str, int]]] = {

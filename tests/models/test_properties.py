@@ -323,6 +323,8 @@ def test_shown_weights(name: str):
             if name.split()[0] in BASELINES:  # some of the sum goes to the others' steps
                 assert (before.sum(-1) <= sums.clamp_min(1) + 1e-12).all()
                 sums = before.sum(-1)
+            if name.startswith("nv") and recipe.fusion.per_second:  # a step's weights are as large as its emphasis
+                continue
             close(before.sum(-1), sums)
             if type(recipe.fusion).__name__ in {"Early", "Late"}:
                 assert not influence.any()

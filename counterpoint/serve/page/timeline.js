@@ -34,7 +34,9 @@ function lanesOf(explanation) {
   });
   for (const [pair, values] of Object.entries(explanation.per_second)) {
     if (!finite(values).length) continue;
-    const name = pair === "audio and video" ? "belong together" : pair.split(" and ").map(called).join(" and ");
+    const [modality, alone] = [pair.replace(" with all seconds", ""), pair.endsWith(" with all seconds")];
+    const both = pair === "audio and video" ? "belong together" : pair.split(" and ").map(called).join(" and ");
+    const name = alone ? `${called(modality)} belongs` : both;
     lanes.push({ name, colour: "together", after: values, before: [], highest: 1 });
   }
   return lanes;
