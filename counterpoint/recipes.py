@@ -374,7 +374,7 @@ TOWER_RECIPES: dict[str, TowerRecipe] = {
         TowerRecipe(
             name="correlation-mean",
             family=MeanFamily(),
-            comparison=ContrastiveConfig(hidden=1024),
+            comparison=ContrastiveConfig(embedding=128, hidden=256),
             training=Training(learning_rate=1e-3, batch_size=512, max_epochs=20, schedule="cosine", averaging=0.999),
         ),
         CONSTANT,

@@ -31,6 +31,8 @@ from counterpoint.models.categorizer import Trunk
 from counterpoint.models.fusion import Correlation
 
 Pair = tuple[str, str]
+WINDOW = 2
+"""Seconds on each side of a second that its embedding is averaged over."""
 
 
 class Comparison(nn.Module):
@@ -247,11 +249,15 @@ class Tower(nn.Module):
         """How well each second of a modality goes with all seconds of the others, whenever they are.
 
         It is the log of the mean, over the other modality's seconds, of the odds that two seconds are from one video,
-        each second embedded by itself; the mean of several other modalities. 0 where there is nothing to compare.
+        where each second is embedded by itself and then averaged with its neighbours' embeddings (`near`): what goes on
+        for some seconds in both modalities counts, and not what two seconds have in common by chance. With several
+        other modalities, it is their mean. 0 where there is nothing to compare.
         """
         names = sorted(tracks)
         embeddings = self.embed(_seconds(tracks))
-        embedded = {name: embeddings[name].unflatten(0, tracks[name].mask.shape) for name in names}
+        embedded = {
+            name: near(embeddings[name].unflatten(0, tracks[name].mask.shape), tracks[name].mask) for name in names
+        }
         found = {name: torch.zeros_like(tracks[name].mask, dtype=embedded[name].dtype) for name in names}
         others = {name: torch.zeros_like(tracks[name].mask[:, :1], dtype=embedded[name].dtype) for name in names}
         for pair in combinations(names, 2):
@@ -274,6 +280,25 @@ class Tower(nn.Module):
         """The correlation of each second's picture with that second's sound; 0 where either is missing."""
         shape = next(iter(tracks.values())).mask.shape
         return {pair: probability.view(shape) for pair, probability in self(_seconds(tracks)).probability.items()}
+
+
+def near(
+    vectors: Float[Tensor, "batch step feature"], mask: Bool[Tensor, "batch step"]
+) -> Float[Tensor, "batch step feature"]:
+    """Each step's mean over the steps around it, the nearer the more: of two on each side, weights 1, 2, 3, 2, 1.
+
+    >>> near(torch.tensor([[[3.0], [0.0], [6.0]]]), torch.ones(1, 3, dtype=torch.bool)).flatten().tolist()
+    [2.5, 2.5714285373687744, 3.5]
+    """
+    there = mask.unsqueeze(-1).to(vectors)
+    padded = functional.pad(torch.cat([vectors * there, there], -1), (0, 0, WINDOW, WINDOW))
+    steps = mask.shape[1]
+    total = sum(
+        (WINDOW + 1 - abs(offset)) * padded[:, WINDOW + offset : WINDOW + offset + steps]
+        for offset in range(-WINDOW, WINDOW + 1)
+    )
+    assert isinstance(total, Tensor)
+    return total[..., :-1] / total[..., -1:].clamp_min(1) * there
 
 
 def _seconds(tracks: Tracks) -> Tracks:

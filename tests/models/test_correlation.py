@@ -148,13 +148,20 @@ def test_evidence_is_the_mean_odds_of_a_second_with_all_of_the_others(name: str)
     assert evidence.keys() == set(THREE)
     assert tower(tracks).evidence is None
 
+    one = torch.ones(1, 1, dtype=torch.bool)
+
+    def embedded(clip: int, modality: str, second: int) -> Tensor:
+        total, weights = torch.zeros(()), 0
+        for other in range(3):
+            if tracks[modality].mask[clip, other] and abs(other - second) <= 2:
+                alone = batch(THREE, 1, 1) | {modality: Track(tracks[modality].features[clip, [other]][None], one)}
+                total = total + (3 - abs(other - second)) * tower.embed(alone)[modality]
+                weights += 3 - abs(other - second)
+        return total / weights
+
     def odds(clip: int, pair: tuple[str, str], seconds: tuple[int, int]) -> float:
-        alone = {
-            modality: Track(tracks[modality].features[clip, [second]][None], torch.ones(1, 1, dtype=torch.bool))
-            for modality, second in zip(pair, seconds, strict=True)
-        }
-        embeddings = tower.embed(alone | {name: batch(THREE, 1, 1)[name] for name in THREE if name not in pair})
-        score = tower.comparison.score(pair, tower.comparison.agreement(pair, *(embeddings[name] for name in pair)))
+        both = (embedded(clip, modality, second) for modality, second in zip(pair, seconds, strict=True))
+        score = tower.comparison.score(pair, tower.comparison.agreement(pair, *both))
         return float((score / tower.temperature + tower.bias).exp().detach())
 
     for clip, (modality, found) in product(range(3), evidence.items()):
