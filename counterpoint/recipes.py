@@ -350,7 +350,7 @@ UNTRAINED = Training(learning_rate=1e-3, batch_size=256, max_epochs=0)
 
 
 def _towers(name: str, family: Family) -> list[TowerRecipe]:
-    """One family's three; the last is an untrained control."""
+    """One family's three; the last is an untrained control, as ``correlation-mean-random`` is."""
     joined, weight = JoinedConfig(), Negatives(weight=2.0)
     return [
         TowerRecipe(name=f"correlation-{name}", family=family),
@@ -371,11 +371,17 @@ TOWER_RECIPES: dict[str, TowerRecipe] = {
     for recipe in (
         *(tower for name, family in TOWER_FAMILIES.items() for tower in _towers(name, family)),
         # For single seconds: a network of its own for each modality, which costs little for every second of a clip.
-        TowerRecipe(
-            name="correlation-mean",
-            family=MeanFamily(),
-            comparison=ContrastiveConfig(embedding=128, hidden=256),
-            training=Training(learning_rate=1e-3, batch_size=512, max_epochs=20, schedule="cosine", averaging=0.999),
+        *(
+            TowerRecipe(
+                name=f"correlation-mean{suffix}",
+                family=MeanFamily(),
+                comparison=ContrastiveConfig(embedding=128, hidden=256),
+                training=training,
+            )
+            for suffix, training in (
+                ("", Training(learning_rate=1e-3, batch_size=512, max_epochs=20, schedule="cosine", averaging=0.999)),
+                ("-random", UNTRAINED),
+            )
         ),
         CONSTANT,
     )

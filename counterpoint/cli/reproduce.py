@@ -50,6 +50,10 @@ def reproduce(
     *,
     validation: Annotated[MoreData, Parameter(help="shards for validation; without them, a tenth of the clips")] = [],  # noqa: B006
     test: Annotated[MoreData, Parameter(help="shards for test; without them, a tenth of the clips")] = [],  # noqa: B006
+    tower_data: Annotated[
+        MoreData,
+        Parameter(help="records of other videos, for towers of single seconds; without, the training clips"),
+    ] = [],  # noqa: B006
     taxonomy: Annotated[str | None, Parameter(help=TAXONOMY_HELP, metavar="TAXONOMY", group=DATA)] = None,
     skip_bad_records: SkipBad = False,
     out: Out,
@@ -94,6 +98,7 @@ def reproduce(
         data=data,
         validation=validation,
         test=test,
+        tower_data=tower_data,
         taxonomy=taxonomies.taxonomy_folder(path) if path else None,
         skip_bad=skip_bad_records,
         **options,

@@ -33,6 +33,7 @@ def open_experiment(
     data: Sequence[str] = (),
     validation: Sequence[str] = (),
     test: Sequence[str] = (),
+    tower_data: Sequence[str] = (),
     taxonomy: Path | None = None,
     skip_bad: bool = False,
     **scale: Any,
@@ -43,6 +44,8 @@ def open_experiment(
         suite: a `Suite`, or the name of one of `SUITES`.
         out: the experiment's folder, an empty one or that of the same experiment.
         data, validation, test: shards of real records; without some to validate on or test with, a tenth of the clips.
+        tower_data: shards of other real records, from which towers of single seconds learn; without, they learn from
+            the training clips.
         taxonomy: the folder of the records' taxonomy.
         skip_bad: leave damaged records out.
         scale: fields of `counterpoint.experiments.suites.Scale` that differ from the suite's.
@@ -60,6 +63,8 @@ def open_experiment(
     settings: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in scale.items()}
     chosen = replace(suite.scale, **settings)
     shards = {"train": list(data), "validation": list(validation), "test": list(test)}
+    if tower_data:
+        shards["tower"] = list(tower_data)
     inputs = Inputs(shards=shards, clips=chosen.clips, taxonomy=taxonomy, skip_bad=skip_bad)
     check_output_folder(Path(out), SUITE_FILE)
     experiment = Experiment(suite, chosen, inputs, Path(out))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from counterpoint.data import synthetic
+from counterpoint.data.copies import digests, shared
 from counterpoint.data.dataset import Dataset, split
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
@@ -25,7 +26,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Where records come from: shards by split (validation and test may be empty), clips by split, the taxonomy."""
+    """Where records come from: shards by split (validation and test may be empty), clips by split, the taxonomy.
+
+    The split ``tower``, where there is one, is for towers of single seconds alone.
+    """
 
     shards: dict[str, list[str]]
     clips: dict[str, int]
@@ -46,6 +50,22 @@ class Inputs:
         """The real records by split."""
         shards = self.shards
         return split(shards["train"], shards["validation"], shards["test"], labelling, skip_bad=self.skip_bad)
+
+    def tower_records(self, labelling: Labelling) -> tuple[Dataset, Dataset]:
+        """The records that towers of single seconds learn from, and those that they are validated on.
+
+        Raises:
+            Error: some of them are among the other records: a tower is sure of pairs that it has seen, so that models
+                would learn to trust what they do not get of new clips.
+        """
+        shards = self.shards
+        own = split(shards["tower"], shards["validation"], shards["test"], labelling, skip_bad=self.skip_bad)
+        learned = digests(own["train"])
+        for name, records in self.records(labelling).items():
+            others = digests(records)
+            if learned and others and (common := shared(own["train"], learned, others)):
+                raise Error(f"--tower-data: {common} are {name} clips too; name shards of other videos")
+        return own["train"], own["validation"]
 
 
 class Shape(NamedTuple):

@@ -46,7 +46,12 @@ class Cell(NamedTuple):
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.dataset.name} {self.family}-{self.entry.name} seed {self.seed}"
+        return f"{self.dataset.name} {self.model} seed {self.seed}"
+
+    @property
+    def model(self) -> str:
+        """Its name in folders and jobs; a plain network's run is that of all families."""
+        return self.entry.name if self.entry.plain else f"{self.family}-{self.entry.name}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +180,7 @@ class Experiment:
         return self.folder / "worlds" / (f"{dataset.name}-seed-{seed}" if dataset.redrawn else dataset.name)
 
     def run_folder(self, cell: Cell) -> Path:
-        return self.folder / "runs" / cell.dataset.name / f"{cell.family}-{cell.entry.name}-seed-{cell.seed}"
+        return self.folder / "runs" / cell.dataset.name / f"{cell.model}-seed-{cell.seed}"
 
     def scores(self, cell: Cell) -> Path:
         return self.run_folder(cell) / "evaluation" / SCORES_FILE
@@ -206,7 +211,8 @@ class Experiment:
         return ["joined", *(f"weight-{weight:g}" for weight in weights if weight != usual)] if weights else []
 
     def tower_folder(self, dataset: Source, family: str, kind: str, seed: int) -> Path:
-        return self.folder / "towers" / dataset.name / f"{self.suite.tower_family_of(family)}-{kind}-seed-{seed}"
+        family = "mean" if kind.startswith("seconds") else self.suite.tower_family_of(family)
+        return self.folder / "towers" / dataset.name / f"{family}-{kind}-seed-{seed}"
 
     def tower_figures(self, dataset: Source, family: str, kind: str, seed: int) -> Path:
         """The figures of `counterpoint.evaluation.tower.measure`."""
@@ -219,12 +225,22 @@ class Experiment:
     # --- recipes ------------------------------------------------------------------------------------------------------
 
     def search(self, family: str, name: str) -> Search:
-        """The search of an architecture (``l``), or of F (``cm``)."""
+        """The search of an architecture (``l``), of F (``cm``), or of a plain network, the same for all families."""
+        if ENTRIES[name].plain:
+            grid = self.suite.grid.get(name, {})
+            given = settings_of(RECIPES[name], grid)
+            return Search(self.folder / "search" / name, grid, self.scale.trials, given)
         grids = self.suite.grid if name == BASELINE else self.suite.influence
         grid = self.scale.grid.get(family, grids.get(family, {})) if name == BASELINE else grids.get(family, {})
         trials = self.scale.trials if name == BASELINE else self.scale.influence_trials
         recipe = RECIPES[f"{family}-{name}"].with_(self.suite.settings.get(family, {}))
         return Search(self.folder / "search" / f"{family}-{name}", grid, trials, settings_of(recipe, grid))
+
+    def searches(self) -> list[Search]:
+        """All that the compared models take their settings from."""
+        plain = dict.fromkeys(entry.searched for entry in self.entries(self.main) if entry.plain)
+        names = [(family, name) for family in self.scale.families for name in (BASELINE, SEARCHED)]
+        return [self.search(*each) for each in [*names, *((self.scale.families[0], name) for name in plain)]]
 
     def recipe(self, family: str, entry: Entry, seed: int, trial: dict[str, Any] | None = None) -> Recipe:
         """An entry's recipe, with what the searches found; ``trial`` are settings to use instead of the best.
@@ -232,7 +248,12 @@ class Experiment:
         Of late fusion's settings a baseline, which has other parts, takes those that it has: the training's, the head's
         and, of a Transformer, those of its layers.
         """
-        recipe = RECIPES[entry.recipe if entry.baseline else f"{family}-{entry.recipe}"]
+        recipe = RECIPES[entry.recipe if entry.baseline or entry.plain else f"{family}-{entry.recipe}"]
+        common = {"training.seed": seed, "training.precision": self.scale.precision}
+        if entry.plain:
+            settings = self.search(family, entry.searched).best() if trial is None else trial
+            epochs = min(self.scale.epochs, recipe.training.max_epochs)
+            return recipe.with_({**settings, "training.max_epochs": epochs, **common})
         settings = {**self.suite.settings.get(family, {})}
         settings |= self.search(family, BASELINE).best() if trial is None or entry.cross_modal else trial
         if entry.baseline:
@@ -240,9 +261,7 @@ class Experiment:
             settings = {name: value for name, value in settings.items() if {name, name.partition(".")[0]} & of}
         if entry.cross_modal:
             settings |= self.search(family, SEARCHED).best() if trial is None else trial
-        settings |= {"training.max_epochs": self.scale.epochs, "training.seed": seed}
-        settings |= {"training.precision": self.scale.precision}
-        recipe = recipe.with_(settings)
+        recipe = recipe.with_({**settings, "training.max_epochs": self.scale.epochs, **common})
         if not entry.like or trial is not None:
             return recipe
         goal = self.count(self.recipe(family, self.suite.entry(entry.like), seed), family)
@@ -253,13 +272,19 @@ class Experiment:
 
     def count(self, recipe: Recipe, family: str) -> int:
         """A recipe's parameters."""
-        tower = self.tower_recipe(family, "trained", 0) if recipe.needs_tower else None
+        kind = "seconds" if recipe.fusion.per_second else "trained"
+        tower = self.tower_recipe(family, kind, 0) if recipe.needs_tower else None
         return parameters(recipe, self.shape.sizes, self.shape.categories, tower)
 
     def tower_recipe(self, family: str, kind: str, seed: int) -> TowerRecipe:
         """A tower's recipe: ``trained``, ``random``, ``constant``, ``joined``, or a weight of false pairs."""
         if kind == "constant":
             return CONSTANT.with_({"training.seed": seed})
+        if kind.startswith("seconds"):
+            recipe = TOWER_RECIPES["correlation-mean" + kind.removeprefix("seconds")]
+            epochs = min(self.scale.tower_epochs, recipe.training.max_epochs)
+            own = {"training.max_epochs": epochs, "training.seed": seed, "training.precision": self.scale.precision}
+            return recipe.with_(own)
         family = self.suite.tower_family_of(family)
         suffix = f"-{kind}" if kind in ("random", "joined") else ""
         recipe = TOWER_RECIPES[f"correlation-{family}{suffix}"]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file
 
+from counterpoint.data.dataset import Dataset
 from counterpoint.data.tracks import Track
 from counterpoint.errors import Error
 from counterpoint.evaluation.plots import draw_explanation
@@ -65,7 +66,7 @@ class Jobs:
                 needs += self._searches(family, entry, add)
             if entry.tower:
                 needs.append(add(self._tower(dataset, family, entry.tower, seed, made)))
-                if entry.tower == "trained":
+                if entry.tower in ("trained", "seconds"):
                     add(self._evaluate_tower(dataset, family, entry.tower, seed, needs[-1]))
             needs += [jobs[f"train {member}"] for member in self.experiment.members(cell)]
             if entry.recipe:
@@ -106,7 +107,8 @@ class Jobs:
     def _searches(self, family: str, entry: Entry, add: Callable[[Job], Job]) -> list[Job]:
         """The trials that an entry's recipe waits for: of the architecture, and of F where it has one."""
         jobs: list[Job] = []
-        for name in (BASELINE, SEARCHED) if entry.cross_modal or entry.like else (BASELINE,):
+        names = (BASELINE, SEARCHED) if entry.cross_modal or entry.like else (BASELINE,)
+        for name in (entry.searched,) if entry.plain else names:
             search = self.experiment.search(family, name)
             if search.count and search.folder not in self.drawn:
                 with self._locked(search):
@@ -130,7 +132,8 @@ class Jobs:
             )
 
         what = f"try {search.folder.name} {trial.number}"
-        return Job(what, f"train {family}-{name}", search.result_file(trial.number), work, needs, self._guess(recipe))
+        like = Cell(self.experiment.searched, family, ENTRIES[name], 0).model
+        return Job(what, f"train {like}", search.result_file(trial.number), work, needs, self._guess(recipe))
 
     def _locked(self, search: Search) -> AbstractContextManager[bool]:
         """Trials are drawn and kept by one process at a time."""
@@ -144,7 +147,10 @@ class Jobs:
         _check_finished(folder, lambda: recipe)
 
         def work() -> str:
-            self._fit(dataset, seed, folder, recipe, None)
+            records = None
+            if kind == "seconds" and self.experiment.inputs.shards.get("tower"):
+                records = self.experiment.inputs.tower_records(self.experiment.data(dataset, seed).labelling)
+            self._fit(dataset, seed, folder, recipe, None, records)
             return (
                 f"validation AUC {best_validation(folder, 'validation_auc'):.4f}" if recipe.training.max_epochs else ""
             )
@@ -183,14 +189,14 @@ class Jobs:
             if entry.tower:
                 _check_tower(folder, self.experiment.tower_folder(dataset, family, entry.tower, seed))
         done = folder / (ENSEMBLE_FILE if entry.of else WEIGHTS_FILE)
-        return Job(f"train {cell}", f"train {family}-{entry.name}", done, work, tuple(needs), self._guess(recipe))
+        return Job(f"train {cell}", f"train {cell.model}", done, work, tuple(needs), self._guess(recipe))
 
     def _take_trial(self, cell: Cell, recipe: Recipe) -> None:
         """The best trial of a search is the first seed's run, trained already."""
         folder = self.experiment.run_folder(cell)
         if (
             cell.dataset is not self.experiment.searched
-            or cell.entry.name not in (BASELINE, SEARCHED)
+            or cell.entry.name not in (BASELINE, SEARCHED, cell.entry.searched)
             or folder.exists()
         ):
             return
@@ -202,12 +208,21 @@ class Jobs:
             folder.parent.mkdir(parents=True, exist_ok=True)
             copy.rename(folder)
 
-    def _fit(self, dataset: Source, seed: int, folder: Path, recipe: Recipes, tower: RunFolder | None) -> RunFolder:
-        """Train a run, or continue it; it may be finished."""
+    def _fit(
+        self,
+        dataset: Source,
+        seed: int,
+        folder: Path,
+        recipe: Recipes,
+        tower: RunFolder | None,
+        clips: tuple[Dataset, Dataset] | None = None,
+    ) -> RunFolder:
+        """Train a run on a data set's clips or on others, or continue it; it may be finished."""
         data = self.experiment.data(dataset, seed)
         run = RunFolder(folder, recipe, data.labelling, data.features)
         if not run.trained:
-            train(run, data.train, data.validation, tower=tower, workers=self.workers, console=self.console)
+            training, validation = clips or (data.train, data.validation)
+            train(run, training, validation, tower=tower, workers=self.workers, console=self.console)
         return run
 
     # --- measure ------------------------------------------------------------------------------------------------------

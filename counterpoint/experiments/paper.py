@@ -21,7 +21,8 @@ class Entry:
         recipe: what follows the family's name, as in ``nv-cm-c``; a baseline's is the same in every family.
         what: for a reader who knows the paper.
         part: where the report shows it.
-        tower: the kind of correlation tower that it uses, if any.
+        tower: the kind of correlation tower that it uses, if any; ``seconds`` are made for single seconds.
+        searched: of a plain network, the one whose search it takes its settings from.
         like: the entry whose number of parameters it gets.
         widths: whether it gets there by other widths, rather than by the head alone.
         of: the entries whose probabilities it averages; one that is named again is another seed's.
@@ -31,8 +32,9 @@ class Entry:
     title: str
     recipe: str
     what: str
-    part: Literal["paper", "control", "ensemble"] = "control"
-    tower: Literal["", "trained", "random", "constant"] = ""
+    part: Literal["plain", "paper", "control", "ensemble"] = "control"
+    tower: Literal["", "trained", "random", "constant", "seconds", "seconds-random"] = ""
+    searched: str = ""
     like: str = ""
     widths: bool = False
     of: tuple[str, ...] = ()
@@ -46,6 +48,11 @@ class Entry:
     def baseline(self) -> bool:
         """Whether it is a model of other papers, which has no family."""
         return self.recipe.startswith("tm-")
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a network on averaged features, which has no family and a search of its own."""
+        return self.part == "plain"
 
     @property
     def cross_modal(self) -> bool:
@@ -87,6 +94,58 @@ PAPER = (
         part="paper",
         tower="trained",
         what="concatenated: the tower's output is an input of F",
+    ),
+)
+PLAIN = (
+    Entry(
+        name="mean-linear",
+        title="mean, linear",
+        recipe="mean-linear",
+        part="plain",
+        searched="mean-linear",
+        what="logistic regression on the mean over seconds",
+    ),
+    Entry(
+        name="mean-mlp",
+        title="mean, MLP",
+        recipe="mean-mlp",
+        part="plain",
+        searched="mean-mlp",
+        what="a network with one hidden layer on the mean over seconds",
+    ),
+    Entry(
+        name="mean-residual",
+        title="mean, residual MLP",
+        recipe="mean-residual",
+        part="plain",
+        searched="mean-residual",
+        what="a residual network on the mean over seconds",
+    ),
+    Entry(
+        name="mean-s",
+        title="mean by tower, MLP",
+        recipe="mean-s",
+        part="plain",
+        tower="seconds",
+        searched="mean-mlp",
+        what="the same MLP on a mean in which a second counts more where the tower finds it in the other modality",
+    ),
+)
+PER_SECOND = (
+    Entry(
+        name="l-s",
+        title="L-S",
+        recipe="l-s",
+        tower="seconds",
+        what="late fusion whose attention looks more at the seconds that the tower finds in the other modality",
+    ),
+    Entry(name="cm-s", title="CM-S", recipe="cm-s", tower="seconds", what="CM, looking more at those seconds too"),
+    Entry(
+        name="cm-s-random",
+        title="CM-S, random tower",
+        recipe="cm-s",
+        tower="seconds-random",
+        what="CM-S with an untrained tower",
     ),
 )
 CONTROLS = (
@@ -177,7 +236,7 @@ ENSEMBLES = (
         what="the ensemble distilled into one CM",
     ),
 )
-ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*PAPER, *CONTROLS, *ENSEMBLES)}
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*PLAIN, *PAPER, *PER_SECOND, *CONTROLS, *ENSEMBLES)}
 
 # --- the paper's numbers ----------------------------------------------------------------------------------------------
 

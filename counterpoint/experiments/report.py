@@ -27,7 +27,6 @@ from counterpoint.experiments import clips, paper, tables
 from counterpoint.experiments.document import Block, Document, Picture, Section
 from counterpoint.experiments.engine import Job, Log, duration
 from counterpoint.experiments.experiment import Experiment
-from counterpoint.experiments.paper import BASELINE, SEARCHED
 from counterpoint.experiments.predictions import measured
 from counterpoint.experiments.results import Frame
 from counterpoint.files import replacing, write_text
@@ -92,7 +91,7 @@ def trees(labelling: Labelling) -> list[Picture]:
 
 
 CHAPTERS = [
-    Chapter("What came out", [tables.tested, tables.summary]),
+    Chapter("What came out", [tables.winner, tables.tested, tables.summary]),
     Chapter("{family}", [tables.order, tables.questions, tables.all_models, tables.by_sound]),
     Chapter("{family}: the paper's tables", [tables.by_level, tables.levels_picture, tables.by_top], level=3),
     Chapter("{family}: single clips", [clips.explained, clips.contrasted], level=3),
@@ -229,9 +228,5 @@ def _numbers(frame: Frame) -> dict[str, Any]:
             | {name: value for name, value in tower.figures.items() if name not in ("true", "surprising")}
             for tower in tables.evaluated_towers(frame)
         ],
-        "searches": {
-            f"{family}-{name}": experiment.search(family, name).results()
-            for family in experiment.scale.families
-            for name in (BASELINE, SEARCHED)
-        },
+        "searches": {search.folder.name: search.results() for search in experiment.searches()},
     }

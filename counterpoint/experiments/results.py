@@ -4,7 +4,9 @@ Every error is measured for each seed and test run. Its mean stands in the table
 runs (of the seeds' mean) and over seeds (of the test runs' mean). A gain is the share of a model's error that another
 model avoids, in percent, with a 95 % interval by paired bootstrap: both models on the same resampled clips, and on the
 same resampled seeds where there are several: one less than there are, since the mean of as many, drawn with
-replacement, varies less than that of the seeds themselves does (by a factor of (n - 1) / n).
+replacement, varies less than that of the seeds themselves does (by a factor of (n - 1) / n). Over one seed the interval
+is between percentiles of the samples; over n of them it is the gain and t standard deviations of the samples on each
+side, t being Student's for n - 1 degrees of freedom: percentiles of few seeds cover too little.
 """
 
 import math
@@ -206,7 +208,8 @@ class Frame:
         if key not in self.clips.gains:
             means = [self.value(name, metric, group, seeds).mean for name in (model, over)]
             drawn = self.gain_draws(model, over, metric, group, seeds)
-            self.clips.gains[key] = Gain(float(reduction(*means)), *interval(drawn))
+            gain = float(reduction(*means))
+            self.clips.gains[key] = Gain(gain, *interval(drawn, gain, len(seeds)))
         return self.clips.gains[key]
 
     def gain_draws(self, model: str, over: str, metric: str, group: str, seeds: Sequence[int]) -> Draws:
@@ -227,7 +230,7 @@ class Frame:
         seeds = self.seeds(model, over)
         deep, top = (self.gain(model, over, "gap", group).percent for group in groups)
         drawn = [self.gain_draws(model, over, "gap", group, seeds) for group in groups]
-        return Gain(deep - top, *interval(drawn[0] - drawn[1]))
+        return Gain(deep - top, *interval(drawn[0] - drawn[1], deep - top, len(seeds)))
 
 
 class TestClips:
@@ -323,13 +326,35 @@ def reduction(error: Any, other: Any) -> Any:
         return 100 * (np.asarray(other) - error) / other
 
 
-def interval(drawn: Draws) -> tuple[float, float]:
-    """The 95 % interval; nan where samples that could not be measured might lie beyond either end."""
+def interval(drawn: Draws, gain: float, seeds: int) -> tuple[float, float]:
+    """The 95 % interval; nan where samples that could not be measured might lie beyond either end.
+
+    Args:
+        drawn: the gain on each bootstrap sample.
+        gain: on all clips.
+        seeds: how many were resampled.
+    """
     known = drawn[np.isfinite(drawn)]
     if len(known) < (1 - UNKNOWN) * len(drawn):
         return math.nan, math.nan
+    if seeds > 1:
+        half = student(seeds - 1) * float(known.std(ddof=1))
+        return gain - half, gain + half
     low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
+
+
+def student(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t distribution.
+
+    >>> [round(student(degrees), 2) for degrees in (1, 4, 8, 9, 30)]
+    [12.71, 2.78, 2.31, 2.26, 2.04]
+    """
+    exact = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
+    if degrees <= len(exact):
+        return exact[degrees - 1]
+    z = 1.959964  # the normal distribution's, and the first terms of the expansion in 1 / degrees (Fisher)
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
 
 
 def sample_weights(truth: Path, clips: int, samples: int) -> Iterator[Int[np.ndarray, "clip"]]:

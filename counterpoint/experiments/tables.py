@@ -22,7 +22,7 @@ from counterpoint.evaluation.plots import draw_levels
 from counterpoint.experiments import paper
 from counterpoint.experiments.document import Picture
 from counterpoint.experiments.experiment import Cell as RunCell
-from counterpoint.experiments.paper import BASELINE, ENTRIES, HEADLINE, SEARCHED, Entry
+from counterpoint.experiments.paper import BASELINE, ENTRIES, HEADLINE, Entry
 from counterpoint.experiments.predictions import draw_runs
 from counterpoint.experiments.results import ALL, Frame, Gain, Value
 from counterpoint.models.fusion import JOINED
@@ -32,7 +32,7 @@ from counterpoint.tables import Cell, Table
 
 METRICS = ("gap", "map", "perr", "hit_at_1")
 STD = "Error rates in %, lower is better; small: standard deviation over test runs / over seeds."
-FEW = 5  # seeds, below which intervals are too narrow
+SHOWN = ("mean-mlp", "mean-s")  # plain networks of the tables by level and category, which have little room
 GAIN = "A gain is the share of L's error that CM-C avoids, with its 95 % interval; bold where that is clear of 0."
 
 
@@ -60,17 +60,42 @@ def tested(frame: Frame) -> str:
     if scale.control_seeds < scale.seeds:
         trained += f", controls with {scale.control_seeds}"
     resampled = "clips and seeds" if scale.seeds > 1 else "clips"
-    few = f" Where there are fewer than {FEW} seeds they are too narrow; over one, they are over clips alone."
+    single = " Over one seed they are over clips alone, and too narrow." * (_fewest_seeds(frame) < 2)
+    students = " Over several seeds they have the width of Student's t distribution." * (scale.seeds > 1)
     return (
         f"{drawn} {trained}. Intervals are by paired bootstrap over {resampled}, {scale.resamples:,} "
-        f"samples: both models are measured on the same ones.{few * (_fewest_seeds(frame) < FEW)}"
+        f"samples: both models are measured on the same ones.{students}{single}"
     )
 
 
 def _fewest_seeds(frame: Frame) -> int:
     """Of all models."""
     runs = {record[:4] for record in frame.select(group=ALL, metric="gap")}
-    return min(Counter(run[:3] for run in runs).values(), default=FEW)
+    return min(Counter(run[:3] for run in runs).values(), default=2)
+
+
+def winner(frame: Frame) -> str | None:
+    """Whether a plain network errs less than every model with attention, by family."""
+    found = [_winner(frame.main.select(family=family)) for family in frame.main.unique("family")]
+    return " ".join(filter(None, found)) or None
+
+
+def _winner(main: Frame) -> str | None:
+    single = [entry for entry in main.entries() if entry.recipe and not entry.of]
+    plain, others = ([each for each in single if each.plain is kind] for kind in (True, False))
+    if not plain or not others:
+        return None
+    best, other = (min(part, key=lambda entry: main.value(entry.name).mean) for part in (plain, others))
+    if not main.seeds(best.name, other.name):
+        return None
+    gain = main.gain(other.name, best.name)
+    verdict = "is better than" if gain.low > 0 else "is worse than" if gain.high < 0 else "is no better or worse than"
+    means = [main.value(entry.name).mean for entry in (other, best)]
+    return (
+        f"{paper.FAMILIES[main.family]}: the best model, {other.title} (GAP error {means[0]:.2f} %), "
+        f"{verdict} the best plain network, {best.title} ({means[1]:.2f} %), by "
+        f"{_percent(gain.percent)} {_bounds(gain)}."
+    )
 
 
 def summary(frame: Frame) -> Table | None:
@@ -151,9 +176,9 @@ def all_models(frame: Frame) -> Table:
     caption = (
         "The last two columns: how much less GAP error the model has than L and than CM-C, in % of theirs, over the "
         "seeds that both have (over one seed, the interval is over clips alone); below 0 it has more. Parameters are "
-        "those that are learned with the model, without its tower's; of an ensemble, its members' together. Baselines "
-        "take the settings that late fusion's search chose, as far as they have them; they were not searched "
-        "themselves."
+        "those that are learned with the model, without its tower's; of an ensemble, its members' together. Plain "
+        "networks (mean) had a search of their own, of as many trials as late fusion. The Transformer's baselines take "
+        "the settings that late fusion's search chose, as far as they have them; they were not searched themselves."
     )
     return Table(f"{paper.FAMILIES[frame.family]}: all models", header, rows, caption)
 
@@ -195,7 +220,7 @@ def _gate_open(part: Frame, group: str) -> Cell | str:
 def by_level(frame: Frame) -> Table:
     """Tables 4 and 8: each metric overall and by level, the gain of CM-C over L, and the paper's numbers."""
     main, family = frame.main, frame.family
-    shown = _shown(main, "paper", "ensemble")
+    shown = _shown(main, "plain", "paper", "ensemble")
     both = main.seeds(HEADLINE, BASELINE)
     known = paper.LEVELS.get(family, {})
     rows = []
@@ -236,7 +261,7 @@ def levels_picture(frame: Frame) -> Picture:
 def by_top(frame: Frame) -> Table:
     """Tables 5 and 9: GAP by top-level category."""
     main, family = frame.main, frame.family
-    shown = _shown(main, "paper")
+    shown = _shown(main, "plain", "paper")
     both = main.seeds(HEADLINE, BASELINE)
     known = paper.TOPS.get(family, {})
     names = [group.removeprefix("top ") for group in main.unique("group") if group.startswith("top ")]
@@ -258,8 +283,9 @@ def by_top(frame: Frame) -> Table:
 
 
 def _shown(main: Frame, *parts: str) -> list[Entry]:
-    """The models of some parts of the comparison; all, where none of those is finished."""
-    return [entry for entry in main.entries() if entry.part in parts] or main.entries()
+    """The models of some parts of the comparison, of plain networks two; all, where none of those is finished."""
+    entries = main.entries()
+    return [each for each in entries if each.part in parts and (not each.plain or each.name in SHOWN)] or entries
 
 
 def _paper_cells(numbers: Sequence[float] | None, count: int, baseline: int) -> list[Cell | str]:
@@ -305,21 +331,20 @@ def searches(frame: Frame) -> list[str | Table]:
     """The trials of each search, the best first."""
     experiment = frame.experiment
     tables = []
-    for family in experiment.scale.families:
-        for name in (BASELINE, SEARCHED):
-            trials = sorted(experiment.search(family, name).results(), key=lambda trial: -trial["validation_gap"])
-            fields = sorted({field for trial in trials for field in trial["settings"]})
-            rows = [
-                [f"{trial['validation_gap']:.4f}"]
-                + [plain(trial["settings"].get(field, "as the recipe has it")) for field in fields]
-                for trial in trials
-            ]
-            title, header = f"{family}-{name}, {len(trials)} trials", ["validation GAP", *fields]
-            tables += [Table(title, header, rows, labels=1 + len(fields))] if trials else []
+    for search in experiment.searches():
+        trials = sorted(search.results(), key=lambda trial: -trial["validation_gap"])
+        fields = sorted({field for trial in trials for field in trial["settings"]})
+        rows = [
+            [f"{trial['validation_gap']:.4f}"]
+            + [plain(trial["settings"].get(field, "as the recipe has it")) for field in fields]
+            for trial in trials
+        ]
+        title, header = f"{search.folder.name}, {len(trials)} trials", ["validation GAP", *fields]
+        tables += [Table(title, header, rows, labels=1 + len(fields))] if trials else []
     what = (
         f"Late fusion's architecture is searched on {experiment.searched.name}'s validation clips and kept by its "
-        "variants, as in the paper; then F, with the cross-modal model that needs no tower. The first trial is the "
-        "recipe as it is."
+        "variants, as in the paper; then F, with the cross-modal model that needs no tower. Plain networks are "
+        "searched by as many trials as late fusion. The first trial is the recipe as it is."
     )
     return [what, *tables] if tables else []
 
@@ -367,11 +392,12 @@ def evaluated_towers(frame: Frame) -> list[EvaluatedTower]:
     experiment, found = frame.experiment, []
     families = list(dict.fromkeys(map(experiment.suite.tower_family_of, experiment.scale.families)))
     for family in families:
-        for kind in ("trained", *(experiment.further_towers() if family == families[0] else [])):
+        for kind in ("trained", *(("seconds", *experiment.further_towers()) if family == families[0] else [])):
             for seed in range(experiment.scale.seeds):
                 path = experiment.tower_figures(experiment.main, family, kind, seed)
                 if path.exists():
-                    found.append(EvaluatedTower(family, kind, seed, read_json(path)))
+                    label = "Mean of seconds" if kind == "seconds" else paper.FAMILIES[family]
+                    found.append(EvaluatedTower(label, kind, seed, read_json(path)))
     return found
 
 
@@ -386,7 +412,7 @@ def tower_table(frame: Frame) -> Table | None:
         alike = [tower for tower in found if (tower.family, tower.kind) == (family, kind)]
         form = "joined, the paper's form" if kind == "joined" else "contrastive"
         weight = f"{alike[0].figures['negative_weight']:g}"
-        row: list[Cell | str] = [paper.FAMILIES[family], form, weight, str(len(alike))]
+        row: list[Cell | str] = [family, form, weight, str(len(alike))]
         for figure, scale in (("error", 100), ("fpr", 100), ("fnr", 100), ("accuracy", 100), ("auc", 1)):
             row.append(_over_seeds([scale * tower.figures[figure] for tower in alike], 1 if scale == 100 else 3))
         if both:
@@ -436,8 +462,8 @@ def tower_pictures(frame: Frame) -> list[Picture]:
             with tempfile.TemporaryDirectory() as folder:
                 drawn = [path.read_bytes() for path in towers.draw(results, Path(folder))]
             for number, (content, caption) in enumerate(zip(drawn, captions, strict=False)):
-                caption = f"{paper.FAMILIES[family]}, {caption}"
-                pictures.append(Picture(f"tower-{family}-{number}.png", content, caption))
+                name = f"tower-{family.lower().replace(' ', '-')}-{number}.png"
+                pictures.append(Picture(name, content, f"{family}, {caption}"))
     return pictures
 
 

@@ -89,13 +89,26 @@ def test_seeds_count_as_the_mean_of_as_many_varies(monkeypatch: pytest.MonkeyPat
 
 def test_relative_gain_and_interval() -> None:
     assert results.reduction(9.75, 10.0) == pytest.approx(2.5)
-    low, high = results.interval(np.append(np.arange(101.0), np.nan))
+    low, high = results.interval(np.append(np.arange(101.0), np.nan), 50.0, 1)
     assert (low, high) == pytest.approx((2.5, 97.5))
     assert Gain(1.0, 0.1, 2.0).clear
     assert Gain(-1.0, -2.0, -0.1).clear
     assert not Gain(1.0, -0.1, 2.0).clear
-    assert math.isnan(results.interval(np.array([np.nan]))[0])
-    assert math.isnan(results.interval(np.append(np.arange(9.0), np.nan))[0])  # a tenth might lie anywhere
+    assert math.isnan(results.interval(np.array([np.nan]), 0.0, 1)[0])
+    assert math.isnan(results.interval(np.append(np.arange(9.0), np.nan), 4.0, 3)[0])  # a tenth might lie anywhere
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_over_seeds_cover_the_truth(seeds: int) -> None:
+    """Of experiments whose gain over seeds is normal with mean 0, about 95 % of intervals hold 0."""
+    random = np.random.default_rng(seeds)
+    covered = 0
+    for _ in range(400):
+        values = random.normal(size=seeds)
+        drawn = values[random.integers(seeds, size=(max(1, seeds - 1), 400))].mean(0)
+        low, high = results.interval(drawn, float(values.mean()), seeds)
+        covered += low <= 0 <= high
+    assert 0.92 <= covered / 400 <= 0.98
 
 
 def test_cells_show_what_is_known() -> None:

@@ -63,7 +63,8 @@ def test_an_ensemble_comes_after_its_members(tmp_path: Path) -> None:
     suite = SUITES["video-level"]
     of = experiment(suite, tmp_path)
     cells = of.cells()
-    assert {cell.entry.name for cell in cells if cell.seed == 0} == set(ENTRIES)
+    per_second = {name for name, entry in ENTRIES.items() if entry.tower.startswith("seconds")}
+    assert {cell.entry.name for cell in cells if cell.seed == 0} == set(ENTRIES) - per_second
     cell = next(cell for cell in cells if cell.entry.name == "ensemble")
     assert [str(member) for member in of.members(cell)] == [f"video-level nv-{name} seed 0" for name in cell.entry.of]
     (seeds,) = (cell for cell in cells if cell.entry.name == "cm-c-seeds")
@@ -94,6 +95,28 @@ def test_baselines_have_what_was_searched_for_late_fusion(tmp_path: Path) -> Non
         assert (recipe.family.heads, recipe.family.dropout) == (2, 0.3)
         assert (recipe.head.dropout, recipe.training.learning_rate) == (0.2, 0.002)
     assert of.count(baseline, "tm") == pytest.approx(of.count(headline, "tm"), rel=0.01)
+
+
+def test_plain_networks_have_one_run_for_all_families_and_a_search_of_their_own(tmp_path: Path) -> None:
+    of = experiment(SUITES["mosaic"], tmp_path)
+    cells = [cell for cell in of.cells() if cell.entry.plain and cell.seed == 0 and cell.dataset is of.main]
+    assert len(cells) == 3 * 4
+    assert len({of.run_folder(cell) for cell in cells}) == len({str(cell) for cell in cells}) == 4
+    assert of.search("nv", "mean-mlp").folder == of.search("tm", "mean-mlp").folder
+    for name in ("mean-linear", "mean-mlp", "mean-residual"):
+        assert of.search("nv", name).count == of.search("nv", "l").count == of.scale.trials
+    search = of.search("nv", "mean-mlp")
+    search.folder.mkdir(parents=True)
+    result = {"settings": {"head.hidden": 4096, "damping": 60.0}, "validation_gap": 0.5}
+    search.result_file(0).write_text(json.dumps(result))
+    plain, by_tower = (of.recipe("tm", of.suite.entry(name), 3) for name in ("mean-mlp", "mean-s"))
+    for recipe in (plain, by_tower):
+        assert (recipe.head.hidden, recipe.damping, recipe.training.seed) == (4096, 60.0, 3)
+        assert recipe.training.max_epochs == of.scale.epochs
+    assert by_tower.fusion.per_second
+    assert not plain.fusion.per_second
+    assert of.tower_recipe("tm", "seconds", 0).name == "correlation-mean"
+    assert of.tower_recipe("tm", "seconds-random", 0).training.max_epochs == 0
 
 
 def test_ensembles_of_seeds_have_no_member_in_common(tmp_path: Path) -> None:
