@@ -292,6 +292,9 @@ def learn(
     workers: int | None = None,
     limits: Limits = DEFAULT,
     console: Console | None = None,
+    columns: Sequence[str] = (),
+    skip_bad_labels: bool = False,
+    replace: bool = False,
 ) -> "Learned[Run]":
     """Learn categories from a folder of labelled videos: extract, choose a recipe by cross-validation, train, report.
 
@@ -307,6 +310,9 @@ def learn(
         workers: child processes that extract; without, one for each core.
         limits: seconds at which videos are cut, and pixels above which they are refused.
         console: where steps and choices are printed.
+        columns: the labels file's columns of files and of categories, where they have other names.
+        skip_bad_labels: leave faulty lines of the labels file out, with a note.
+        replace: make the clips of files anew that have changed since an earlier call.
 
     Returns:
         The trained run, its report, all figures, and what was extracted.
@@ -322,6 +328,7 @@ def learn(
         learned.run.categorize("holiday.mp4")
     """
     options: dict[str, Any] = {"workers": workers, "limits": limits, "console": console}
+    options |= {"columns": columns, "skip_bad_labels": skip_bad_labels, "replace": replace}
     learned = _learn(videos, out, labels, taxonomy, encoders, **options)
     return Learned(load(out), learned.report, learned.result, learned.extraction)
 

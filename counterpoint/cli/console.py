@@ -101,6 +101,17 @@ SkipBad = Annotated[
     bool,
     Parameter(name="--skip-bad-records", help="leave damaged records out, and list them on standard error", group=DATA),
 ]
+Columns = Annotated[
+    str,
+    Parameter(
+        help="the labels file's columns of files and of categories, as in filename,genre; by default those called path "
+        "(file, filename, video) and categories (category, labels, label, class, tags)",
+        metavar="FILES,CATEGORIES",
+        group=DATA,
+    ),
+]
+SkipBadLabels = Annotated[bool, Parameter(help="leave faulty lines of the labels file out, and list them", group=DATA)]
+Replace = Annotated[bool, Parameter(help="make the clips of files anew that have changed since", group=DATA)]
 Out = Annotated[Path, Parameter(metavar="FOLDER", group=OUTPUT)]
 OtherOut = Annotated[Path | None, Parameter(metavar="FOLDER", group=OUTPUT)]
 OutFile = Annotated[Path | None, Parameter(metavar="FILE", group=OUTPUT)]

@@ -13,12 +13,15 @@ from counterpoint.cli.console import (
     OUTPUT,
     SHARDS_HELP,
     WITH_TAXONOMY,
+    Columns,
     Data,
     Json,
     MoreData,
     OtherTaxonomy,
     Out,
+    Replace,
     SkipBad,
+    SkipBadLabels,
     download,
     note,
     note_skipped,
@@ -63,6 +66,9 @@ def extract(
     labels: Annotated[str | None, Parameter(metavar="CSV", group=DATA)] = None,
     taxonomy: Annotated[str | None, Parameter(metavar="TAXONOMY", group=DATA)] = None,
     encoders: Annotated[str, Parameter(metavar="NAME", group=DATA)] = "lite",
+    columns: Columns = "",
+    skip_bad_labels: SkipBadLabels = False,
+    replace: Replace = False,
     out: Out,
     as_json: Json = False,
     decoding: DecodingOptions = DEFAULT_DECODING,
@@ -96,13 +102,12 @@ def extract(
             time_limit=decoding.time_limit,
             progress=advance,
             engine=engine,
+            columns=columns.split(",") if columns else (),
+            skip_bad_labels=skip_bad_labels,
+            replace=replace,
         )
-    if report.left_out:
-        note(f"{len(report.left_out):,} video files left out, which have no category by {labels}")
-    for path, text in report.notes:
-        note(f"{path}: {text}")
-    for path, cause in report.failures:
-        note(f"failed: {path}: {cause}")
+    for line in report.lines(str(labels)):
+        note(line)
     show(
         as_json,
         lambda: {"out": str(out), **report.to_dict()},

@@ -14,13 +14,14 @@ from jaxtyping import Int
 from torch.utils import data as torch_data
 
 from counterpoint.data.clip import Clip
+from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import Source, find_shards
 from counterpoint.data.records import clip_of
 from counterpoint.data.remote import fetch, open_shards
 from counterpoint.data.store import RemotePath, is_remote
 from counterpoint.data.taxonomies import find_taxonomy, load_taxonomy
 from counterpoint.errors import Error, NoClipsError, RecordError
-from counterpoint.taxonomy import Labelling, load
+from counterpoint.taxonomy import Labelling, load, youtube8m
 from counterpoint.taxonomy.mapping import LABELS_FILE
 
 AT_A_TIME = 256  # clips that are fetched together where all are read
@@ -312,7 +313,18 @@ def check_apart(*splits: Sequence[Path | RemotePath]) -> None:
 
 
 def _check_labels(shards: Sequence[Path | RemotePath], labelling: Labelling) -> None:
-    """Raise Error where a number stands for another label beside the shards than in the mapping."""
+    """Raise Error where a number stands for another label beside the shards than in the mapping.
+
+    Shards without a taxonomy beside them have YouTube-8M's labels only if they have its features.
+    """
+    unknown = [shard for shard in shards if not (shard.parent / "taxonomy" / LABELS_FILE).exists()]
+    if unknown and labelling.labels.fingerprint == youtube8m().labels.fingerprint:
+        features = FeatureSet.of(unknown)
+        if not features.youtube8m:
+            raise Error(
+                f"{unknown[0]}: {features}: its labels are not YouTube-8M's, which the taxonomy is for (features video "
+                "1024 and audio 128); use a model and a taxonomy of this data, or put its taxonomy/ beside the shards"
+            )
     advice = "extract both with one --taxonomy, or remove that folder if it is not about these shards"
     for folder in sorted({shard.parent / "taxonomy" for shard in shards if isinstance(shard, Path)}):
         if (folder / LABELS_FILE).exists():
@@ -322,10 +334,13 @@ def _check_labels(shards: Sequence[Path | RemotePath], labelling: Labelling) -> 
 def _compare_labels(one: Labelling, used: Labelling, where: str, advice: str) -> None:
     """Raise Error, which names ``where`` the first mapping is from, where a number stands for different labels."""
     known = {label.index: label for label in used.labels.labels}
+    named, others = (dict(zip(each.taxonomy.ids, each.taxonomy.paths, strict=True)) for each in (one, used))
     for label in one.labels.labels:
         other = known.get(label.index, label)
-        # What was renamed is still in the same categories, and what was moved has the same name.
-        if other.name != label.name and other.categories != label.categories:
+        # What was renamed is still in the same categories, and what was moved has the same name. An id alone does not
+        # make categories the same: version 0.1 gave one id to C# in one data set, and to C++ in another.
+        same = other.categories == label.categories and all(named[id_] == others.get(id_) for id_ in label.categories)
+        if other.name != label.name and not same:
             raise Error(
                 f"{where}: label {label.index} is {label.name!r} there and {other.name!r} in the taxonomy that is "
                 f"used; {advice}"

@@ -42,7 +42,7 @@ from counterpoint.learning.report import Doubt, LearningCurve, Result, Share, Wo
 from counterpoint.media.decode import DEFAULT, Limits
 from counterpoint.media.encoders import LITE
 from counterpoint.media.extract import Paths, Report, extract, find, labels_of
-from counterpoint.media.labels import FOLDERS
+from counterpoint.media.labels import FOLDERS, real
 from counterpoint.media.workers import TIME_LIMIT, Engine, Source
 from counterpoint.predict import Predictor
 from counterpoint.reliability import (
@@ -104,6 +104,9 @@ def learn(
     engine: Engine | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     console: Console | None = None,
+    columns: Sequence[str] = (),
+    skip_bad_labels: bool = False,
+    replace: bool = False,
 ) -> Learned[RunFolder]:
     """Extract videos, choose a recipe by cross-validation, train it, and report how good it is.
 
@@ -122,6 +125,7 @@ def learn(
         engine: what encodes the files, such as `counterpoint.cluster.extraction`.
         progress: called with the number of files that are extracted, and of all that there are to extract.
         console: where steps and choices are printed.
+        columns, skip_bad_labels, replace: as `counterpoint.extract` takes them.
 
     Raises:
         Error: there are no videos, the labels are faulty, there are not two categories of two films each, or ``out``
@@ -137,9 +141,10 @@ def learn(
         raise Error(f"{out}: holds a run that `counterpoint learn` did not make; choose another --out")
     sources = find(videos)
     labels = labels if labels is not None else _labels_beside(videos)
-    table = labels_of(sources, out / SHARDS, labels, taxonomy)
-    named = [source for source in sources if source.path.resolve() in table.of]
-    targets = [table.labelling.labels.targets(table.of[source.path.resolve()]) for source in named]
+    how: dict[str, Any] = {"columns": columns, "skip_bad": skip_bad_labels}
+    table = labels_of(sources, out / SHARDS, labels, taxonomy, **how)
+    named = [source for source in sources if real(source.path) in table.of]
+    targets = [table.labelling.labels.targets(table.of[real(source.path)]) for source in named]
     paths = table.labelling.taxonomy.paths
     check_films(np.array(targets, bool).reshape(len(named), -1), paths, _name(videos))
 
@@ -150,12 +155,11 @@ def learn(
     (out / WORK).mkdir(parents=True, exist_ok=True)
     with claimed(out / WORK, f"another process learns into {out}; wait for it, or choose another --out"):
         options: dict[str, Any] = {"workers": workers, "limits": limits, "time_limit": time_limit}
-        options |= {"progress": progress, "engine": engine}
+        options |= {"progress": progress, "engine": engine, "columns": columns, "replace": replace}
+        options |= {"skip_bad_labels": skip_bad_labels}
         extraction = extract(videos, out / SHARDS, labels, taxonomy, encoders, **options)
-        for path, cause in extraction.failures:
-            log(f"failed: {path}: {cause}")
-        for path, text in extraction.notes:
-            log(f"{path}: {text}")
+        for line in extraction.lines(labels_name(labels)):
+            log(line)
         return _learned(out, named, extraction, log)
 
 

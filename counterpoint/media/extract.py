@@ -33,7 +33,7 @@ from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import check_output_folder, claimed
 from counterpoint.media.decode import DEFAULT, SOUNDS, SUFFIXES, Limits
 from counterpoint.media.encoders import LITE, Encoded, Encoders, build
-from counterpoint.media.labels import FOLDERS, Labels, from_folders, read
+from counterpoint.media.labels import FOLDERS, Labels, from_folders, read, real
 from counterpoint.media.workers import TIME_LIMIT, Engine, Failure, Source, encode_all
 from counterpoint.taxonomy import Labelling, load
 from counterpoint.taxonomy.mapping import LABELS_FILE
@@ -43,6 +43,7 @@ SOURCES_FILE = "sources.jsonl"
 FIRST_SHARD = "clips-0000.tfrecord"
 TAXONOMY_FOLDER = "taxonomy"
 CLIPS_PER_SHARD = 200
+NAMED = 5  # files of a kind in a message
 NO_UNICODE = "its name is not UTF-8, and no clip could have it; rename it"
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -61,6 +62,20 @@ class Report:
     """What was amiss with files that gave clips nonetheless, and with clips of earlier calls."""
     left_out: list[Path] = field(default_factory=list)
     """Video files that the labels file does not name."""
+    not_found: list[Path] = field(default_factory=list)
+    """Files that the labels file names and that are not among the video files."""
+
+    def lines(self, labels: str) -> Iterator[str]:
+        """All that is not as it should be, for people; ``labels`` is where the categories come from."""
+        for files, what in (
+            (self.left_out, f"video files left out, which have no category by {labels}"),
+            (self.not_found, f"files that {labels} names are not among the videos"),
+        ):
+            if files:
+                more = f" and {len(files) - NAMED:,} more" if len(files) > NAMED else ""
+                yield f"{len(files):,} {what}: {', '.join(map(str, files[:NAMED]))}{more}"
+        yield from (f"{path}: {text}" for path, text in self.notes)
+        yield from (f"failed: {path}: {cause}" for path, cause in self.failures)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -70,6 +85,8 @@ class Report:
             "shards": self.shards,
             "failures": [{"file": str(path), "cause": cause} for path, cause in self.failures],
             "notes": [{"file": str(path), "note": note} for path, note in self.notes],
+            "left_out": list(map(str, self.left_out)),
+            "not_found": list(map(str, self.not_found)),
         }
 
 
@@ -93,7 +110,7 @@ def find(paths: Paths) -> list[Source]:
                 continue
             taken.add(place)
             same = sources.setdefault(source.id, source)
-            if same.path.resolve() != source.path.resolve():
+            if real(same.path) != real(source.path):
                 raise Error(
                     f"{same.path} and {source.path} would both be clip {source.id!r}; name the folder above both"
                 )
@@ -109,13 +126,27 @@ def _found(path: Path) -> list[Source]:
         if not path.exists():
             raise Error(f"{path}: no such file or folder")
         return [Source(path.name, path)]
-    named = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-    below = (p for p in named if p.is_file() or not p.exists())  # a link to nowhere will be reported
-    found = [Source(p.relative_to(path).as_posix(), p) for p in below]
-    found = [source for source in found if not any(part.startswith(".") for part in source.id.split("/"))]
+    named = (p for p in _below(path) if p.suffix.lower() in SUFFIXES)
+    found = [Source(p.relative_to(path).as_posix(), p) for p in named]
     if not found:
         raise Error(f"{path}: no video files there ({', '.join(sorted(SUFFIXES))})")
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones, through links too, each linked folder once.
+
+    A link to nowhere is one of them: it will be reported.
+    """
+    entered: set[Path] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        if real(here) in entered:
+            folders.clear()
+            continue
+        entered.add(real(here))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (here / name for name in sorted(files) if not name.startswith("."))
 
 
 def are_videos(paths: Paths) -> bool:
@@ -127,7 +158,7 @@ def are_videos(paths: Paths) -> bool:
 
     def is_video(path: Path) -> bool:
         if path.is_dir():
-            videos = any(p.suffix.lower() in SUFFIXES for p in path.rglob("*"))
+            videos = any(p.suffix.lower() in SUFFIXES for p in _below(path))
             if videos and any(path.rglob("*.tfrecord")):
                 raise Error(f"{path}: holds video files and shards; name the ones to categorize")
             return videos
@@ -182,6 +213,9 @@ def extract(
     time_limit: float = TIME_LIMIT,
     progress: Callable[[int, int], None] = lambda done, total: None,
     engine: Engine | None = None,
+    columns: Sequence[str] = (),
+    skip_bad_labels: bool = False,
+    replace: bool = False,
 ) -> Report:
     """Make feature shards of video files, or continue with those of an earlier call; see the module.
 
@@ -197,6 +231,9 @@ def extract(
         time_limit: seconds that one file may take.
         progress: called with the number of files that are done, and of all that there are to do.
         engine: what encodes the files, such as `counterpoint.cluster.extraction`; the shards are the same.
+        columns: the labels file's columns of files and of categories, where they have other names.
+        skip_bad_labels: leave faulty lines of the labels file out, with a note.
+        replace: make the clips of files anew that have changed since an earlier call.
 
     Raises:
         Error: there are no videos, the labels file is faulty or names none of them, or ``out`` holds something else.
@@ -210,8 +247,9 @@ def extract(
     if taxonomy and not labels:
         raise Error("--taxonomy is for the categories of a labels file: give --labels too")
     sources = find(videos)
-    table = labels_of(sources, out, labels, taxonomy) if labels else None
-    named = [source for source in sources if table is None or source.path.resolve() in table.of]
+    how: dict[str, Any] = {"columns": columns, "skip_bad": skip_bad_labels}
+    table = labels_of(sources, out, labels, taxonomy, **how) if labels else None
+    named = [source for source in sources if table is None or real(source.path) in table.of]
     report = extract_sources(
         named,
         out,
@@ -222,8 +260,13 @@ def extract(
         time_limit=time_limit,
         progress=progress,
         engine=engine,
+        replace=replace,
     )
-    report.left_out = [source.path for source in sources if source not in named]
+    taken = {source.id for source in named}
+    report.left_out = [source.path for source in sources if source.id not in taken]
+    if table:
+        report.not_found = sorted(table.of.keys() - {real(source.path) for source in sources})
+        report.notes = [(Path(labels or ""), note) for note in table.notes] + report.notes
     return report
 
 
@@ -232,6 +275,8 @@ def labels_of(
     out: Path,
     labels: str | os.PathLike[str],
     taxonomy: str | os.PathLike[str] | None = None,
+    columns: Sequence[str] = (),
+    skip_bad: bool = False,
 ) -> Labels:
     """The labels of video files for an extraction into a folder; the parameters are those of `extract`.
 
@@ -242,8 +287,8 @@ def labels_of(
     known = load(os.fspath(taxonomy or out / TAXONOMY_FOLDER)) if taxonomy or begun else None
     if labels == FOLDERS:
         return from_folders({source.id: source.path for source in sources}, known, fixed=taxonomy is not None)
-    table = read(Path(labels), known, fixed=taxonomy is not None)
-    if not any(source.path.resolve() in table.of for source in sources):
+    table = read(Path(labels), known, fixed=taxonomy is not None, columns=columns, skip_bad=skip_bad)
+    if not any(real(source.path) in table.of for source in sources):
         raise Error(f"{labels}: names none of the {len(sources)} video files")
     return table
 
@@ -259,6 +304,7 @@ def extract_sources(
     time_limit: float = TIME_LIMIT,
     progress: Callable[[int, int], None] = lambda done, total: None,
     engine: Engine | None = None,
+    replace: bool = False,
 ) -> Report:
     """Make a clip of each file that has none yet; the parameters are those of `extract`.
 
@@ -269,7 +315,7 @@ def extract_sources(
             extracts into it.
     """
     with _claimed(Path(out), made_by.features):
-        return _extract(sources, Path(out), made_by, labels, workers, limits, time_limit, progress, engine)
+        return _extract(sources, Path(out), made_by, labels, workers, limits, time_limit, progress, engine, replace)
 
 
 def _extract(
@@ -282,17 +328,25 @@ def _extract(
     time_limit: float,
     progress: Callable[[int, int], None],
     engine: Engine | None,
+    replace: bool,
 ) -> Report:
     report = Report()
     made = _made(out)
     others = {s.id for s in sources if s.id in made and made[s.id].get("bytes") not in (None, _size(s.path))}
+    if replace and others:
+        _forget(out, others)
+        made, others = _made(out), set()
     report.failures += [
-        Failure(source.path, f"{out} has a clip of another file of this name; choose another --out for it")
+        Failure(
+            source.path,
+            f"{out} has a clip of another file of this name, or of this file before it changed; "
+            "make it anew with --replace, or choose another --out",
+        )
         for source in sources
         if source.id in others
     ]
     sources = [source for source in sources if source.id not in others]
-    of = {source.id: labels.of.get(source.path.resolve(), ()) for source in sources} if labels else {}
+    of = {source.id: labels.of.get(real(source.path), ()) for source in sources} if labels else {}
     if labels:
         _check_labels(out, labels.labelling, of)
         labels.labelling.save(out / TAXONOMY_FOLDER)
@@ -343,6 +397,22 @@ def _made(out: Path) -> dict[str, dict[str, Any]]:
             source = json.loads(line)
             made[source["id"]] = {**source}
     return made
+
+
+def _forget(out: Path, ids: set[str]) -> None:
+    """Take clips out of their shards, so that they are made anew."""
+    with (out / SOURCES_FILE).open("a", encoding="utf-8") as file:  # first: a clip that is gone is of no file
+        file.writelines(json.dumps({"id": id_, "bytes": None}) + "\n" for id_ in sorted(ids))
+    for path in sorted(out.glob("clips-*.tfrecord")):
+        clips = _clips(path)
+        kept = [clip for clip in clips if clip.id not in ids]
+        if not kept:
+            path.unlink()
+        elif len(kept) < len(clips):
+            _write(path, kept)
+    for path, clip in _parts(out):
+        if clip.id in ids:
+            path.unlink()
 
 
 def _check_labels(out: Path, new: Labelling, of: dict[str, tuple[int, ...]]) -> None:

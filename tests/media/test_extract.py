@@ -170,7 +170,7 @@ def test_clips_that_keep_their_labels_keep_their_categories(videos: Path, lite: 
     extract_sources(sources[:1], out, lite, labels.read(sheet))
     sheet.write_text("path,categories\nb.mkv,Dog\n", encoding="utf-8")
     other = labels.read(sheet)
-    with pytest.raises(Error, match=r"label 0 of a\.mp4 would stand for dog, not sun: give the --taxonomy"):
+    with pytest.raises(Error, match=r"label 0 of a\.mp4 would stand for Dog, not Sun: give the --taxonomy"):
         extract_sources(sources[1:2], out, lite, other)
     assert load(out / "taxonomy").taxonomy.paths == ("Sun",)
     sheet.write_text("path,categories\na.mp4,Dog\nb.mkv,Dog\n", encoding="utf-8")  # all of them anew
@@ -187,10 +187,60 @@ def test_another_file_of_the_same_name(videos: Path, lite: Encoders, tmp_path: P
     (other / "labels.csv").write_text("path,categories\na.mp4,Night\n", encoding="utf-8")
     report = extract_sources(find([other]), out, lite, labels.read(other / "labels.csv"))
     assert [(failure.path, failure.cause) for failure in report.failures] == [
-        (other / "a.mp4", f"{out} has a clip of another file of this name; choose another --out for it")
+        (
+            other / "a.mp4",
+            f"{out} has a clip of another file of this name, or of this file before it changed; "
+            "make it anew with --replace, or choose another --out",
+        )
     ]
     assert not len(stored(out)["a.mp4"].labels)
     assert np.array_equal(stored(out)["a.mp4"].tracks["video"], before.tracks["video"])
+
+
+def test_a_file_that_changed_is_made_anew(videos: Path, lite: Encoders, tmp_path: Path) -> None:
+    own, out = tmp_path / "own", tmp_path / "out"
+    own.mkdir()
+    for name in ("a.mp4", "b.mkv"):
+        (own / name).write_bytes((videos / name).read_bytes())
+    extract_sources(find([own]), out, lite)
+    before = stored(out)
+    render.write(own / "a.mp4", [np.zeros((48, 64, 3), np.uint8)] * 75, None)
+    assert len(extract_sources(find([own]), out, lite).failures) == 1
+    report = extract_sources(find([own]), out, lite, replace=True)
+    assert (report.new, report.before, report.failures) == (1, 1, [])
+    after = stored(out)
+    assert [len(clip.tracks["video"]) for clip in (before["a.mp4"], after["a.mp4"])] == [2, 3]
+    assert np.array_equal(after["b.mkv"].tracks["video"], before["b.mkv"].tracks["video"])
+    assert extract_sources(find([own]), out, lite, replace=True).new == 0
+
+
+def test_linked_folders_are_entered_once(videos: Path, tmp_path: Path) -> None:
+    top, elsewhere = tmp_path / "top", tmp_path / "elsewhere"
+    top.mkdir()
+    elsewhere.mkdir()
+    for place in (top / "a.mp4", elsewhere / "b.mp4"):
+        place.write_bytes((videos / "a.mp4").read_bytes())
+    (top / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(top)
+    (top / "loop.mp4").symlink_to(top / "loop.mp4")
+    assert [source.id for source in find([top])] == ["a.mp4", "linked/b.mp4", "loop.mp4"]
+    (top / "labels.csv").write_text("path,categories\na.mp4,Rain\nlinked/b.mp4,Music\n", encoding="utf-8")
+    report = extract.extract(top, tmp_path / "out", top / "labels.csv")
+    assert {name: clip.labels.tolist() for name, clip in stored(tmp_path / "out").items()} == {
+        "a.mp4": [1],
+        "linked/b.mp4": [0],
+    }
+    assert (report.left_out, report.not_found, report.failures) == ([top / "loop.mp4"], [], [])
+
+
+def test_labelled_files_that_are_not_among_the_videos(videos: Path, tmp_path: Path) -> None:
+    (videos / "more.csv").write_text("path,categories\na.mp4,Rain\nsub/a.mp4,Music\n", encoding="utf-8")
+    report = extract.extract(videos / "a.mp4", tmp_path / "out", videos / "more.csv")
+    assert report.not_found == [videos / "sub" / "a.mp4"]
+    assert list(report.lines("more.csv")) == [
+        f"1 files that more.csv names are not among the videos: {videos / 'sub' / 'a.mp4'}"
+    ]
+    assert report.to_dict()["not_found"] == [str(videos / "sub" / "a.mp4")]
 
 
 def test_a_part_that_never_reached_the_disk(videos: Path, lite: Encoders, tmp_path: Path) -> None:
