@@ -212,7 +212,26 @@ def _window_tables() -> NDArray[np.uint32]:
     return tables
 
 
-def _next_record(data: Bytes, start: int) -> int:
+class _Recovery:
+    """Checks payloads of a file, and remembers what failed: after damage anything may look like a record's head.
+
+    Its cost is bounded: once the payloads that failed add up to `PATIENCE` times the file, nothing more is looked for.
+    """
+
+    PATIENCE = 4
+
+    def __init__(self, data: Bytes) -> None:
+        self.data = data
+        self.left = self.PATIENCE * len(data)
+
+    def agrees(self, offset: int, length: int) -> bool:
+        agreed = payload_agrees(self.data, offset, length)
+        if not agreed:
+            self.left -= HEAD_BYTES + length
+        return agreed
+
+
+def _next_record(data: Bytes, start: int, recovery: _Recovery) -> int:
     """The first position at or after `start` where a whole record agrees with its checksums, or the end."""
     tables = _window_tables()
     last = len(data) - HEAD_BYTES - FOOT_BYTES  # where the last record could begin
@@ -226,9 +245,28 @@ def _next_record(data: Bytes, start: int) -> int:
         agree = masked == np.ascontiguousarray(heads[:, 8:]).view("<u4")[:, 0]
         for position in candidates[agree].tolist():
             length = int(lengths[position - begin])
-            if position + length <= last and payload_agrees(data, position, length):
-                return int(position)
+            if position + length <= last:
+                if recovery.left <= 0:
+                    return len(data)
+                if recovery.agrees(position, length):
+                    return int(position)
     return len(data)
+
+
+_EMPTY = np.frombuffer(head_of(0) + struct.pack("<I", _masked(0)), np.uint8)
+"""A record without payload."""
+
+
+def _empty_records(data: Bytes, start: int) -> int:
+    """How many records without payload follow each other: a file of them has many, each of which costs time."""
+    found, step = 0, len(_EMPTY)
+    while True:
+        part = data[start + found * step : start + found * step + _WINDOW]
+        rows = part[: len(part) // step * step].reshape(-1, step)
+        other = np.flatnonzero((rows != _EMPTY).any(1))
+        found += int(other[0]) if len(other) else len(rows)
+        if len(other) or len(part) < _WINDOW:
+            return found
 
 
 # --- The index --------------------------------------------------------------------------------------------------------
@@ -248,18 +286,26 @@ def scan(data: Bytes) -> Index:
     if data[:2].tobytes() == b"\x1f\x8b" and not _header(data, 0)[1]:
         return _as_index([], [], [(0, 0, GZIP)])
     position, size = 0, len(data)
+    recovery = _Recovery(data)
     while position < size:
         length, valid = _header(data, position)
         end = position + HEAD_BYTES + length + FOOT_BYTES
-        if valid and end <= size and payload_agrees(data, position, length):
+        if valid and not length and (run := _empty_records(data, position)):
+            offsets += range(position, position + run * len(_EMPTY), len(_EMPTY))
+            lengths += [0] * run
+            position += run * len(_EMPTY)
+            continue
+        if valid and end <= size and recovery.left > 0 and recovery.agrees(position, length):
             offsets.append(position)
             lengths.append(length)
             position = end
             continue
-        if valid and (end == size or (end < size and _header(data, end)[1])):
+        if recovery.left <= 0:
+            resume, cause = size, f"damaged in so many places that the last {size - position} bytes were not searched"
+        elif valid and (end == size or (end < size and _header(data, end)[1])):
             resume, cause = end, "payload checksum does not match"
         else:  # where the next record begins is not known
-            resume = _next_record(data, position + 1)
+            resume = _next_record(data, position + 1, recovery)
             cause = f"cut short: {size - position} of its {end - position} bytes are there"
             if not valid:
                 cause = f"length checksum does not match; {resume - position} bytes skipped"
@@ -324,9 +370,11 @@ def _load(stored: bytes, file: tuple[str, int, int]) -> Index:
     for record in (0, -1) if len(index.offsets) else ():
         if _header(data, int(index.offsets[record])) != (index.lengths[record], True):
             raise ValueError("the index does not fit the file")
+    recovery = _Recovery(data)
     for _, offset, _ in index.bad:
         length, valid = _header(data, offset)
-        if valid and offset + HEAD_BYTES + length + FOOT_BYTES <= file[1] and payload_agrees(data, offset, length):
+        whole = valid and offset + HEAD_BYTES + length + FOOT_BYTES <= file[1]
+        if whole and recovery.left > 0 and recovery.agrees(offset, length):
             raise ValueError("what was damaged no longer is")
     return index
 

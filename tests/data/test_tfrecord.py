@@ -4,6 +4,7 @@ import pickle
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -407,3 +408,51 @@ def test_real_shards(real_data: Path) -> None:
     for name, records in [("yt8m/frame/test_data_0_ou", 1), ("yt8m/video/validate0000", 284)]:
         shard = Shard(real_data / f"{name}.tfrecord", check=True)
         assert len(read(shard)) == records
+
+
+def record(payload: bytes) -> bytes:
+    crc = google_crc32c.value(payload)
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return tfrecord.head_of(len(payload)) + payload + masked.to_bytes(4, "little")
+
+
+def false_heads(size: int) -> bytes:
+    """After a good record and a damaged byte, heads that agree, of records that reach to the end and are none."""
+    start = record(b"x" * 10) + b"\xff" * 12
+    heads = (size - len(start) - 4) // 12
+    total = len(start) + 12 * heads + 4
+    ends = (total - (len(start) + 12 * i) - 16 for i in range(heads))
+    return start + b"".join(map(tfrecord.head_of, ends)) + bytes(4)
+
+
+@pytest.mark.parametrize("size", [20_000, 80_000])
+def test_what_a_damaged_file_costs_grows_no_faster_than_it(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = 0
+    agrees = tfrecord.payload_agrees
+
+    def counting(data: Any, offset: int, length: int) -> bool:
+        nonlocal checked
+        checked += length
+        return agrees(data, offset, length)
+
+    monkeypatch.setattr(tfrecord, "payload_agrees", counting)
+    data = np.frombuffer(false_heads(size), np.uint8)
+    index = tfrecord.scan(data)
+    assert index.offsets.tolist() == [0]
+    assert len(index.bad) == 1
+    assert checked <= 5 * size
+
+
+def test_a_good_record_after_some_false_heads_is_found() -> None:
+    content = record(b"first") + b"\xff" * 12 + tfrecord.head_of(40) + record(b"second") + bytes(60)
+    index = tfrecord.scan(np.frombuffer(content, np.uint8))
+    assert index.lengths.tolist() == [5, 6]
+
+
+def test_records_without_payload_are_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tfrecord, "_WINDOW", 64)
+    content = record(b"") * 21 + record(b"a") + record(b"") + record(b"") + b"cut"
+    index = tfrecord.scan(np.frombuffer(content, np.uint8))
+    assert index.lengths.tolist() == [0] * 21 + [1, 0, 0]
+    assert index.offsets.tolist() == [*range(0, 337, 16), 353, 369]
+    assert len(index.bad) == 1
