@@ -19,6 +19,7 @@ from counterpoint.errors import UNREADABLE, Error, NoClipsError
 from counterpoint.files import check_output_file, claimed, replacing
 from counterpoint.predict import Prediction, Predictions, Predictor
 from counterpoint.run import RunFolder
+from counterpoint.tables import for_spreadsheet
 
 if TYPE_CHECKING:
     from counterpoint.data.store import RemotePath
@@ -185,7 +186,8 @@ def write(out: Path, of: Iterable[Answer]) -> int:
             if count == 1:
                 table.writerow(["id", "rank", *answer["categories"][0], *pairs])
             ranked = enumerate(answer["categories"], 1)
-            table.writerows([answer["id"], rank, *one.values(), *pairs.values()] for rank, one in ranked)
+            rows = ([answer["id"], rank, *one.values(), *pairs.values()] for rank, one in ranked)
+            table.writerows(map(for_spreadsheet, rows))
         if not count and out.suffix == ".csv":
             table.writerow(["id", "rank", "path", "probability"])
         file.flush()

@@ -1,6 +1,7 @@
 """Errors meant for the user: each reads as one line, so a command may print it without a traceback."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,26 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, Overf
 
 class Error(Exception):
     """Something the user can put right; `str()` is one readable line."""
+
+
+_SECRETS = (
+    re.compile(r"(?<=://)([^/?#@\s:]*):[^/?#@\s]*(?=@)"),
+    re.compile(
+        r"(?i)([?&;](?:[\w-]*(?:signature|credential|token|secret|password|passwd|apikey|api[-_]key|access[-_]?key)"
+        r"[\w-]*|sig|key|auth|pwd)=)[^&;#\s'\"]+"
+    ),
+)
+
+
+def redacted(text: str) -> str:
+    """A text without the passwords and signatures of its URLs.
+
+    >>> redacted("s3://me:secret@host/a?X-Amz-Signature=0123&part=2")
+    's3://me:***@host/a?X-Amz-Signature=***&part=2'
+    """
+    for pattern, kept in zip(_SECRETS, (r"\1:***", r"\1***"), strict=True):
+        text = pattern.sub(kept, text)
+    return text
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

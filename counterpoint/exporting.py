@@ -34,6 +34,7 @@ from counterpoint.models.correlation import Tower
 from counterpoint.predict import Predictor
 from counterpoint.recipes import Recipe, TowerRecipe, to_json
 from counterpoint.run import RunFolder
+from counterpoint.tables import for_spreadsheet, from_spreadsheet
 
 ModelFormat = Literal["onnx", "torchscript", "pt2"]
 AnswerFormat = Literal["fiftyone", "label-studio", "csv"]
@@ -497,9 +498,11 @@ def _from_csv(text: str) -> Iterator[Answer]:
     for row in table:
         correlation = {"correlation": {pair: float(row[pair]) for pair in pairs}} if pairs else {}
         doubts = {name: row[name] == "True" for name in ("unsure", "unlike") if row.get(name)}
-        answer = by_id.setdefault(row["id"], {"id": row["id"], "categories": [], **doubts, **correlation})
+        id_ = from_spreadsheet(row["id"])
+        answer = by_id.setdefault(id_, {"id": id_, "categories": [], **doubts, **correlation})
         iab = {"iab": row["iab"] or None} if "iab" in row else {}
-        answer["categories"].append({"path": row["path"], "probability": float(row["probability"]), **iab})
+        path = from_spreadsheet(row["path"])
+        answer["categories"].append({"path": path, "probability": float(row["probability"]), **iab})
     yield from map(_checked, by_id.values())
 
 
@@ -514,7 +517,8 @@ def _csv(answers: Sequence[Answer]) -> str:
         doubts = [one.get("unsure", ""), one.get("unlike", ""), *(correlation.get(pair, "") for pair in pairs)]
         for rank, category in enumerate(one["categories"], 1):
             iab = [category.get("iab") or ""] if codes else []
-            table.writerow([one["id"], rank, category["path"], category["probability"], *iab, *doubts])
+            row = [one["id"], rank, category["path"], category["probability"], *iab, *doubts]
+            table.writerow(for_spreadsheet(row))
     return file.getvalue()
 
 

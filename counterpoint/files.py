@@ -51,6 +51,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def check_regular(path: Path) -> None:
+    """Raise Error where something else than a file is at a path, such as a pipe or a device: it might never end."""
+    if path.exists() and not path.is_file():
+        raise Error(f"{path}: {'a folder' if path.is_dir() else 'a pipe or a device'}, and not a file")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, with its line ends as they are."""
     with replacing(path) as file:
@@ -105,6 +111,19 @@ def check_output_folder(folder: Path, *marks: str, option: str = "--out") -> Non
         raise Error(f"{folder}: holds something else; choose another {option}")
 
 
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Raise Error where nothing can be written into a folder, or where it cannot be made; nothing stays."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    trial = place / f".{uuid.uuid4().hex}"
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise Error(f"{folder}: cannot be written ({error.strerror}); choose another {option}") from error
+
+
 def check_output_file(path: Path, mark: bytes, option: str = "--out") -> None:
     """Raise Error where a command must not write a file: there is one that the command did not write.
 
@@ -123,14 +142,23 @@ def check_output_file(path: Path, mark: bytes, option: str = "--out") -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path, busy: str) -> Iterator[None]:
-    """Hold a folder's lock, ``.lock``; Error, which says that it is ``busy``, where another process holds it."""
+    """Hold a folder's lock, ``.lock``; Error, which says that it is ``busy``, where another process holds it.
+
+    The lock's file is removed at the end.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)
+    path = folder / LOCK_FILE
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
+        if not path.exists():  # whoever held it before has removed it meanwhile
+            lock.release()
+            lock.acquire(timeout=0)
     except Timeout:
         raise Error(f"{folder}: {busy}") from None
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            path.unlink()
         lock.release()

@@ -44,11 +44,11 @@ from torch import Tensor, nn
 
 from counterpoint.data.copies import Digests
 from counterpoint.data.features import FeatureSet
-from counterpoint.errors import UNREADABLE, Error
-from counterpoint.files import cache_folder, replacing, write_text
+from counterpoint.errors import UNREADABLE, Error, redacted
+from counterpoint.files import cache_folder, check_regular, replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
-from counterpoint.recipes import AnyRecipe, from_json, identity, largest, to_json
+from counterpoint.recipes import AnyRecipe, Recipe, from_json, identity, largest, to_json
 from counterpoint.reliability import (
     REFERENCES_FILE,
     RELIABILITY_FILE,
@@ -106,6 +106,7 @@ class RunFolder:
         path = folder / RECIPE_FILE
         if not path.exists():
             raise Error(f"{folder}: not a run folder (no {RECIPE_FILE}); `counterpoint train` makes one")
+        check_regular(path)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             recipe = from_json(stored)
@@ -113,7 +114,8 @@ class RunFolder:
             raise Error(f"{path}: not a recipe of this version ({error!r})") from error
         except Error as error:
             raise Error(f"{path}: not a recipe of this version ({error})") from error
-        return cls(folder, recipe, load(folder / TAXONOMY_FOLDER), FeatureSet.load(folder))
+        features = FeatureSet.load(folder)
+        return cls(folder, recipe, load(folder / TAXONOMY_FOLDER), features)
 
     @property
     def trained(self) -> bool:
@@ -297,12 +299,14 @@ class RunFolder:
         """
         path = self.folder / WEIGHTS_FILE
         self.check_trained()
+        check_regular(path)
         try:
             stored, expected = load_file(path), _digest_of(path)
             if expected and expected != digest(stored):
                 raise ValueError("their checksum does not match: the file is damaged")
             if largest(self.recipe) > sum(tensor.numel() for tensor in stored.values()):
                 raise ValueError("its model would be larger")  # and building it could take all memory
+            self._check_sizes(stored)
             model = self.build()
             missing, unexpected = model.load_state_dict(renamed(stored), strict=False)
             if strangers := [name for name in (*missing, *unexpected) if not name.startswith(TOWER_PREFIX)]:
@@ -311,6 +315,19 @@ class RunFolder:
             first = str(error).partition("\n")[0]
             raise Error(f"{path}: not the weights of this run's recipe ({first})") from error
         return model.eval()
+
+    def _check_sizes(self, stored: dict[str, Tensor]) -> None:
+        """Raise ValueError for features and categories that the weights cannot be of: they may be a stranger's, and a
+        model that is built for them could take all memory.
+        """
+        largest_axis = max((size for tensor in stored.values() for size in tensor.shape), default=0)
+        read = getattr(self.recipe, "modalities", ()) or self.features.sizes
+        sizes = {f"{name} features": size for name, size in self.features.sizes.items() if name in read}
+        if isinstance(self.recipe, Recipe):
+            sizes["categories"] = len(self.labelling.taxonomy)
+        for what, size in sizes.items():
+            if size > largest_axis:
+                raise ValueError(f"{size:,} {what}, and no weight has more than {largest_axis:,} rows or columns")
 
     def save_weights(self, model: nn.Module) -> None:
         """Write the weights, whole or not at all; a tower inside has its own run."""
@@ -357,7 +374,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "command": sys.argv,
+        "command": [*map(redacted, sys.argv)],
     }
 
 
@@ -375,6 +392,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         Error: it cannot be read, or is no longer JSON with names in it.
     """
+    check_regular(path)
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {**stored}

@@ -1,6 +1,9 @@
-"""One table for the terminal, for Markdown and for HTML."""
+"""One table for the terminal, for Markdown and for HTML; and texts of strangers, made harmless for terminals and
+spreadsheets.
+"""
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -8,6 +11,60 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+
+
+# Control characters, C1 ones too, and those that turn the direction of writing.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+LONGEST = 300  # characters of a cell in a terminal
+
+
+def visible(text: str, *, keep: str = "", limit: int = 0) -> str:
+    r"""A text for a terminal, in which nothing acts: characters that would are written out.
+
+    Args:
+        keep: characters that stay, such as line breaks.
+        limit: characters; a longer text is cut, with an ellipsis.
+
+    >>> print(visible("a\x1b[2Jb\n"), visible("abcdef", limit=4))
+    a\x1b[2Jb\n abc…
+    """
+    if limit and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else _written_out(found[0]), text)
+
+
+def _written_out(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def for_json(text: str) -> str:
+    """JSON of the same value, in which no character acts on a terminal."""
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in "\n\t" else f"\\u{ord(found[0]):04x}", text)
+
+
+def for_spreadsheet(cells: Sequence[object]) -> list[object]:
+    """A row for CSV, whose texts no spreadsheet takes for formulas: they get an apostrophe in front.
+
+    >>> for_spreadsheet(["=1+1", "-2.5", -2.5, "a-b"])
+    ["'=1+1", '-2.5', -2.5, 'a-b']
+    """
+    return [f"'{cell}" if isinstance(cell, str) and _acts(cell) else cell for cell in cells]
+
+
+def from_spreadsheet(cell: str) -> str:
+    """The text that `for_spreadsheet` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _acts(cell[1:]) else cell
+
+
+def _acts(cell: str) -> bool:
+    if not cell.startswith(_FORMULA):
+        return False
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -62,14 +119,15 @@ class Table:
         from rich.text import Text
 
         # Text, not markup: neither [brackets] nor :colons: in names mean anything.
-        table = RichTable(title=Text(self.title) if self.title else None, caption=self.caption or None)
+        title = Text(visible(self.title, keep="\n")) if self.title else None
+        table = RichTable(title=title, caption=self.caption or None)
         for number, name in enumerate(self._flat_header()):
-            table.add_column(Text(name), justify="left" if number < self.labels else "right")
+            table.add_column(Text(visible(name)), justify="left" if number < self.labels else "right")
         cells = self.cells
         for row, following in zip_longest(cells, cells[1:]):
             part = self.parts and following is not None and following[0] != row[0]
-            texts = (Text(f"{cell.text} {cell.note}".strip(), style="bold" if cell.bold else "") for cell in row)
-            table.add_row(*texts, end_section=part)
+            shown = [(visible(f"{cell.text} {cell.note}".strip(), limit=LONGEST), cell.bold) for cell in row]
+            table.add_row(*(Text(text, style="bold" if bold else "") for text, bold in shown), end_section=part)
         return table
 
     def __str__(self) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from counterpoint.files import appending, holds_anything, replacing
+from counterpoint.errors import Error
+from counterpoint.files import LOCK_FILE, appending, claimed, holds_anything, replacing
 
 
 def test_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -38,6 +39,14 @@ def test_rows_as_they_come(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 rows, not 4"), appending(tmp_path / "few.npy", (4, 3)) as add:
         add(rows[:3])
     assert not (tmp_path / "few.npy").exists()
+
+
+def test_a_claimed_folder_is_let_go_without_a_trace(tmp_path: Path) -> None:
+    with claimed(tmp_path, "busy"):
+        assert (tmp_path / LOCK_FILE).exists()
+        with pytest.raises(Error, match="busy"), claimed(tmp_path, "busy"):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_killed_processes_leave_is_nothing(tmp_path: Path) -> None:

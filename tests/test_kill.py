@@ -18,7 +18,7 @@ from processes import Command, killed
 from training import world
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
+from counterpoint.data.tfrecord import Shard, index_place
 from counterpoint.experiments.engine import Log
 from counterpoint.media import extract
 from counterpoint.media import films as render
@@ -144,7 +144,7 @@ def test_killed_trainings_and_extractions_go_on(training: list[str], extraction:
 def test_an_index_is_whole_or_not_there(tmp_path: Path) -> None:
     """Killed before anything that happens to files, each in turn."""
     shard = world.write(tmp_path / "a.tfrecord", *world.clips(20))
-    index = shard.with_name(shard.name + INDEX_SUFFIX)
+    index = index_place(shard)
     whole = Command(["inspect", str(shard)], tmp_path)
     assert whole.wait() == 0
     printed, kept = whole.output, index.read_bytes()

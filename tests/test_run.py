@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from training.world import LABELLING, SIZES, clip, clips, codes, dataset, recipe
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import Error
 from counterpoint.predict import Predictor
-from counterpoint.run import ENVIRONMENT_FILE, RECIPE_FILE, WEIGHTS_FILE, RunFolder
+from counterpoint.run import ENVIRONMENT_FILE, RECIPE_FILE, WEIGHTS_FILE, RunFolder, environment
 from counterpoint.training.train import train
 
 QUIET = Console(quiet=True)
@@ -183,3 +184,50 @@ def test_runs_of_equal_seed_begin_alike(tmp_path: Path) -> None:
     torch.manual_seed(1)
     two = RunFolder(tmp_path, recipe(), LABELLING, FeatureSet(SIZES)).build().state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# --- run folders of strangers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fault"),
+    [
+        ({"video": 1000, "audio": 8}, "1,000 video features, and no weight has more than"),
+        ({"video": 10**6}, "sizes must be whole numbers from 1 to 131,072"),
+        ({"../../etc": 16}, "whose names are letters, digits, _ and -"),
+        ({f"m{i}": 1 for i in range(33)}, "at most 32 modalities"),
+    ],
+)
+def test_features_that_are_not_the_weights(tmp_path: Path, sizes: dict[str, int], fault: str) -> None:
+    made = run(tmp_path / "run")
+    made.save()
+    made.save_weights(made.build())
+    FeatureSet(sizes).save(made.folder)
+    with pytest.raises(Error, match=fault):
+        RunFolder.load(made.folder).model()
+
+
+def test_nothing_is_allocated_before_shapes_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run(tmp_path / "run")
+    made.save()
+    made.save_weights(made.build())
+    FeatureSet(dict.fromkeys(SIZES, 100000)).save(made.folder)
+    monkeypatch.setattr(RunFolder, "build", lambda self: pytest.fail("built"))
+    with pytest.raises(Error, match="100,000 audio features, and no weight has more than"):
+        RunFolder.load(made.folder).model()
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "features.json", "weights.safetensors", "taxonomy/categories.tsv"])
+def test_pipes_are_not_waited_for(tmp_path: Path, name: str) -> None:
+    made = run(tmp_path / "run")
+    made.save()
+    made.save_weights(made.build())
+    (made.folder / name).unlink()
+    os.mkfifo(made.folder / name)
+    with pytest.raises(Error, match="a pipe or a device, and not a file"):
+        RunFolder.load(made.folder).model()
+
+
+def test_the_command_is_kept_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["counterpoint", "s3://me:secret@host/a?X-Amz-Signature=12ab&part=1"])
+    assert environment()["command"] == ["counterpoint", "s3://me:***@host/a?X-Amz-Signature=***&part=1"]

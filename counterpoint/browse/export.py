@@ -11,6 +11,7 @@ from typing import Any, Literal
 from counterpoint.browse.clips import Clips, Filter
 from counterpoint.errors import Error
 from counterpoint.files import check_output_file, replacing
+from counterpoint.tables import for_spreadsheet
 
 Format = Literal["csv", "json"]
 PIECE = 500  # clips
@@ -90,7 +91,7 @@ def _csv(clips: Clips, pieces: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
 
 def _line(cells: list[Any]) -> str:
     out = io.StringIO()
-    csv.writer(out).writerow(["" if cell is None else cell for cell in cells])
+    csv.writer(out).writerow(for_spreadsheet(["" if cell is None else cell for cell in cells]))
     return out.getvalue()
 
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 
 from cyclopts import Group, Parameter, Token
 from docstring_parser import parse
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from counterpoint.distributed import leading
-from counterpoint.errors import Error
+from counterpoint.errors import Error, redacted
+from counterpoint.tables import for_json, visible
 
 if TYPE_CHECKING:
     from counterpoint.data.dataset import Dataset
@@ -29,7 +31,17 @@ PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 PICTURE_MARK, PDF_MARK = b"atplotlib", b"%\xac\xdc \xab\xba"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-console = Console(stderr=True, quiet=not leading())  # of several processes, the first one prints
+
+class Terminal(Console):
+    """Rich's, on which no text of a stranger acts: `visible` of whatever is printed."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else visible(redacted(segment.text), keep="\n\t")
+            yield Segment(text, segment.style, segment.control)
+
+
+console = Terminal(stderr=True, quiet=not leading())  # of several processes, the first one prints
 
 
 class UsageError(Error):
@@ -169,11 +181,11 @@ def shown_default(value: Any) -> str | None:
 def show(json_wanted: bool, data: Callable[[], Any], shown: Callable[[], Any], markup: bool = False) -> None:
     """Print a result as JSON, or for the eye: in the terminal's width, and unfolded into files and pipes."""
     if json_wanted:
-        print(json.dumps(data(), indent=2, ensure_ascii=False))
+        print(for_json(json.dumps(data(), indent=2, ensure_ascii=False)))
     else:
         width = None if sys.stdout.isatty() else UNFOLDED
         # Neither [brackets] nor :colons: in the data's names mean anything.
-        Console(width=width, markup=markup, emoji=False, highlight=False).print(shown())
+        Terminal(width=width, markup=markup, emoji=False, highlight=False).print(shown())
 
 
 def listing(title: str, rows: Iterable[tuple[str, str]]) -> Any:

@@ -44,19 +44,27 @@ def inspect(
     *,
     taxonomy: OtherTaxonomy = None,
     skip_bad_records: SkipBad = False,
+    write_index: Annotated[bool, Parameter(group=OUTPUT)] = False,
     as_json: Json = False,
 ) -> None:
     """Show what is in shards: clips, modalities, steps, labels, categories, problems.
 
+    Args:
+        write_index: also write each shard's index beside it, to be uploaded with it.
+
     Example:
         counterpoint inspect yt8m/
     """
-    from counterpoint.data import taxonomies
+    from counterpoint.data import taxonomies, tfrecord
+    from counterpoint.data.inspect import find_shards
     from counterpoint.data.inspect import inspect as look
 
     path = taxonomy or taxonomies.taxonomy_beside(data, WITH_TAXONOMY)
     labelling = taxonomies.load_taxonomy(path) if path else None
     inspection = look(data, skip_bad=skip_bad_records, labelling=labelling)
+    if write_index:
+        places = [tfrecord.write_index(path) for path in find_shards(data) if isinstance(path, Path)]
+        note(f"wrote the index of {len(places):,} shards beside them")
     show(as_json, inspection.to_dict, lambda: inspection, markup=True)
 
 

@@ -20,7 +20,8 @@ from counterpoint import __version__
 from counterpoint.cli import messages
 from counterpoint.cli.console import UsageError, note, shown_default
 from counterpoint.distributed import launch, launched
-from counterpoint.errors import Error
+from counterpoint.errors import Error, redacted
+from counterpoint.tables import visible
 
 VERBS = {
     "demo": ("experiments:demo", "Train and compare on made-up clips and films, in three minutes"),
@@ -148,7 +149,8 @@ def _report(error: Exception, verb: str) -> int:
         line, code = f"counterpoint: {error}", 1
     else:
         line, code = f"counterpoint: {type(error).__name__}: {error} (--debug shows where)", 1
-    print(" ".join(line.split()), file=sys.stderr)
+    first, *more = line.split("\n  ")  # faults of one kind, such as a labels file's, stand below each other
+    print("\n  ".join(visible(redacted(" ".join(each.split()))) for each in (first, *more)), file=sys.stderr)
     return code
 
 

@@ -292,11 +292,13 @@ def evaluate(
     from counterpoint.evaluation.evaluate import evaluate as measure
     from counterpoint.evaluation.plots import draw_confusion, draw_robustness
     from counterpoint.evaluation.robustness import RobustnessAccumulator
-    from counterpoint.files import check_output_folder
+    from counterpoint.files import check_output_folder, check_writable
 
     loaded = load_run(run)
     if out:
         check_output_folder(out, *EVALUATION_MARKS)
+    folder = out or loaded.findings / "evaluation"
+    check_writable(folder)
     distributed.join()
     with distributed.leader_first():
         dataset = Dataset(data, loaded.labelling, skip_bad=skip_bad_records)
@@ -305,22 +307,29 @@ def evaluate(
     breakdown = measure(loaded, dataset, console, workers, accumulator)
     if not leading():
         return 0
-    folder = out or loaded.findings / "evaluation"
-    breakdown.save(folder)
     figures = breakdown.to_dict()
     tables = [
         breakdown.table(),
         breakdown.categories_table(),
     ]
     if breakdown.categories:
-        draw_confusion(breakdown.categories, folder / "confusion.png")
         tables += breakdown.categories.tables()
-    if accumulator:
-        curves = accumulator.compute()
-        curves.save(folder / "robustness.json")
-        draw_robustness(curves, folder / "robustness.png")
+    curves = accumulator.compute() if accumulator else None
+    if curves:
         figures["robustness"] = curves.to_dict()
         tables.append(curves.table())
+    try:
+        breakdown.save(folder)
+        if breakdown.categories:
+            draw_confusion(breakdown.categories, folder / "confusion.png")
+        if curves:
+            curves.save(folder / "robustness.json")
+            draw_robustness(curves, folder / "robustness.png")
+    except OSError as error:  # the figures took long: they are shown even so
+        show(as_json, lambda: figures, lambda: Group(*tables))
+        raise Error(
+            f"{folder}: the figures above could not be saved ({error.strerror}); choose another --out"
+        ) from error
     show(as_json, lambda: figures, lambda: Group(*tables, f"saved in {folder}"))
     return 0
 

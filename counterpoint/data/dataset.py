@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch.utils import data as torch_data
 
 from counterpoint.data.clip import Clip
-from counterpoint.data.features import FeatureSet
+from counterpoint.data.features import YOUTUBE8M, FeatureSet
 from counterpoint.data.inspect import Source, find_shards
 from counterpoint.data.records import clip_of
 from counterpoint.data.remote import fetch, open_shards
@@ -315,15 +315,15 @@ def check_apart(*splits: Sequence[Path | RemotePath]) -> None:
 def _check_labels(shards: Sequence[Path | RemotePath], labelling: Labelling) -> None:
     """Raise Error where a number stands for another label beside the shards than in the mapping.
 
-    Shards without a taxonomy beside them have YouTube-8M's labels only if they have its features.
+    Shards that do not state what made them, and hold sound alone, are AudioSet's as likely as YouTube-8M's.
     """
     unknown = [shard for shard in shards if not (shard.parent / "taxonomy" / LABELS_FILE).exists()]
     if unknown and labelling.labels.fingerprint == youtube8m().labels.fingerprint:
         features = FeatureSet.of(unknown)
-        if not features.youtube8m:
+        if features.encoder == YOUTUBE8M and "video" not in features.sizes:
             raise Error(
-                f"{unknown[0]}: {features}: its labels are not YouTube-8M's, which the taxonomy is for (features video "
-                "1024 and audio 128); use a model and a taxonomy of this data, or put its taxonomy/ beside the shards"
+                f"{unknown[0]}: {features}: sound alone, as AudioSet's records are, whose labels are not YouTube-8M's; "
+                "use a model and a taxonomy of this data, or put the taxonomy of its labels beside it, as taxonomy/"
             )
     advice = "extract both with one --taxonomy, or remove that folder if it is not about these shards"
     for folder in sorted({shard.parent / "taxonomy" for shard in shards if isinstance(shard, Path)}):

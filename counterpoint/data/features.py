@@ -7,6 +7,7 @@ for YouTube-8M's, whose encoders are the only ones that publish records of this 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from counterpoint.data.records import clip_of
 from counterpoint.data.remote import open_shard
 from counterpoint.data.store import RemotePath
 from counterpoint.errors import UNREADABLE, Error, RecordError
-from counterpoint.files import write_text
+from counterpoint.files import check_regular, write_text
 
 FEATURES_FILE = "features.json"
 YOUTUBE8M = "youtube8m"
 YOUTUBE8M_SIZES = {"video": 1024, "audio": 128}
+MOST_FEATURES, MOST_MODALITIES = 2**17, 32  # of a step, and of a data set
+NAME = re.compile(r"[^\W_][\w -]{0,63}")  # of a modality
 SAMPLE_CLIPS = 64  # of a shard: a modality that none of them has is not one of the data set
 
 
@@ -111,12 +114,16 @@ class FeatureSet:
     def load(cls, folder: Path | RemotePath) -> "FeatureSet":
         """Read `features.json`."""
         path = folder / FEATURES_FILE
+        if isinstance(path, Path):
+            check_regular(path)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             found = cls({**stored["sizes"]}, stored["encoder"])
-            whole = all(type(size) is int and 0 < size < 2**31 for size in found.sizes.values())
+            whole = all(type(size) is int and 0 < size <= MOST_FEATURES for size in found.sizes.values())
             if not whole or not isinstance(found.encoder, str):
-                raise ValueError("sizes must be whole numbers from 1, and the encoder a name")
+                raise ValueError(f"sizes must be whole numbers from 1 to {MOST_FEATURES:,}, and the encoder a name")
+            if len(found.sizes) > MOST_MODALITIES or not all(map(NAME.fullmatch, found.sizes)):
+                raise ValueError(f"at most {MOST_MODALITIES} modalities, whose names are letters, digits, _ and -")
             if stored.get("fingerprint", found.fingerprint) != found.fingerprint:
                 raise ValueError("its fingerprint is another's")
             return found

@@ -35,6 +35,7 @@ class Layout:
     Attributes:
         shift: seconds from the beginning of the picture's stretch to the sound's; negative where the sound is first.
             Cut to the share of the clip that is not covered.
+        spread: how much earlier or later than that it may be; drawn anew for each clip.
         stretch: the sound's duration relative to the picture's, rounded down to whole steps but at least one.
         unrelated: the share, 0 to 1, of clips whose sound has nothing to do with the picture.
         distractors: stretches of other topics in each modality.
@@ -47,6 +48,7 @@ class Layout:
     """
 
     shift: int = 0
+    spread: int = 0
     stretch: float = 1.0
     unrelated: float = 0.0
     distractors: int = 2
@@ -68,6 +70,7 @@ class Layout:
         """(whether a condition holds, the message where it does not) for all conditions."""
         least = math.ceil(self.stretches * max(1, min(self.stretch, 1e6)) / self.cover)
         yield 0 <= self.distractors <= 64, f"distractors must be 0 to 64, not {self.distractors}"
+        yield self.spread >= 0, f"spread must be 0 or more, not {self.spread}"
         yield 0 < self.stretch < math.inf, f"stretch must be a factor above 0, not {self.stretch}"
         yield 1 <= self.advantage < math.inf, f"advantage must be a factor of 1 or more, not {self.advantage}"
         yield 0 <= self.unrelated <= 1, f"unrelated must be a share from 0 to 1, not {self.unrelated}"
@@ -93,11 +96,17 @@ class Layout:
         sound = np.append(picture[0], sound[1:] * self.advantage)
         return {"video": _whole(picture), "audio": _whole(_whole(sound) * self.stretch)}
 
-    def starts(self, lengths: Places, steps: int, related: bool, rng: np.random.Generator) -> Places:
+    def delay(self, *key: str | int) -> int:
+        """A clip's shift."""
+        if not self.spread:
+            return self.shift
+        return self.shift + int(self.rng("delay", *key).integers(-self.spread, self.spread + 1))
+
+    def starts(self, lengths: Places, steps: int, related: bool, shift: int, rng: np.random.Generator) -> Places:
         """Where they begin, none upon another of its modality."""
         # Each modality's stretches are in a window of it, the sound's being the picture's, shifted.
         room = int(steps * (1 - self.cover) + 1e-9)
-        shift = min(max(self.shift, -room), room)
+        shift = min(max(shift, -room), room)
         begin = {"video": max(0, -shift), "audio": max(0, shift)}
         return {name: start + begin[name] for name, start in _starts(lengths, steps - abs(shift), related, rng).items()}
 

@@ -135,7 +135,7 @@ class SyntheticData(Layout):
 
         # Drawn before the starts, whose number of draws varies: the noise is then the same whatever the controls.
         noise = {m: rng.standard_normal((steps, size), np.float32) for m, size in sorted(self.sizes.items())}
-        starts = self.starts(lengths, steps, related, rng)
+        starts = self.starts(lengths, steps, related, self.delay(split, index), rng)
         shown, tracks = {}, {}
         for modality in self.sizes:
             shown[modality] = np.full(steps, BACKGROUND)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterpoint.errors import Error, RecordError
-from counterpoint.files import cache_folder, replacing
+from counterpoint.files import cache_folder, check_regular, replacing
 
 if TYPE_CHECKING:
     from counterpoint.data.store import RemotePath
@@ -51,9 +51,9 @@ _WINDOW = 1 << 20  # positions tried at once when looking for the next good reco
 class Shard:
     """The records of one TFRecord file, by number: `shard[i]` is the payload, a read-only uint8 view of the file.
 
-    Opening reads the index, or makes it by one pass that checks every length and payload. It is cached beside the
-    shard, or in the user's cache folder (`COUNTERPOINT_CACHE`) where the shard's folder may not be written, and made
-    anew where the shard's size or time, or the index's own checksum, does not fit.
+    Opening reads the index, or makes it by one pass that checks every length and payload. It is kept in the user's
+    cache folder (`COUNTERPOINT_CACHE`), and made anew where the shard's size or time, or the index's own checksum, does
+    not fit. One that `write_index` has left beside the shard is read too.
 
     Args:
         path: the file.
@@ -71,6 +71,7 @@ class Shard:
 
     def __init__(self, path: str | Path, *, check: bool = False, skip_bad: bool = False) -> None:
         self.path: Path | RemotePath = Path(path)
+        check_regular(self.path)
         try:
             stat = self.path.stat()
             self._file = (str(self.path), stat.st_size, stat.st_mtime_ns)
@@ -332,25 +333,50 @@ def _as_index(offsets: list[int], lengths: list[int], bad: list[tuple[int, int, 
 
 
 def _cached_index(file: tuple[str, int, int]) -> Index:
-    places = _index_places(Path(file[0]))
-    for place in places:
+    place = index_place(Path(file[0]))
+    for stored in (place, _beside(Path(file[0]))):
         with contextlib.suppress(OSError, ValueError):
-            return _load(place.read_bytes(), file)
+            return _load(stored.read_bytes(), file)
     index = scan(_mapped(*file))
-    for place in places:
-        with contextlib.suppress(OSError):
+    if not _is_foreign(index):
+        with contextlib.suppress(OSError):  # it only saves time
             place.parent.mkdir(parents=True, exist_ok=True)
-            if place.parent.stat().st_mode & 0o222:  # even root leaves a folder alone that nobody may write
-                with replacing(place) as out:
-                    out.write(packed(index, file))
-                break
+            with replacing(place) as out:
+                out.write(packed(index, file))
     return index
 
 
-def _index_places(shard: Path) -> list[Path]:
-    """Where a shard's index may be: beside it, else in the user's cache folder."""
+def _is_foreign(index: Index) -> bool:
+    return [cause for _, _, cause in index.bad] in ([_FOREIGN], [GZIP])
+
+
+def index_place(shard: Path) -> Path:
+    """Where a shard's index is kept: in the user's cache folder."""
     name = hashlib.sha256(os.fsencode(shard.resolve())).hexdigest()[:32]
-    return [shard.with_name(shard.name + INDEX_SUFFIX), cache_folder() / (name + INDEX_SUFFIX)]
+    return cache_folder() / (name + INDEX_SUFFIX)
+
+
+def _beside(shard: Path) -> Path:
+    return shard.with_name(shard.name + INDEX_SUFFIX)
+
+
+def write_index(shard: Path) -> Path:
+    """Write a shard's index beside it, where `counterpoint.data.remote` finds it after an upload; returns its path.
+
+    Raises:
+        Error: the file is no shard, or its folder cannot be written.
+    """
+    opened = Shard(shard, skip_bad=True)
+    index = Index(opened.offsets, opened.lengths, [(bad.record, bad.offset, bad.cause) for bad in opened.bad])
+    if _is_foreign(index):
+        raise opened.bad[0]
+    place = _beside(shard)
+    try:
+        with replacing(place) as out:
+            out.write(packed(index, opened._file))
+    except OSError as error:
+        raise Error(f"{place}: {error.strerror or error}") from error
+    return place
 
 
 def packed(index: Index, file: tuple[str, int, int]) -> bytes:

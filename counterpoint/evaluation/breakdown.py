@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int
 from counterpoint.evaluation.metrics import METRICS, Spill, measure_all
 from counterpoint.evaluation.ranking import Array, Labels, Scores, as_arrays
 from counterpoint.files import check_output_folder, write_text
-from counterpoint.tables import Table
+from counterpoint.tables import Table, for_spreadsheet
 
 if TYPE_CHECKING:
     from counterpoint.evaluation.categories import CategoryReport
@@ -132,7 +132,7 @@ class Breakdown:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["group", "name", *saved["overall"]])
-        writer.writerows([kind, name, *figures.values()] for kind, name, figures in groups)
+        writer.writerows(for_spreadsheet([kind, name, *figures.values()]) for kind, name, figures in groups)
         write_text(folder / METRICS_FILE, json.dumps(saved, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         write_text(folder / "metrics.csv", table.getvalue())
         if self.categories:

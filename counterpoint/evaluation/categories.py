@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from counterpoint.files import write_text
 from counterpoint.reliability import CategoryFigures, confusion, figures_of_counts
-from counterpoint.tables import Cell, Table
+from counterpoint.tables import Cell, Table, for_spreadsheet
 from counterpoint.taxonomy import Taxonomy
 
 FEW = 12  # most specific categories, up to which a terminal shows the whole matrix
@@ -128,5 +128,5 @@ def _finite(value: float) -> float | None:
 
 def _csv(lines: list[list[Any]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(map(for_spreadsheet, lines))
     return text.getvalue()

@@ -146,8 +146,12 @@ class Mosaics(Source):
     """Frame-level clips composed from real records; the fields are those of `counterpoint.data.mosaic.Mosaic`."""
 
     shift: int = Mosaic.shift
+    spread: int = Mosaic.spread
     stretch: float = Mosaic.stretch
     unrelated: float = Mosaic.unrelated
+    same_category: float = Mosaic.same_category
+    same_top: float = Mosaic.same_top
+    variation: float = Mosaic.variation
     min_steps: int = Mosaic.min_steps
     max_steps: int = Mosaic.max_steps
 

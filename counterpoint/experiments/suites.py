@@ -197,6 +197,7 @@ KNOWN_TRUTH = tuple(
     for share, shift in ((0.25, 0), (0.0, 0), (0.5, 0), (0.25, 10), (0.25, 20))
 )
 
+ANY_DELAY: dict[str, int] = {"shift": 0, "spread": 10}
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
@@ -226,12 +227,27 @@ SUITES: dict[str, Suite] = {
             "in time is made up.",
             datasets=(
                 Mosaics(name="mosaic", what="sound 5 s later and a quarter longer; unrelated in a quarter of clips"),
+                Mosaics(name="random-delay", what="as mosaic, but sound from 10 s before to 10 s after", **ANY_DELAY),
+                Mosaics(
+                    name="degrees",
+                    what="as random-delay; of related clips a third has other records of the category in its sound, a "
+                    "sixth records of the same top-level category",
+                    same_category=1 / 3,
+                    same_top=1 / 6,
+                    **ANY_DELAY,
+                ),
+                Mosaics(
+                    name="varied",
+                    what="as random-delay; seconds vary around a video's mean as much as in real videos",
+                    variation=1.0,
+                    **ANY_DELAY,
+                ),
                 Mosaics(name="no-shift", what="sound and picture in step", shift=0, stretch=1.0, unrelated=0.0),
                 Mosaics(name="unrelated", what="all sound unrelated: no information in it", unrelated=1.0),
             ),
             scale=Scale(
                 families=("nv", "rnn", "tm"),
-                datasets=("mosaic", "no-shift", "unrelated"),
+                datasets=("mosaic", "random-delay", "degrees", "varied", "no-shift", "unrelated"),
                 clips={"train": 20_000, "validation": 1_000, "test": 2_000},
                 epochs=10,
                 control_seeds=2,

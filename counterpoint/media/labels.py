@@ -12,6 +12,7 @@ A category's id is its path itself, so that two categories never have one id: se
 """
 
 import csv
+import io
 import os
 import unicodedata
 from collections import Counter
@@ -193,7 +194,8 @@ def _listed(path: str, faults: Sequence[str]) -> str:
 
 def _read(path: Path, columns: Sequence[str], faults: list[str], notes: list[str]) -> list[Row]:
     """The rows of a table; ``faults`` gets those that are none."""
-    lines = _text(path, notes).splitlines(keepends=True)
+    # Not splitlines(), which also splits at characters that a name may well hold, such as U+2028.
+    lines = list(io.StringIO(_text(path, notes), newline=""))
     header = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=header.count)
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from counterpoint.errors import Error
-from counterpoint.files import write_text
+from counterpoint.files import check_regular, write_text
 
 if TYPE_CHECKING:  # the taxonomy's tools start without loading PyTorch
     from torch import Tensor
@@ -29,6 +29,7 @@ SHIPPED = Path(__file__).with_name("shipped")
 """The folder of the shipped taxonomy."""
 SHIPPED_NAME = "youtube8m"
 """What the shipped taxonomy is called where a path is expected."""
+MOST_CATEGORIES, MOST_LINES = 200_000, 1_000_000
 FORBIDDEN = "\t\n\r"
 """Characters that no field of a table may hold, as the format has no quoting."""
 
@@ -70,6 +71,8 @@ class Taxonomy:
         object.__setattr__(self, "categories", tuple(self.categories))
         if not self.categories:
             raise Error("a taxonomy needs at least one category")
+        if len(self.categories) > MOST_CATEGORIES:
+            raise Error(f"a taxonomy has at most {MOST_CATEGORIES:,} categories, not {len(self.categories):,}")
         _check(self.categories, "taxonomy, row", range(1, len(self.categories) + 1))
 
     def __reduce__(self) -> tuple[type["Taxonomy"], tuple[tuple[Category, ...]]]:
@@ -293,6 +296,7 @@ def _check(categories: Sequence[Category], source: str, rows: Sequence[int]) -> 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     """(line number from 1, fields) of the header and the rows; blank lines and the comments at the top are left out."""
+    check_regular(path)
     try:
         # utf-8-sig: spreadsheets like to put a byte order mark before the header.
         text = path.read_text(encoding="utf-8-sig")
@@ -300,6 +304,8 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         raise Error(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise Error(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    if (count := text.count("\n")) > MOST_LINES:
+        raise Error(f"{path}: {count:,} lines; a table has at most {MOST_LINES:,}")
     # Not splitlines(), which also splits at characters that a name may well hold, such as U+2028.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line]
     while lines and lines[0][1].startswith("#"):

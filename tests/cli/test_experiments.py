@@ -410,7 +410,7 @@ def test_from_python(finished: Path, tmp_path: Path) -> None:
         ("synthetics", {}, "no suite 'synthetics'; there are video-level, mosaic, synthetic"),
         ("synthetic", {"worlds": ()}, "a suite has no setting 'worlds'; there are families, models, datasets"),
         ("synthetic", {"datasets": ("a",)}, "--datasets: no 'a'; there are unrelated-0.25-shift-0, "),
-        ("synthetic", {"models": ("xattn",)}, "--models: no 'xattn'; there are e, l, cm, "),
+        ("synthetic", {"models": ("xattn",)}, "--models: no 'xattn'; there are mean-linear, "),
     ],
 )
 def test_names_that_there_are_not(tmp_path: Path, suite: str, settings: dict[str, Any], message: str) -> None:

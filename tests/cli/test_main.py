@@ -1,4 +1,5 @@
 import csv
+import errno
 import functools
 import json
 import os
@@ -29,6 +30,7 @@ from counterpoint.cli import data as data_verbs
 from counterpoint.cli import models as model_verbs
 from counterpoint.cli.main import GROUPS, VERBS, main
 from counterpoint.data.features import FeatureSet
+from counterpoint.evaluation.breakdown import Breakdown
 from counterpoint.recipes import RECIPES, TOWER_RECIPES, NetVLADFamily, Recipe, Training
 from counterpoint.run import RunFolder
 from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, load
@@ -619,6 +621,29 @@ def test_evaluate(command: Command, world: Path) -> None:
     for row in rows:
         assert sum(int(row[leaf]) for leaf in row if leaf != "label") == support[row["label"]]
     assert (world / "run" / "evaluation" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_shows_what_it_cannot_save(
+    command: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Breakdown, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "metrics.json"))
+
+    monkeypatch.setattr(Breakdown, "save", full)
+    out = tmp_path / "here"
+    printed = command("evaluate", world / "run", "--data", world / "validation", "--out", out)
+    assert printed.code == 1
+    assert "Error in %, 24 clips" in printed.out
+    assert f"{out}: the figures above could not be saved (No space left on device); choose another --out" in printed.err
+
+
+def test_evaluate_tries_its_output_first(command: Command, world: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "here"
+    printed = command("evaluate", world / "run", "--data", world / "validation", "--out", out)
+    assert printed.code == 1
+    assert printed.out == ""
+    assert f"{out}: cannot be written (Not a directory); choose another --out" in printed.err
 
 
 def test_evaluate_json(command: Command, world: Path, tmp_path: Path) -> None:

@@ -81,9 +81,11 @@ def test_extract(command: Any, videos: Path, tmp_path: Path) -> None:
         "shards": 1,
         "failures": [{"file": str(videos / "broken.mp4"), "cause": "empty"}],
         "notes": [],
+        "left_out": [str(videos / "unnamed.mp4")],
+        "not_found": [],
     }
     assert f"failed: {videos / 'broken.mp4'}: empty" in printed.err
-    assert "1 video files left out" in printed.err
+    assert f"1 video files left out, which have no category by {videos / 'labels.csv'}: " in printed.err
     assert load(tmp_path / "out" / "taxonomy").taxonomy.paths == ("Dark", "Dark:Night", "Light", "Light:Day")
     (videos / "broken.mp4").write_bytes(b"")
     again = command("extract", videos, "--labels", videos / "labels.csv", "--out", tmp_path / "out")

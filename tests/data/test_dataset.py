@@ -9,7 +9,7 @@ from counterpoint.data.dataset import Dataset, hold_out, share, training_data
 from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
 from counterpoint.errors import Error, RecordError
-from counterpoint.taxonomy import Label, Labelling, LabelMap, youtube8m
+from counterpoint.taxonomy import Category, Label, Labelling, LabelMap, Taxonomy, youtube8m
 
 # --- clips by number --------------------------------------------------------------------------------------------------
 
@@ -199,3 +199,23 @@ def test_labels_that_mean_something_else_are_refused_though_no_taxonomy_is_besid
         data.with_taxonomy(Labelling(taxonomy, swapped))
     unlabelled = dataset(tmp_path / "a.tfrecord", labelled=False)
     assert len(unlabelled.with_taxonomy(Labelling(taxonomy, swapped))) == 5
+
+
+def test_sound_alone_is_not_taken_for_youtube8ms(tmp_path: Path) -> None:
+    """AudioSet's records look the same, and its label numbers mean other things."""
+    path = write(tmp_path / "a.tfrecord", *(clip(str(i), [i], audio=codes(10, 128, 3)) for i in range(3)))
+    with pytest.raises(Error, match=r"sound alone, as AudioSet's records are, whose labels are not YouTube-8M's"):
+        Dataset(path, youtube8m())
+    LABELLING.save(tmp_path / "taxonomy")  # which states what they mean
+    with pytest.raises(Error, match="label 10 is"):
+        Dataset(path, youtube8m())
+    assert len(Dataset(path, LABELLING)) == 3
+
+
+def test_one_id_for_two_categories_is_refused(tmp_path: Path) -> None:
+    """Version 0.1 gave C# and C++ one id, in two data sets."""
+    one, other = (Taxonomy((Category("c", "", name),)) for name in ("C#", "C++"))
+    path = write(tmp_path / "a.tfrecord", clip("a", [0], video=codes(2, 16, 1)))
+    Labelling(other, LabelMap.identity(other)).save(tmp_path / "taxonomy")
+    with pytest.raises(Error, match=r"label 0 is 'C\+\+' there and 'C#' in the taxonomy that is used"):
+        Dataset(path, Labelling(one, LabelMap.identity(one)))

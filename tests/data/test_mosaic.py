@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from counterpoint.data import mosaic as mosaics
 from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.mosaic import MOSAIC_FILE, UNFINISHED_FILE, Mosaic, Records, Truth, most_specific, write
-from counterpoint.data.records import clip_of, encode, quantize
+from counterpoint.data.records import CODE_SCALE, clip_of, encode, quantize
 from counterpoint.data.tfrecord import Shard, Writer
 from counterpoint.errors import Error
 from counterpoint.experiments.datasets import Mosaics
@@ -86,6 +87,61 @@ def found(records: Records, clip: Clip, modality: str) -> list[int]:
 
 def same(one: Clip, other: Clip) -> bool:
     return one.id == other.id and all(np.array_equal(one.tracks[m], other.tracks[m]) for m in SIZES)
+
+
+# --- delays, degrees and variation ------------------------------------------------------------------------------------
+
+
+def test_delays_are_drawn_for_each_clip(records: Records) -> None:
+    mosaic = Mosaic(shift=1, spread=4, stretch=1.0, unrelated=0.0, min_steps=40, max_steps=60)
+    delays = Counter(truth.sound[0] - truth.picture[0] for _, truth in made(mosaic, records) if truth.sound)
+    assert set(delays) <= set(range(-3, 6))
+    assert len(delays) >= 7
+    with pytest.raises(Error, match="spread must be 0 or more, not -1"):
+        Mosaic(spread=-1)
+
+
+def test_sound_related_in_degrees(records: Records) -> None:
+    mosaic = Mosaic(unrelated=0.2, same_category=0.4, same_top=0.3)
+    relations = Counter()
+    for clip, truth in made(mosaic, records, 120):
+        relations[truth.relation] += 1
+        assert (truth.sound is None) == (truth.relation == "none")
+        if truth.sound is None:
+            continue
+        sounding, seen = set(found(records, clip, "audio")[slice(*truth.sound)]), truth.record
+        topics = {records.topics[i] for i in sounding}
+        if truth.relation == "top":
+            assert records.topics[seen] not in topics
+            assert {records.tops[i] for i in sounding} == {records.tops[seen]}
+        else:
+            assert topics == {records.topics[seen]}
+        assert (seen in sounding) or truth.relation != "record"
+        assert (seen not in sounding) or truth.relation == "record"
+    assert min(relations.values()) >= 10
+    assert set(relations) == {"record", "category", "top", "none"}
+    with pytest.raises(Error, match="same_category and same_top must be shares"):
+        Mosaic(same_category=0.7, same_top=0.7)
+
+
+def test_new_controls_leave_the_others_clips_as_they_are(records: Records) -> None:
+    for (clip, truth), (other, others) in zip(
+        made(MOSAIC, records, 9), made(replace(MOSAIC, variation=0.5), records, 9), strict=True
+    ):
+        assert truth.shown["video"].tolist() == others.shown["video"].tolist()
+        assert clip.labels.tolist() == other.labels.tolist()
+        assert not np.array_equal(clip.tracks["video"], other.tracks["video"])
+
+
+def test_seconds_vary_as_those_of_real_videos() -> None:
+    codes = np.full((4000, 1024), 128, np.uint8)
+    varied = mosaics.vary(codes, "video", 1.0, np.random.default_rng(0)).astype(float) * CODE_SCALE
+    assert varied.std(0)[:50].mean() == pytest.approx(0.80, abs=0.02)
+    assert varied.std(0)[-50:].mean() == pytest.approx(0.85, abs=0.02)
+    apart = varied - varied.mean(0)
+    assert (apart[1:] * apart[:-1]).mean() / (apart**2).mean() == pytest.approx(0.48, abs=0.02)
+    sound = mosaics.vary(codes[:, :128], "audio", 0.5, np.random.default_rng(0)).astype(float) * CODE_SCALE
+    assert sound.std(0)[[0, -1]] == pytest.approx([0.275, 0.525], abs=0.02)
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -309,7 +365,11 @@ def test_splits_show_only_their_own_records(splits: dict[str, Records], tmp_path
     assert FeatureSet.of(shards["train"]) == FeatureSet(dict(sorted(SIZES.items())))
     summary = json.loads((tmp_path / "m" / MOSAIC_FILE).read_text())
     assert summary["controls"] == {"seed": 1, "shift": 5, "stretch": 1.25, "unrelated": 0.25} | {
-        name: getattr(MOSAIC, name) for name in ("distractors", "advantage", "min_steps", "max_steps")
+        name: getattr(MOSAIC, name)
+        for name in (
+            *("distractors", "advantage", "min_steps", "max_steps"),
+            *("spread", "same_category", "same_top", "variation"),
+        )
     }
     assert summary["splits"]["test"] == {
         "clips": 4,
@@ -341,7 +401,6 @@ def test_a_record_in_two_splits_is_refused(splits: dict[str, Records], tmp_path:
 def test_an_interrupted_mosaic_is_no_mosaic(splits: dict[str, Records], tmp_path: Path) -> None:
     written(splits, tmp_path)
     before = {path.name for path in tmp_path.iterdir()}
-    index = "train-0000.tfrecord.counterpoint-index"
 
     def stop(done: int, total: int) -> None:
         if done == 7:
@@ -352,7 +411,7 @@ def test_an_interrupted_mosaic_is_no_mosaic(splits: dict[str, Records], tmp_path
     assert {path.name for path in tmp_path.iterdir()} == before - {MOSAIC_FILE} | {UNFINISHED_FILE}
     assert len(Shard(tmp_path / "train-0000.tfrecord")) == 5
     written(splits, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == before | {index}
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_other_shards_stay_as_they_are(splits: dict[str, Records], tmp_path: Path) -> None:

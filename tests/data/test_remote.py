@@ -19,7 +19,7 @@ from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
 from counterpoint.data.loading import ClipLoader, RoundRobinSampler
 from counterpoint.data.remote import RemoteShard
-from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard, Writer
+from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard, Writer, write_index
 from counterpoint.errors import Error, RecordError
 
 RANDOM = np.random.default_rng(0)
@@ -88,8 +88,7 @@ def test_the_index_takes_few_large_requests_and_the_records_none(server: Objects
 
 def test_the_index_beside_a_shard_saves_reading_it(server: Objects, tmp_path: Path) -> None:
     """And of a record's blocks no more is read than it takes."""
-    Shard(tmp_path / "written")
-    server.files[f"shards/a.tfrecord{INDEX_SUFFIX}"] = (tmp_path / f"written{INDEX_SUFFIX}").read_bytes()
+    server.files[f"shards/a.tfrecord{INDEX_SUFFIX}"] = write_index(tmp_path / "written").read_bytes()
     shard = RemoteShard(url(server))
     assert [one.range for one in server.gets("a.tfrecord")] == [f"bytes={shard.offsets[-1]}-{shard.offsets[-1] + 11}"]
     server.asked.clear()
@@ -105,8 +104,7 @@ def test_an_index_that_is_not_the_shards(server: Objects, tmp_path: Path, kind: 
     with Writer(other) as writer:
         for payload in PAYLOADS[::-1]:
             writer.write(payload)
-    Shard(other)
-    index = bytearray((tmp_path / f"other{INDEX_SUFFIX}").read_bytes())
+    index = bytearray(write_index(other).read_bytes())
     if kind == "damaged":
         index[40] ^= 1
     server.files[f"shards/a.tfrecord{INDEX_SUFFIX}"] = bytes(index)
@@ -308,8 +306,7 @@ def test_a_batch_is_fetched_side_by_side(server: Objects, tmp_path: Path) -> Non
     paths = [write(tmp_path / f"{i}.tfrecord", *clips(8, i, prefix=f"{i}-")) for i in range(4)]
     for path in paths:
         server.files[f"shards/{path.name}"] = path.read_bytes()
-        Shard(path)
-        server.files[f"shards/{path.name}{INDEX_SUFFIX}"] = path.with_name(path.name + INDEX_SUFFIX).read_bytes()
+        server.files[f"shards/{path.name}{INDEX_SUFFIX}"] = write_index(path).read_bytes()
     data = Dataset([url(server, "[0-9].tfrecord")], LABELLING)
     server.asked.clear()
     items = data.__getitems__(list(range(32)))

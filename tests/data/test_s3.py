@@ -12,7 +12,7 @@ from counterpoint.data import store
 from counterpoint.data.features import FeatureSet
 from counterpoint.data.inspect import find_shards
 from counterpoint.data.remote import RemoteShard
-from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
+from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard, write_index
 from counterpoint.errors import Error
 
 pytestmark = pytest.mark.remote
@@ -97,8 +97,7 @@ def test_requests(folder: Path, proxy: Objects) -> None:
     read(RemoteShard(path))  # type: ignore[arg-type]
     assert proxy.asked == []
     (path,) = find_shards(["s3://library/shards/train-1.tfrecord"])
-    Shard(folder / path.name)
-    upload(folder, folder / f"{path.name}{INDEX_SUFFIX}")
+    upload(folder, write_index(folder / path.name))
     proxy.asked.clear()
     RemoteShard(path)  # type: ignore[arg-type]
     asked = [(one.method, one.path.rpartition("/")[2], bool(one.range)) for one in proxy.asked]

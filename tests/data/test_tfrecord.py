@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from counterpoint.data import tfrecord
-from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard, Writer
+from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard, Writer, index_place, write_index
 from counterpoint.errors import Error, RecordError
 from counterpoint.files import cache_folder
 
@@ -213,10 +213,6 @@ def test_heavy_damage_yields_only_records_that_were_written(tmp_path: Path, data
 # --- The index --------------------------------------------------------------------------------------------------------
 
 
-def index_of(path: Path) -> Path:
-    return path.with_name(path.name + INDEX_SUFFIX)
-
-
 @pytest.fixture
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that a whole shard is read."""
@@ -233,9 +229,28 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_index_is_made_once(path: Path, scans: list[int]) -> None:
     Shard(path)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["shard.tfrecord", "shard.tfrecord" + INDEX_SUFFIX]
+    assert [file.name for file in path.parent.iterdir()] == ["shard.tfrecord"]
+    assert index_place(path).exists()
     assert read(Shard(path)) == PAYLOADS
     assert len(scans) == 1
+
+
+def test_an_index_beside_the_shard_is_written_where_asked_and_read(path: Path, scans: list[int]) -> None:
+    assert write_index(path).name == "shard.tfrecord" + INDEX_SUFFIX
+    index_place(path).unlink()
+    assert read(Shard(path)) == PAYLOADS
+    assert len(scans) == 1
+    assert not index_place(path).exists()
+
+
+def test_what_is_no_shard_gets_no_index(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("a text, and no shard\n" * 9)
+    for attempt in (Shard, write_index):
+        with pytest.raises(RecordError, match="not a TFRecord file"):
+            attempt(readme)
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+    assert not index_place(readme).exists()
 
 
 def test_index_keeps_what_is_bad(path: Path, scans: list[int]) -> None:
@@ -315,14 +330,14 @@ def test_access_finds_what_the_index_cannot_know(tmp_path: Path) -> None:
 
 def test_damaged_index_is_made_again(path: Path, scans: list[int]) -> None:
     Shard(path)
-    index = index_of(path).read_bytes()
+    index = index_place(path).read_bytes()
     for position in range(len(index)):
-        index_of(path).write_bytes(index[:position] + bytes([index[position] ^ 1]) + index[position + 1 :])
+        index_place(path).write_bytes(index[:position] + bytes([index[position] ^ 1]) + index[position + 1 :])
         assert read(Shard(path)) == PAYLOADS
-        index_of(path).write_bytes(index[:position])
+        index_place(path).write_bytes(index[:position])
         assert read(Shard(path)) == PAYLOADS
     assert len(scans) == 1 + 2 * len(index)
-    assert index_of(path).read_bytes() == index
+    assert index_place(path).read_bytes() == index
 
 
 def test_index_that_does_not_fit_is_made_again(path: Path, scans: list[int]) -> None:
@@ -336,7 +351,7 @@ def test_index_that_does_not_fit_is_made_again(path: Path, scans: list[int]) -> 
         (good.offsets, good.lengths * -1),
     ]:
         forged = good._replace(offsets=np.ascontiguousarray(offsets), lengths=np.ascontiguousarray(lengths))
-        index_of(path).write_bytes(tfrecord.packed(forged, shard._file))
+        index_place(path).write_bytes(tfrecord.packed(forged, shard._file))
         assert read(Shard(path)) == PAYLOADS
     assert len(scans) == 6
 
@@ -370,7 +385,8 @@ def test_index_written_by_many_at_once(path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         shards = list(pool.map(lambda _: Shard(path), range(32)))
     assert all(read(shard) == PAYLOADS for shard in shards)
-    assert len(list(path.parent.iterdir())) == 2  # no temporary files left
+    assert len(list(path.parent.iterdir())) == 1
+    assert not list(index_place(path).parent.glob(f".{index_place(path).name}*"))  # no temporary files left
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -396,7 +412,7 @@ def test_writer_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert read(Shard(path)) == [b"old"]
-    assert {file.name for file in tmp_path.iterdir()} == {"a", "a" + INDEX_SUFFIX}
+    assert {file.name for file in tmp_path.iterdir()} == {"a"}
 
 
 def test_written_file_has_the_usual_permissions(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import google_crc32c
 import numpy as np
 
 from counterpoint.data import tfrecord
-from counterpoint.data.tfrecord import INDEX_SUFFIX, Shard
+from counterpoint.data.tfrecord import Shard, index_place
 from counterpoint.errors import Error, RecordError
 from fuzz.target import INTEGERS, Target, mutated, scratch
 
@@ -122,7 +122,7 @@ def _check_on_disk(data: bytes, truth: Found) -> None:
             assert truth.bad
     finally:
         path.unlink()
-        path.with_name(path.name + INDEX_SUFFIX).unlink(missing_ok=True)
+        index_place(path).unlink(missing_ok=True)
 
 
 # --- The index --------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def _indexed(number: int) -> tuple[Any, bytes, Found]:
     path = scratch() / f"indexed-{number}"
     path.write_bytes(SHARDS[number])
     Shard(path, skip_bad=True)
-    return path, path.with_name(path.name + INDEX_SUFFIX).read_bytes(), read(SHARDS[number])
+    return path, index_place(path).read_bytes(), read(SHARDS[number])
 
 
 def draw_index(random: Random) -> bytes:
@@ -166,7 +166,7 @@ def check_index(data: bytes) -> bool:
             body = index[:32] + struct.pack("<Q", len(bad)) + index[40 : 40 + 16 * count] + bad
         repaired = random.random() < 0.7  # no accident makes such an index; it may leave records out, and no more
         changed = body + (struct.pack("<I", google_crc32c.value(body)) if repaired else index[-4:])
-    path.with_name(path.name + INDEX_SUFFIX).write_bytes(changed)
+    index_place(path).write_bytes(changed)
     try:
         shard = Shard(path, skip_bad=True, check=True)
         found = [(shard.offsets.item(i), shard[i].tobytes()) for i in range(len(shard))]
@@ -183,7 +183,7 @@ def check_index(data: bytes) -> bool:
         assert [offset for offset, _ in found] == truth.offsets
         assert [len(payload) for _, payload in found] == truth.lengths
         assert [bad.offset for bad in shard.bad] == truth.bad
-    return path.with_name(path.name + INDEX_SUFFIX).read_bytes() == changed
+    return index_place(path).read_bytes() == changed
 
 
 TARGETS = [

