@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from counterpoint.errors import Error
 
 LOCK_FILE = ".lock"
-_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))  # of disks, which name no file
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))  # of disks, which name no file
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def naming(path: Path, *also: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        nameless = error.filename is None and error.errno in _FULL
+        nameless = error.filename is None and error.errno in FULL
         if error.errno and (nameless or error.filename in map(str, also)):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise

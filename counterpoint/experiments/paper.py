@@ -241,6 +241,7 @@ ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*PLAIN, *PAPER, *PE
 # --- the paper's numbers ----------------------------------------------------------------------------------------------
 
 FAMILIES = {name: family.label for name, family in recipes.FAMILIES.items()}
+TOWERS = {**FAMILIES, "mean": "Mean of seconds"}
 TABLE_NUMBERS = {
     "tm": {"levels": "4", "tops": "5", "wins": "6", "losses": "7"},
     "nv": {"levels": "8", "tops": "9", "wins": "10", "losses": "11"},

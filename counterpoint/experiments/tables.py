@@ -396,8 +396,7 @@ def evaluated_towers(frame: Frame) -> list[EvaluatedTower]:
             for seed in range(experiment.scale.seeds):
                 path = experiment.tower_figures(experiment.main, family, kind, seed)
                 if path.exists():
-                    label = "Mean of seconds" if kind == "seconds" else paper.FAMILIES[family]
-                    found.append(EvaluatedTower(label, kind, seed, read_json(path)))
+                    found.append(EvaluatedTower("mean" if kind == "seconds" else family, kind, seed, read_json(path)))
     return found
 
 
@@ -412,7 +411,7 @@ def tower_table(frame: Frame) -> Table | None:
         alike = [tower for tower in found if (tower.family, tower.kind) == (family, kind)]
         form = "joined, the paper's form" if kind == "joined" else "contrastive"
         weight = f"{alike[0].figures['negative_weight']:g}"
-        row: list[Cell | str] = [family, form, weight, str(len(alike))]
+        row: list[Cell | str] = [paper.TOWERS[family], form, weight, str(len(alike))]
         for figure, scale in (("error", 100), ("fpr", 100), ("fnr", 100), ("accuracy", 100), ("auc", 1)):
             row.append(_over_seeds([scale * tower.figures[figure] for tower in alike], 1 if scale == 100 else 3))
         if both:
@@ -462,8 +461,8 @@ def tower_pictures(frame: Frame) -> list[Picture]:
             with tempfile.TemporaryDirectory() as folder:
                 drawn = [path.read_bytes() for path in towers.draw(results, Path(folder))]
             for number, (content, caption) in enumerate(zip(drawn, captions, strict=False)):
-                name = f"tower-{family.lower().replace(' ', '-')}-{number}.png"
-                pictures.append(Picture(name, content, f"{family}, {caption}"))
+                caption = f"{paper.TOWERS[family]}, {caption}"
+                pictures.append(Picture(f"tower-{family}-{number}.png", content, caption))
     return pictures
 
 

@@ -1,8 +1,10 @@
 """A video file -> one frame a second and its sound at 16 kHz, both counted from the start of its picture.
 
-Step k's frame is the one nearest to k seconds, its sound the second from k to k + 1. Frames that no other frame is
-predicted from, and that no step needs, are not decoded: a first pass over the packets' times finds them. The other
-frames stay the same, bit for bit. Damaged packets are counted and passed over.
+Step k's frame is the one on show at k seconds, or that appears within `SOON` of it; its sound is the second from k to
+k + 1. The last frame is on show as long as the sound goes on. Frames that no other frame is predicted from, and that no
+step needs, are not decoded: a first pass over the packets' times finds them. The other frames stay the same, bit for
+bit. Damaged packets are counted and passed over. Where a file's clock begins again, as in recordings that were joined,
+the second recording follows the first.
 
 Nothing but the file is opened: formats that name other files (playlists, ``concat:``) are refused, and all protocols
 but ``file``.
@@ -20,6 +22,7 @@ import av
 import av.logging
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.stream import Disposition
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
@@ -44,6 +47,12 @@ HIGH_DEFINITION = 720  # lines, from which on a picture without a colour space h
 NO_MEMORY = "get_buffer() failed"
 
 EARLY = 0.05  # of a file's stated length, which may be missing without a note
+SOON = 0.02  # seconds: half of what a frame takes at the usual rates
+JUMP = 1.0  # seconds by which a clock that begins again is earlier
+SEAM = 0.3  # seconds that a recording may seem longer where another one follows, by frames that come late
+FAR = 60.0  # seconds: a picture so much later than the one before, beyond the stated length, has a damaged time
+GARBAGE, FEW = 0.5, 20  # of so many packets and more: where more are damaged, what was decoded is not the film
+ENCRYPTED = ("encv", "enca", "drmi", "drms")
 
 Frame = UInt8[np.ndarray, "height width 3"]
 Size = Callable[[float, float], tuple[int, int]]
@@ -82,7 +91,7 @@ class Video:
         try:
             self._container = self._stack.enter_context(self._open())
             self._picture = _picture(self._container)
-            self._audio = next((s for s in self._container.streams.audio if s.codec_context is not None), None)
+            self._audio = self._track()
             if self._picture is None and self._audio is None:
                 raise Error(f"{self.path}: neither picture nor sound that can be decoded")
             if self._picture is not None:
@@ -91,6 +100,8 @@ class Video:
             self._stack.close()
             raise
         self._sound = SoundDecoder(limits.seconds)
+        self._clock = _Clock()
+        self._packets_read = 0
 
     def __enter__(self) -> Self:
         return self
@@ -118,23 +129,63 @@ class Video:
         for time, end, frame in self._decoded():
             for chosen in chooser.add(time, end, frame):
                 yield self._rgb(chosen, size)
-        for chosen in chooser.rest():
+        if self._packets_read > FEW and self._damaged > GARBAGE * self._packets_read:
+            raise Error(
+                f"{self.path}: {self._damaged:,} of its {self._packets_read:,} packets cannot be decoded: it is "
+                "encrypted or damaged; make a copy that plays without a key"
+            )
+        sounding = int(self._sound.present.nonzero()[0].max(initial=-1)) + 1
+        if chooser.last is not None and sounding > chooser.end + 1:
+            self.notes.append(f"the picture ends after {chooser.end:.0f} s; its last frame stays to {sounding} s")
+        if joined := len(self._clock.recordings) - 1:
+            self.notes.append(f"its clock begins again: {joined + 1} recordings follow each other")
+            chooser.end -= joined * SEAM
+        for chosen in chooser.rest(sounding):
             yield self._rgb(chosen, size)
         steps, audible = chooser.steps, self._sound.present.any()
         if not steps and not audible:
+            if self._sound.position:
+                what = "sound that is silent" if self._sound.silent else "less than half a second of sound"
+                raise Error(f"{self.path}: no picture, and {what}")
             raise Error(f"{self.path}: nothing in it can be decoded{self._because()}")
         if self._damaged:
             self.notes.append(f"damaged packets: {self._damaged}")
-        ended, length = max(chooser.end, self._sound.position), (self._container.duration or 0) / av.time_base
-        if ended < min(length, self.limits.seconds) - max(1, EARLY * length):
+        self._note_length(max(chooser.end, self._sound.position))
+        self.notes += self._sound.notes
+        silent = "sound: its track is silent" if self._sound.silent else "sound"
+        self.notes += [f"no {what}" for what, found in (("picture", steps), (silent, audible)) if not found]
+
+    def _note_length(self, ended: float) -> None:
+        """Note what is missing at the end, and what was cut."""
+        length, most = self._stated() or 0.0, self.limits.seconds
+        if length > most + 0.5 and ended > most - 1:
+            self.notes.append(f"cut at {most} of {length:.0f} s (--max-seconds takes more)")
+        elif ended < min(length, most) - max(1, EARLY * length):
             self.notes.append(f"ends after {ended:.0f} of {length:.0f} s")
-        self.notes += [f"no {what}" for what, found in (("picture", steps), ("sound", audible)) if not found]
+
+    def _stated(self) -> float | None:
+        """The stated length in seconds from the start of the picture, or of the sound without one."""
+        container = self._container
+        start = start_of(self._picture or self._audio)
+        if container.duration is None:
+            return None
+        late = max(0.0, start - container.start_time / av.time_base) if start and container.start_time else start or 0
+        return float(container.duration / av.time_base - late)
 
     def sound(self) -> Sound:
         """The sound, after `frames`."""
         return self._sound.sound()
 
     # --- opening ---
+
+    def _track(self) -> Any:
+        """The audio track that a player takes: the default one, else the first."""
+        tracks = [stream for stream in self._container.streams.audio if stream.codec_context is not None]
+        chosen = next((stream for stream in tracks if stream.disposition & Disposition.default), None)
+        chosen = chosen or next(iter(tracks), None)
+        if chosen is not None and len(tracks) > 1:
+            self.notes.append(f"audio track {tracks.index(chosen) + 1} of {len(tracks)} was taken, as players do")
+        return chosen
 
     def _open(self) -> InputContainer:
         try:
@@ -147,6 +198,8 @@ class Video:
             raise Error(f"{self.path}: {error.strerror or error}") from error
 
     def _check(self, stream: VideoStream) -> None:
+        if stream.codec_context.codec_tag in ENCRYPTED:
+            raise Error(f"{self.path}: encrypted; make a copy that plays without a key")
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > self.limits.pixels:
             raise Error(
@@ -173,13 +226,14 @@ class Video:
         streams: list[Any] = [stream for stream in (picture, audio) if stream is not None]
         for stream in streams:
             stream.codec_context.thread_count = 1
-        interval = 1 / float((picture and picture.average_rate) or 25)  # where frames have no time
+        interval = min(1.0, 1 / float((picture and picture.average_rate) or 25))  # where frames have no time
         going = set(streams)
-        count = 0
+        count, before, stated = 0, -math.inf, self._stated()
         for packet in self._packets(self._container, streams):
             stream = packet.stream
             if stream not in going:
                 continue
+            self._packets_read += bool(packet.size)
             if stream is picture and wanted is not None and packet.size:
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             try:
@@ -194,12 +248,18 @@ class Video:
                     time = count * interval if stream is picture else math.nan
                 else:
                     start = frame.time if start is None else start
-                    time = frame.time - start
+                    time = self._clock.time(stream.index, frame.time - start, _length(frame))
                 if stream is picture:
                     count += 1
-                    length = (frame.duration or 0) * float(frame.time_base or 0)
-                    yield time, time + (length or interval), frame
-                    over = time > self.limits.seconds
+                    end = time + (_length(frame) or interval)
+                    if stated and max(time, end) > max(stated, before) + FAR:
+                        self.notes.append(f"the times of its pictures are damaged after {max(0.0, before):.0f} s")
+                        going.discard(stream)
+                        if time > max(stated, before) + FAR:
+                            break
+                        end = max(stated, time + interval)
+                    yield time, end, frame
+                    over, before = time > self.limits.seconds, time
                 else:
                     over = self._sound.add(time, frame)
                 if over:
@@ -224,6 +284,7 @@ class Video:
             stream = _picture(container)
             assert stream is not None
             times, unit, start = [], float(stream.time_base or 1), start_of(stream)
+            clock = -math.inf  # of the packets in the order of the file
             last = math.inf if start is None else (start + self.limits.seconds + 1) / unit
             with contextlib.suppress(av.FFmpegError):  # the second pass will report it
                 for packet in container.demux(stream):
@@ -232,6 +293,10 @@ class Video:
                     if packet.pts is None:
                         return None
                     times.append(packet.pts)
+                    if packet.dts is not None:
+                        if packet.dts * unit < clock - JUMP:  # it begins again
+                            return None
+                        clock = packet.dts * unit
                     if packet.dts is not None and packet.dts > last:
                         break
             if not times:
@@ -241,18 +306,17 @@ class Video:
             length = max(0, math.ceil((ordered[-1] - first) * unit))  # the last one is the nearest to all later steps
             seconds = min(self.limits.seconds, length)
             targets = first + np.arange(seconds + 1) / unit
-            after = np.searchsorted(ordered, targets).clip(1, max(1, len(ordered) - 1))
-            near = np.stack([ordered[after - 1], ordered[np.minimum(after, len(ordered) - 1)]])
-            # Both of two that are as near, so that one place chooses.
-            closest = np.abs(near - targets) <= np.abs(near - targets).min(0)
-            return set(near[closest].tolist())
+            # The one on show and, where rounding may decide, the next one too, so that one place chooses.
+            latest = [targets + soon / unit for soon in (SOON - 1e-3, SOON + 1e-3)]
+            near = [np.searchsorted(ordered, each, "right").clip(1) - 1 for each in latest]
+            return set(ordered[np.concatenate(near)].tolist())
 
     def _rgb(self, frame: av.VideoFrame, size: Size) -> Frame:
         assert self._picture is not None
-        turns = round(frame.rotation / 90) % 4
+        transposed, *flipped = orientation(frame)
         shown = (frame.width * float(self._picture.sample_aspect_ratio or 1), float(frame.height))
-        width, height = size(*(shown[::-1] if turns % 2 else shown))
-        if turns % 2:
+        width, height = size(*(shown[::-1] if transposed else shown))
+        if transposed:
             width, height = height, width
         space = None
         if frame.colorspace in UNSPECIFIED:
@@ -261,11 +325,54 @@ class Video:
             rgb = frame.reformat(width, height, "rgb24", src_colorspace=space, interpolation="AREA", threads=1)
         except av.FFmpegError as error:
             raise Error(f"{self.path}: its picture cannot be converted ({error.strerror})") from error
-        return np.rot90(np.asarray(rgb.to_ndarray(), np.uint8), turns)
+        upright = np.asarray(rgb.to_ndarray(), np.uint8)
+        upright = upright.transpose(1, 0, 2) if transposed else upright
+        return upright[:: -1 if flipped[0] else 1, :: -1 if flipped[1] else 1]
+
+
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a stored picture becomes upright: rows and columns swapped, then turned upside down, then mirrored.
+
+    The display matrix of a file maps a stored pixel (x, y) to (a x + c y, b x + d y) on the screen.
+    """
+    matrix: Any = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, d < 0, a < 0
+    return True, b < 0, c < 0
+
+
+def _length(frame: Any) -> float:
+    """How long a frame lasts, in seconds; 0 if the file does not state it."""
+    if isinstance(frame, av.AudioFrame):
+        return frame.samples / frame.sample_rate
+    return float((frame.duration or 0) * (frame.time_base or 0))
+
+
+class _Clock:
+    """Times that go on where a file's clock begins again, the same for picture and sound."""
+
+    def __init__(self) -> None:
+        self.recordings = [0.0]  # by recording, what is added to its times
+        self.at: dict[int, tuple[int, float]] = {}  # by stream, its recording and its last time
+        self.ends: dict[int, float] = {}
+
+    def time(self, stream: int, time: float, length: float) -> float:
+        recording, last = self.at.get(stream, (0, -math.inf))
+        if time < last - JUMP:
+            recording += 1
+            if recording == len(self.recordings):
+                self.recordings.append(self.ends[stream] - time)
+        self.at[stream] = recording, time
+        time += self.recordings[recording]
+        self.ends[stream] = time + length
+        return time
 
 
 class _Chooser:
-    """Of frames in the order of display, the nearest to each second."""
+    """Of frames in the order of display, the one on show at each second."""
 
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds
@@ -276,15 +383,14 @@ class _Chooser:
     def add(self, time: float, end: float, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
         if time <= self.time:  # out of order
             return
-        while self.steps < self.seconds and self.steps <= time:
-            earlier = self.last is not None and self.steps - self.time <= time - self.steps
+        while self.steps < self.seconds and self.steps < time - SOON:
             self.steps += 1
-            yield self.last if earlier and self.last is not None else frame
+            yield self.last if self.last is not None else frame  # before the first one, that
         self.last, self.time, self.end = frame, time, end
 
-    def rest(self) -> Iterator[av.VideoFrame]:
-        """The last frame, for as long as it is shown."""
-        while self.last is not None and self.steps < min(self.seconds, self.end - 1e-3):
+    def rest(self, sounding: int) -> Iterator[av.VideoFrame]:
+        """The last frame, for as long as it is shown or there is sound."""
+        while self.last is not None and self.steps < min(self.seconds, max(self.end - 1e-3, sounding)):
             self.steps += 1
             yield self.last
 

@@ -18,6 +18,11 @@ from torch import Tensor
 
 RATE = 16_000
 """Samples of sound in a second."""
+SILENT = 1e-4  # the loudest sample of a track that holds nothing
+OPPOSED = 0.01  # of the channels' power, which their mean keeps where they are of opposite phase
+# By ITU-R BS.775, table 2: what each channel adds where there are more than two. The bass effects are left out.
+DOWNMIX = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0, "LFE": 0.0}
+SURROUND = 0.5
 JITTER = 0.1  # seconds by which sound may be early or late without a gap or an overlap
 INTEGERS = {"u1": (128, 128), "i2": (0, 2**15), "i4": (0, 2**31)}  # samples: (zero, largest)
 
@@ -41,10 +46,15 @@ class SoundDecoder:
         self.resampler: soxr.ResampleStream | None = None
         self.rate = 0
         self.waiting: list[NDArray[np.float32]] = []  # to be resampled a second at a time: a frame costs as much
+        self.loudest = 0.0
+        self.frames = self.opposed = 0
 
     def add(self, time: float, frame: av.AudioFrame) -> bool:
         """Take in a frame that begins at ``time`` (NaN: where the last one ended); True when no more is needed."""
-        samples = _mono(frame)
+        samples, opposed = _mono(frame)
+        self.frames += 1
+        self.opposed += opposed
+        self.loudest = max(self.loudest, float(np.abs(samples).max(initial=0.0)))
         rate = frame.sample_rate
         if rate != self.rate:
             self._finish()
@@ -63,8 +73,19 @@ class SoundDecoder:
 
     @property
     def present(self) -> Bool[np.ndarray, "second"]:
-        """Whether half or more of each second has sound."""
-        return np.asarray(self.coverage >= 0.5)
+        """Whether half or more of each second has sound; nowhere in a silent track."""
+        return np.asarray((self.coverage >= 0.5) & (not self.silent))
+
+    @property
+    def silent(self) -> bool:
+        """Whether there are samples, and nothing in them."""
+        return self.frames > 0 and self.loudest < SILENT
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done to the sound."""
+        opposed = self.opposed > self.frames / 2
+        return ["its channels cancel each other (opposite phase): one of them was taken"] if opposed else []
 
     def sound(self) -> Sound:
         """All of it, once."""
@@ -102,14 +123,28 @@ class SoundDecoder:
         self.written = end
 
 
-def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
-    """The mean of the channels, in [-1, 1]."""
+def _mono(frame: av.AudioFrame) -> tuple[NDArray[np.float32], bool]:
+    """One channel of all, in [-1, 1], and whether that is a single one of them, since they cancel each other.
+
+    It is the mean of two; of more, what a standard downmix gives; of channels without names, their mean.
+    """
     samples: Any = frame.to_ndarray()  # (channel, sample), or (1, samples of all channels in turn)
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T
     zero, largest = INTEGERS.get(samples.dtype.str[1:], (0, 1))
+    names = [channel.name for channel in frame.layout.channels]
+    if len(names) > 2 and "FC" in names:
+        weights = np.array([DOWNMIX.get(name, SURROUND) for name in names], np.float32)
+        mixed = np.einsum("c,cs->s", weights, samples.astype(np.float32) - np.float32(zero))
+        return np.clip(mixed / np.float32(largest), -1, 1), False
     mean: NDArray[np.float32] = samples.mean(0, dtype=np.float32)
-    return mean if largest == 1 else (mean - np.float32(zero)) / np.float32(largest)
+    opposed = False
+    if len(samples) == 2:
+        apart = samples.astype(np.float32) - np.float32(zero)
+        power = np.square(apart).mean(1)
+        opposed = bool(np.square(mean - np.float32(zero)).mean() < OPPOSED * power.mean())
+        mean = apart[power.argmax()] + np.float32(zero) if opposed else mean
+    return mean if largest == 1 else (mean - np.float32(zero)) / np.float32(largest), opposed
 
 
 # --- log-mel spectrograms ---------------------------------------------------------------------------------------------

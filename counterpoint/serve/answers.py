@@ -253,7 +253,7 @@ class About(_Answer):
 class Health(_Answer):
     """Whether the server takes clips."""
 
-    status: Literal["ok", "stopping"]
+    status: Literal["ok", "full", "stopping"]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -200,8 +200,9 @@ def _monitoring(app: FastAPI) -> None:
     @app.get("/healthz", responses={503: {"model": answers.Health}})
     async def healthz(service: Serving, response: Response) -> answers.Health:
         """Whether the server takes clips."""
-        response.status_code = 503 if service.stopping else 200
-        return answers.Health(status="stopping" if service.stopping else "ok")
+        health = answers.Health(status="stopping" if service.stopping else "ok" if service.has_room() else "full")
+        response.status_code = 200 if health.status == "ok" else 503
+        return health
 
     @app.get(
         "/metrics",

@@ -200,17 +200,18 @@ class Client:
             detail = str(response.json()["detail"])
         except (ValueError, KeyError, TypeError):
             detail = response.reason_phrase
-        if response.status_code == 429:
+        if response.status_code in (429, 507):  # too many wait, or the disk is full
             seconds = response.headers.get("Retry-After", "")
-            raise _FullError(detail, float(seconds) if seconds.isdecimal() else RETRY_SECONDS)
+            wait = float(seconds) if seconds.isdecimal() else RETRY_SECONDS
+            raise _FullError(response.status_code, detail, wait)
         raise ServerError(response.status_code, detail)
 
 
 class _FullError(ServerError):
     """The server is full; try again after so many seconds."""
 
-    def __init__(self, detail: str, seconds: float) -> None:
-        super().__init__(429, detail)
+    def __init__(self, status: int, detail: str, seconds: float) -> None:
+        super().__init__(status, detail)
         self.seconds = seconds
 
 

@@ -8,7 +8,9 @@ import asyncio
 import hmac
 import ipaddress
 import os
+import re
 import socket
+import tempfile
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -18,9 +20,11 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from counterpoint.errors import Error
+from counterpoint.errors import Error, redacted
+from counterpoint.files import FULL
 from counterpoint.serve.service import UPLOAD, Service, log
 from counterpoint.serve.settings import MEGABYTE, RefusedError
 
@@ -125,15 +129,34 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     return JSONResponse({"detail": detail}, status, dict(headers or {}))
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error came of a disk that is full, which is no fault of the client's."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def disk_full() -> JSONResponse:
+    """The answer while the server's disk is full."""
+    log.error("the disk is full: %s", tempfile.gettempdir())
+    return problem(507, "the server's disk is full; try again later", {"Retry-After": "30"})
+
+
 def handle_errors(app: FastAPI) -> None:
     """Answer every refusal and error of the library with one line."""
 
     async def refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RefusedError)
-        return problem(error.status, error.detail, error.headers)
+        return disk_full() if is_full(error) else problem(error.status, error.detail, error.headers)
+
+    async def other(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, StarletteHTTPException)
+        return disk_full() if is_full(error) else problem(error.status_code, str(error.detail), error.headers)
 
     async def unreadable(request: Request, error: Exception) -> JSONResponse:
-        return problem(422, str(error))
+        return disk_full() if is_full(error) else problem(422, redacted(str(error)))
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -141,6 +164,7 @@ def handle_errors(app: FastAPI) -> None:
         return problem(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
     app.add_exception_handler(RefusedError, refused)
+    app.add_exception_handler(StarletteHTTPException, other)
     app.add_exception_handler(Error, unreadable)
     app.add_exception_handler(RequestValidationError, invalid)
 
@@ -165,11 +189,13 @@ class Guard:
         self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handle one request; HEAD is answered as GET is, without the body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         send = _secured(scope, send)
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _bodiless(send)
         try:
             self.check(scope, Headers(scope=scope))
         except RefusedError as refused:
@@ -185,6 +211,17 @@ class Guard:
             raise RefusedError(421, f"this server does not go by that name{self.hint}")
         if not self.is_open(scope["path"]) and headers.get("sec-fetch-site") == "cross-site":
             raise RefusedError(403, "requested by another site's page")
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not self._is_own(headers):
+            raise RefusedError(403, "requested by a page of another origin")
+
+    def _is_own(self, headers: Headers) -> bool:
+        """Whether the page that sends a request is this server's, also behind a proxy; programs name no origin."""
+        origin = headers.get("origin")
+        if origin is None:
+            return True
+        where = origin.partition("://")[2].lower()
+        name = _name(where)
+        return where == headers.get("host", "").lower() or (name in self.hosts and name not in LOCAL)
 
     def is_open(self, path: str) -> bool:
         """Whether anybody may read a path, such as a file of the page."""
@@ -220,9 +257,12 @@ class Gate(Guard):
 
         try:
             await super().__call__(scope, receive, observed)
-        except Exception:
+        except Exception as error:
             if status != NO_STATUS:
                 raise
+            if is_full(error):
+                await disk_full()(scope, receive, _secured(scope, observed))
+                return
             log.exception("%s %s", scope["method"], scope["path"])
             answer = problem(500, "an error of the server; its log has the details")
             await answer(scope, receive, _secured(scope, observed))
@@ -305,9 +345,31 @@ def _is_upload(scope: Scope) -> bool:
 
 
 def _host(headers: Headers) -> str:
-    """The server's name in a request, without the port."""
-    host = headers.get("host", "")
-    return (host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]).lower()
+    """The server's name in a request, without the port; empty where it is malformed."""
+    return _name(headers.get("host", ""))
+
+
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII | re.IGNORECASE)
+
+
+def _name(authority: str) -> str:
+    found = _AUTHORITY.fullmatch(authority)
+    return found[1].lower() if found else ""
+
+
+def _bodiless(send: Send) -> Send:
+    """``send`` that ends after the head of an answer."""
+    ended = False
+
+    async def bodiless(message: Message) -> None:
+        nonlocal ended
+        if message["type"] != "http.response.body":
+            await send(message)
+        elif not ended:
+            ended = True
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return bodiless
 
 
 def _secured(scope: Scope, send: Send) -> Send:

@@ -26,6 +26,7 @@ from counterpoint.data.features import FEATURES_FILE
 from counterpoint.data.records import clip_of
 from counterpoint.data.tfrecord import Shard
 from counterpoint.errors import Error
+from counterpoint.files import claimed
 from counterpoint.media import encoders
 from counterpoint.media.decode import SUFFIXES
 from counterpoint.media.workers import WorkerPool
@@ -38,6 +39,9 @@ from counterpoint.serve.jobs import Job, Jobs
 from counterpoint.serve.settings import RefusedError, Settings
 
 FILE = "upload"
+PREFIX = "counterpoint-serve-"  # of the folder of uploads, among other programs' temporary folders
+ROOM = 1 << 16  # bytes that must fit on the disk
+YOUNG = 1.0  # seconds: such a folder's server may not have locked it yet
 UPLOAD: ContextVar[object] = ContextVar("upload", default=None)
 """The request whose clips are being taken, an entry of `Service.uploads`."""
 EXPLANATIONS = 16  # that may wait
@@ -46,6 +50,15 @@ RECENT = 0.1  # weight of the last clip in the typical time
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)  # seconds
 
 log = logging.getLogger("counterpoint.serve")
+
+
+def sweep(temporary: Path) -> None:
+    """Remove the folders of uploads whose servers were killed: nobody holds their locks."""
+    for left in temporary.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, Error):  # another user's, or in use
+            if time.time() - left.stat().st_mtime > YOUNG:
+                with claimed(left, "in use"):
+                    shutil.rmtree(left)
 
 
 class Metrics:
@@ -148,11 +161,23 @@ class Service:
             return None, str(error)
         return WorkerPool(found.name, self.settings.workers, self.settings.memory), ""
 
+    def has_room(self) -> bool:
+        """Whether something can be written where uploads are kept."""
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                file.write(bytes(ROOM))
+                file.flush()
+        except OSError:
+            return False
+        return True
+
     async def __aenter__(self) -> "Service":
-        folder = Path(tempfile.mkdtemp(prefix="counterpoint-serve-"))  # its mode is 0700
+        await asyncio.to_thread(sweep, Path(tempfile.gettempdir()))
+        self.folder = folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # its mode is 0700
         before, tempfile.tempdir = tempfile.tempdir, str(folder)  # where uploads are written as they arrive
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(claimed(folder, "another server's"))
             stack.callback(setattr, tempfile, "tempdir", before)
             self._predictor = await stack.enter_async_context(
                 BatchingPredictor(self.predictor, self.metrics.batches.observe)

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from counterpoint.errors import Error
@@ -149,7 +150,7 @@ def test_the_start_is_the_streams_own(film: Path, tmp_path: Path, name: str) -> 
 
 
 def test_frames_at_any_times(tmp_path: Path) -> None:
-    """The nearest frame to each second, by hand: times 0, 0.4, 1.1, 2.6, 2.9, 4.2 (which stays for a while)."""
+    """The frame on show at each second, by hand: times 0, 0.4, 1.1, 2.6, 2.9, 4.2."""
     path = tmp_path / "variable.mkv"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FPS, options=BOTH)
@@ -160,7 +161,7 @@ def test_frames_at_any_times(tmp_path: Path) -> None:
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    assert shown(path) == [0, 2, 3, 4, 5]
+    assert shown(path) == [0, 1, 2, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def test_sound_of_another_length(tmp_path: Path, length: float, steps: int) -> N
     frames, sound, _ = decoded(
         render.write(tmp_path / "a.mkv", numbered(150), tone(length), fps=30, sound_codec="flac")
     )
-    assert (len(frames), len(sound.present)) == (5, steps)
+    assert (len(frames), len(sound.present)) == (max(5, steps), steps)  # the last frame stays while there is sound
     assert sound.present.all()
 
 
@@ -487,5 +488,126 @@ def test_real_clips(real_data: Path, name: str, steps: int, audible: int) -> Non
             (frame.time, frame.reformat(format="rgb24", src_colorspace="ITU601")) for frame in container.decode(stream)
         ]
     for step, frame in enumerate(frames):
-        _, nearest = min(every, key=lambda timed: abs(timed[0] - every[0][0] - step))
-        assert np.abs(frame.astype(int) - nearest.to_ndarray()).mean() < 1
+        on_show = [picture for time, picture in every if time - every[0][0] <= step + 0.02][-1]
+        assert np.abs(frame.astype(int) - on_show.to_ndarray()).mean() < 1
+
+
+# --- what players do --------------------------------------------------------------------------------------------------
+
+MATRICES = {
+    "mirrored": ((-1, 0, 0, 1), lambda picture: picture[:, ::-1]),
+    "upside down": ((1, 0, 0, -1), lambda picture: picture[::-1]),
+    "transposed": ((0, 1, 1, 0), lambda picture: picture.transpose(1, 0, 2)),
+    "turned right": ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
+    "turned left": ((0, -1, 1, 0), lambda picture: np.rot90(picture)),
+    "turned round": ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_display_matrices(tmp_path: Path, name: str) -> None:
+    """As players show them: (a, b, c, d) maps a stored pixel (x, y) to (a x + c y, b x + d y)."""
+    picture = np.full((48, 64, 3), 20, np.uint8)
+    picture[:24, :32], picture[:24, 32:], picture[24:, :32] = 220, 140, 80
+    path = render.write(tmp_path / "a.mp4", [picture] * 25, None)
+    (upright, *_), _, _ = decoded(path)
+    (a, b, c, d), expected = MATRICES[name]
+    content = bytearray(path.read_bytes())
+    header = content.find(b"tkhd") + 4
+    place = header + 4 + (32 if content[header] else 20) + 16
+    one = 1 << 16
+    struct.pack_into(">9i", content, place, a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    (frame, *_), _, _ = decoded(path)
+    assert frame.shape == expected(upright).shape
+    assert np.abs(frame.astype(int) - expected(upright).astype(int)).mean() < 1
+
+
+def with_sounds(path: Path, sounds: list[NDArray[np.float32]], layout: str, default: int = 0) -> Path:
+    """A sound file with a track for each of (channel, sample), of which one is the default."""
+    with av.open(str(path), "w") as container:
+        streams: list[Any] = [container.add_stream("flac", rate=RATE, layout=layout) for _ in sounds]
+        for number, stream in enumerate(streams):
+            stream.disposition = Disposition.default if number == default else Disposition(0)
+        for stream, sound in zip(streams, sounds, strict=True):
+            stored = np.ascontiguousarray((sound.T * 32767).reshape(1, -1).astype(np.int16))
+            frame = av.AudioFrame.from_ndarray(stored, "s16", layout)
+            frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    return path
+
+
+def rms(sound: Sound) -> float:
+    return float(np.sqrt(np.square(sound.seconds).mean()))
+
+
+def test_the_default_audio_track(tmp_path: Path) -> None:
+    wave = np.sin(np.arange(2 * RATE) / 5).astype(np.float32)
+    quiet, loud = (np.stack([loudness * wave] * 2) for loudness in (0.1, 0.5))
+    path = with_sounds(tmp_path / "a.mkv", [quiet, loud], "stereo", default=1)
+    _, sound, notes = decoded(path)
+    assert rms(sound) == pytest.approx(0.5 / math.sqrt(2), rel=0.02)
+    assert notes == ["audio track 2 of 2 was taken, as players do", "no picture"]
+
+
+def test_channels_of_opposite_phase(tmp_path: Path) -> None:
+    wave = (np.sin(np.arange(2 * RATE) / 5) / 2).astype(np.float32)
+    _, sound, notes = decoded(with_sounds(tmp_path / "a.mkv", [np.stack([wave, -wave])], "stereo"))
+    assert rms(sound) == pytest.approx(0.5 / math.sqrt(2), rel=0.02)
+    assert notes == ["its channels cancel each other (opposite phase): one of them was taken", "no picture"]
+    _, sound, notes = decoded(with_sounds(tmp_path / "b.mkv", [np.stack([wave, 0 * wave])], "stereo"))
+    assert rms(sound) == pytest.approx(0.25 / math.sqrt(2), rel=0.02)
+    assert notes == ["no picture"]
+
+
+@pytest.mark.parametrize(("channel", "weight"), [(0, 0.7071), (1, 0.7071), (2, 1.0), (3, 0.0), (4, 0.5), (5, 0.5)])
+def test_the_downmix_of_six_channels(tmp_path: Path, channel: int, weight: float) -> None:
+    """By ITU-R BS.775: left, right, centre, bass effects, surround left and right."""
+    wave = np.zeros((6, 2 * RATE), np.float32)
+    wave[channel] = np.sin(np.arange(2 * RATE) / 5) / 2
+    path = with_sounds(tmp_path / "a.mkv", [wave], "5.1")
+    if weight:
+        assert rms(decoded(path)[1]) == pytest.approx(weight * 0.5 / math.sqrt(2), rel=0.02)
+    else:
+        assert error_of(path) == "no picture, and sound that is silent"
+
+
+def test_slides_stay_until_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "slides.mkv"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=FPS, options=BOTH)
+        sound: Any = container.add_stream("flac", rate=RATE, layout="mono")
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 64, 48, "yuv420p", Fraction(1, 1000)
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time, rgb in zip([0, 3000, 4600], numbered(3), strict=True):
+            frame = av.VideoFrame.from_ndarray(rgb, "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        wave = (np.sin(np.arange(9 * RATE) / 5) * 9000).astype(np.int16)[None]
+        samples = av.AudioFrame.from_ndarray(wave, "s16", "mono")
+        samples.sample_rate, samples.pts, samples.time_base = RATE, 0, Fraction(1, RATE)
+        container.mux(sound.encode(samples))
+        container.mux(sound.encode(None))
+    frames, _, notes = decoded(path)
+    assert numbers(frames) == [0, 0, 0, 1, 1, 2, 2, 2, 2]
+    assert notes == ["the picture ends after 5 s; its last frame stays to 9 s"]
+
+
+def test_recordings_that_were_joined(tmp_path: Path) -> None:
+    parts = [
+        render.write(tmp_path / f"{name}.ts", numbered(count), tone(count / FPS), fps=FPS, options=BOTH)
+        for name, count in (("a", 3 * FPS), ("b", 4 * FPS))
+    ]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames, sound, notes = decoded(joined)
+    assert 7 <= len(frames) <= 8
+    assert int(sound.present.sum()) == 7
+    assert "its clock begins again: 2 recordings follow each other" in notes
+
+
+def test_what_was_cut_is_noted(film: Path) -> None:
+    _, _, notes = decoded(film, Limits(3))
+    assert notes == [f"cut at 3 of {SECONDS} s (--max-seconds takes more)"]

@@ -174,12 +174,13 @@ def test_what_is_missing(lite: Encoders, tmp_path: Path) -> None:
     assert set(lite.encode(silent, "silent").clip.tracks) == {"video"}
     only = render.write(tmp_path / "only.mp4", None, np.random.default_rng(0).normal(0, 0.1, 2 * render.RATE))
     assert set(lite.encode(only, "only").clip.tracks) == {"audio"}
-    short = render.write(tmp_path / "short.mp4", plain(75), np.zeros(render.RATE))
+    short = render.write(tmp_path / "short.mp4", plain(75), np.random.default_rng(0).normal(0, 0.1, render.RATE))
     clip = lite.encode(short, "short").clip
     assert (len(clip.tracks["video"]), len(clip.tracks["audio"])) == (3, 1)
-    assert clip.tracks["audio"].any()  # silence is sound
+    mute = lite.encode(render.write(tmp_path / "mute.mp4", plain(75), np.zeros(3 * render.RATE)), "mute")
+    assert (set(mute.clip.tracks), mute.notes) == ({"video"}, ["no sound: its track is silent"])
     blink = render.write(tmp_path / "blink.wav", None, np.ones(int(0.3 * render.RATE)))
-    with pytest.raises(Error, match="nothing in it can be decoded"):  # less than half a second is none
+    with pytest.raises(Error, match="nothing in it can be decoded"):
         lite.encode(blink, "blink")
 
 

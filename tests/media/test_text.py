@@ -29,7 +29,7 @@ EXPECTED = ["Hello there, world"] * 3 + ["", "Bye"]
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
     frames = [np.full((48, 64, 3), 90, np.uint8)] * 25
-    return render.write(tmp_path / "film.mp4", frames, np.zeros(5 * render.RATE), fps=5)
+    return render.write(tmp_path / "film.mp4", frames, np.random.default_rng(0).normal(0, 0.1, 5 * render.RATE), fps=5)
 
 
 def with_text(film: Path, target: Path, codec: str, title: str = "") -> Path:

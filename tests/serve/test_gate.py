@@ -1,22 +1,28 @@
 """Answers of the gate where the application fails."""
 
 import asyncio
+import errno
 import json
+import os
+import socket
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from counterpoint.errors import Error
-from counterpoint.serve.gate import Gate, host_names, is_local
-from counterpoint.serve.service import Metrics
+from counterpoint.files import claimed
+from counterpoint.serve.gate import Gate, bind, host_names, is_local, url_of
+from counterpoint.serve.service import PREFIX, Metrics, sweep
 from counterpoint.serve.settings import Settings
 
 
-def ask(app: Any) -> list[dict[str, Any]]:
+def ask(app: Any, method: str = "GET", hosts: tuple[str, ...] = (), **headers: str) -> list[dict[str, Any]]:
     """What goes out for a request that the application answers so."""
-    service: Any = SimpleNamespace(settings=Settings(), metrics=Metrics(), uploads=set())
-    scope = {"type": "http", "method": "GET", "path": "/v1/about", "headers": []}
+    service: Any = SimpleNamespace(settings=Settings(hosts=hosts), metrics=Metrics(), uploads=set())
+    head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": "/v1/about", "headers": head}
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -46,6 +52,83 @@ def test_an_answer_that_has_begun_is_not_begun_again() -> None:
 
     with pytest.raises(ZeroDivisionError):
         ask(app)
+
+
+async def well(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["method"].encode(), "more_body": True})
+    await send({"type": "http.response.body", "body": b"more"})
+
+
+LOCAL = host_names("127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1]evil", "localhost:80, evil", "localhost:80evil", "evil", "", "localhost:80:80", "[::1", "localhost:"]
+)
+def test_names_that_are_not_the_servers(host: str) -> None:
+    assert ask(well, hosts=LOCAL, host=host)[0]["status"] == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8037", "[::1]:8037", "[::1]"])
+def test_names_of_this_machine(host: str) -> None:
+    assert ask(well, hosts=LOCAL, host=host)[0]["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8037", 200),
+        ("http://localhost:3000", 403),
+        ("http://127.0.0.1:8037", 403),
+        ("http://evil.example.org", 403),
+        ("null", 403),
+        ("https://films.example.org", 200),  # behind a proxy
+    ],
+)
+def test_pages_of_other_origins_send_nothing(origin: str, status: int) -> None:
+    hosts = host_names("127.0.0.1", ["films.example.org"])
+    assert ask(well, "POST", hosts, host="localhost:8037", origin=origin)[0]["status"] == status
+    assert ask(well, "GET", hosts, host="localhost:8037", origin=origin)[0]["status"] == 200
+    assert ask(well, "POST", hosts, host="localhost:8037")[0]["status"] == 200  # a program
+
+
+def test_head_is_get_without_its_body() -> None:
+    assert [message.get("body") for message in ask(well, "HEAD")] == [None, b""]
+    assert [message.get("body") for message in ask(well, "GET")] == [None, b"GET", b"more"]
+
+
+def test_a_full_disk_is_the_servers_trouble() -> None:
+    async def app(*arguments: Any) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise ValueError("the body cannot be read") from error
+
+    start, body = ask(app)
+    assert start["status"] == 507
+    assert dict(start["headers"])[b"retry-after"] == b"30"
+    assert json.loads(body["body"]) == {"detail": "the server's disk is full; try again later"}
+
+
+def test_folders_of_killed_servers_are_swept(tmp_path: Path) -> None:
+    left, used, other = (tmp_path / name for name in (f"{PREFIX}left", f"{PREFIX}used", "other"))
+    for folder in (left, used, other):
+        folder.mkdir()
+        (folder / "upload").touch()
+    with claimed(used, "in use"):
+        for folder in (left, used, other):
+            os.utime(folder, (1, 1))
+        sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([used.name, other.name])
+    assert (used / "upload").exists()
+
+
+def test_a_socket_names_its_protocol() -> None:
+    """So that asyncio turns the delay of small answers off."""
+    with bind("127.0.0.1", 0) as bound:
+        assert bound.proto == socket.IPPROTO_TCP
+        assert url_of(bound).startswith("http://127.0.0.1:")
 
 
 @pytest.mark.parametrize(
