@@ -2,7 +2,9 @@
 
 import contextlib
 import itertools
+import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, InvalidStateError, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import spawn
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from queue import SimpleQueue
@@ -67,9 +70,18 @@ class WorkerPool:
         name: of the encoders, for `counterpoint.media.encoders.build`.
         count: number of processes.
         memory: bytes that a process may take beyond what its encoders take (Linux only); no limit without.
+
+    Raises:
+        StartError: processes cannot be started here.
     """
 
     def __init__(self, name: str, count: int, memory: int | None = None) -> None:
+        executable = os.fsdecode(spawn.get_executable() or "")
+        if not shutil.which(executable):  # the pool would try for ever
+            raise StartError(
+                f"{executable or 'Python'}: cannot be started, and films are decoded in processes of their own; mend "
+                "sys.executable, or what multiprocessing.set_executable was given"
+            )
         start = (name, encoders.factory_of(name), memory)
         self._workers = [_Worker(start) for _ in range(count)]
         self._free: SimpleQueue[_Worker] = SimpleQueue()

@@ -13,7 +13,7 @@ from counterpoint.errors import Error
 from counterpoint.media import workers
 from counterpoint.media.decode import Limits
 from counterpoint.media.encoders import Encoded
-from counterpoint.media.workers import Failure, Source, WorkerError, WorkerPool, cause_of, encode_all
+from counterpoint.media.workers import Failure, Source, StartError, WorkerError, WorkerPool, cause_of, encode_all
 
 
 def _misbehaves(source: Source, limits: Limits) -> Encoded | str:
@@ -58,3 +58,10 @@ def test_a_call_that_is_cancelled_ends_its_process() -> None:
         stopped = pool.submit(time.sleep, 600)
         time.sleep(0.2)
     assert stopped.done()
+
+
+def test_processes_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for them."""
+    monkeypatch.setattr("multiprocessing.spawn.get_executable", lambda: b"/nonexistent/python")
+    with pytest.raises(StartError, match=r"/nonexistent/python: cannot be started"):
+        next(encode_all([Source("a", Path("a.mp4"))], "lite", 1))
