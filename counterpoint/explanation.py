@@ -13,6 +13,7 @@ from counterpoint.data.clip import Clip
 from counterpoint.data.dataset import Dataset
 from counterpoint.data.tracks import Track, Tracks, to_device, without_modality
 from counterpoint.errors import Error
+from counterpoint.files import FILMS
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.models.fusion import AttentionMaps, Layer
@@ -85,6 +86,8 @@ def split_name(name: str) -> tuple[str, str]:
     """
     marks = [i for i, character in enumerate(name) if character == "#" and i]
     if not marks:
+        if Path(name).suffix.lower() in FILMS:
+            raise Error(f"{name}: a video; `counterpoint categorize RUN {name} --explain FOLDER` explains its answer")
         raise Error(f"{name}: name the clip as SHARD#ID")
     mark = next((i for i in marks if Path(name[:i]).exists()), marks[-1])
     return name[:mark], name[mark + 1 :]

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from counterpoint.data.copies import Digests
 from counterpoint.data.features import FeatureSet
 from counterpoint.errors import UNREADABLE, Error, redacted
-from counterpoint.files import cache_folder, check_regular, replacing, write_text
+from counterpoint.files import FILMS, cache_folder, check_regular, replacing, write_text
 from counterpoint.models.categorizer import Categorizer
 from counterpoint.models.correlation import Tower
 from counterpoint.recipes import AnyRecipe, Recipe, from_json, identity, largest, to_json
@@ -105,7 +105,9 @@ class RunFolder:
         folder = Path(folder)
         path = folder / RECIPE_FILE
         if not path.exists():
-            raise Error(f"{folder}: not a run folder (no {RECIPE_FILE}); `counterpoint train` makes one")
+            data = _is_film(folder) or any(path.suffix == ".tfrecord" or _is_film(path) for path in folder.glob("*"))
+            hint = "it is data, and the run is named before it" if data else "`counterpoint train` makes one"
+            raise Error(f"{folder}: not a run folder (no {RECIPE_FILE}); {hint}")
         check_regular(path)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -335,6 +337,10 @@ class RunFolder:
         state = {name: t.contiguous() for name, t in model.state_dict().items() if not name.startswith(TOWER_PREFIX)}
         with replacing(path) as file:
             file.write(save(state, {DIGEST: digest(state)}))
+
+
+def _is_film(path: Path) -> bool:
+    return path.suffix.lower() in FILMS
 
 
 def renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:

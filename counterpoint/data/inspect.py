@@ -22,6 +22,7 @@ from counterpoint.data.remote import open_shard
 from counterpoint.data.store import RemotePath, is_remote, remote_shards
 from counterpoint.data.tfrecord import INDEX_SUFFIX
 from counterpoint.errors import Error, RecordError
+from counterpoint.files import FILMS
 from counterpoint.taxonomy import Labelling, youtube8m
 from counterpoint.taxonomy.tree import SEPARATOR
 
@@ -106,6 +107,8 @@ class Inspection:
 
 Source: TypeAlias = str | PathLike[str] | RemotePath
 """A file, folder or glob, by path or URL."""
+EXTRACT = "`counterpoint extract VIDEOS --out SHARDS` makes shards of videos, and `counterpoint learn` a model too"
+FILM = f"a video, and no shard; {EXTRACT}"
 _NONE = "no shards there (a file, a folder with *.tfrecord files, or a glob)"
 
 
@@ -131,11 +134,22 @@ def find_shards(paths: Source | Sequence[Source]) -> list[Path | RemotePath]:
             shards |= set(match.rglob("*.tfrecord")) if match.is_dir() else {match}
         shards = {shard for shard in shards if not shard.name.endswith(INDEX_SUFFIX)}
         if not shards:
-            raise Error(f"{path}: {_NONE}")
+            raise Error(f"{path}: {_instead(Path(str(path))) or _NONE}")
+        if film := next((shard for shard in shards if shard.suffix.lower() in FILMS), None):
+            raise Error(f"{film}: {FILM}")
         found |= shards
     # One file may be named in several ways; the first of them is kept.
     once = {path.resolve(): path for path in sorted(found, key=_natural, reverse=True)}
     return sorted(once.values(), key=_natural)
+
+
+def _instead(folder: Path) -> str:
+    """What is in a folder without shards, and what to do with it; empty for nothing that is known."""
+    if (folder / "recipe.json").exists():
+        return "a run, and no data; a run is named first, as in `counterpoint evaluate RUN --data SHARDS`"
+    if any(path.suffix.lower() in FILMS for path in (folder.rglob("*") if folder.is_dir() else ())):
+        return f"holds videos and no shards; {EXTRACT}"
+    return ""
 
 
 def _natural(path: Path | RemotePath) -> list[tuple[int, str]]:

@@ -28,6 +28,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from counterpoint.errors import Error
+from counterpoint.files import FILMS
 from counterpoint.media.sound import Sound, SoundDecoder
 
 # Everything that one file alone can be; hls, concat, dash and the like are left out.
@@ -36,8 +37,7 @@ FORMATS = (
     "gif,wav,mp3,flac,aac,aiff,amr,ac3"
 )
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-_NAMES = "3g2 3gp asf avi dv flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm rmvb ts vob webm wmv"
-SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
+SUFFIXES = FILMS
 """Of the files that are looked for in folders."""
 _SOUNDS = "aac ac3 aiff amr flac gif m4a mp3 oga ogg opus wav"
 SOUNDS = frozenset(f".{name}" for name in _SOUNDS.split(" "))

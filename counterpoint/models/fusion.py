@@ -36,7 +36,6 @@ from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as functional
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -593,22 +592,18 @@ class AttentionModule(nn.Module):
 
 
 class Emphasis(nn.Module):
-    """How much more a second counts for what the tower finds in the other modalities.
-
-    The log of the factor is scale x softplus(evidence + offset): seconds that hardly belong to anything count alike, as
-    all of a clip's do whose sound is unrelated, and those that belong count the more, the more they do.
+    """How much more a second counts for what the tower finds in the other modalities: exp(scale x evidence).
 
     Args:
-        modalities: by name, how many rows have a scale and an offset of their own to learn; 0: all rows share those of
-            the beginning.
+        modalities: by name, how many rows have a scale of their own to learn; 0: all rows share one that stays.
     """
 
-    SCALE, OFFSET = 1.5, 0.5
+    START = 0.5
 
     def __init__(self, modalities: Mapping[str, int]) -> None:
         super().__init__()
-        start = {name: torch.tensor([[self.SCALE], [self.OFFSET]]).repeat(1, n) for name, n in modalities.items() if n}
-        self.learned = nn.ParameterDict({name: nn.Parameter(each) for name, each in start.items()})
+        scales = {name: torch.full((rows or 1,), self.START) for name, rows in modalities.items()}
+        self.learned = nn.ParameterDict({name: nn.Parameter(each) for name, each in scales.items() if modalities[name]})
 
     def forward(self, name: str, correlation: Correlation | None) -> Float[Tensor, "batch row step"] | None:
         """The log of each step's factor; None for a modality that the tower does not compare."""
@@ -616,10 +611,8 @@ class Emphasis(nn.Module):
         assert correlation.evidence is not None, "emphasis needs a tower that was asked for every second"
         if (evidence := correlation.evidence.get(name)) is None:
             return None
-        start = evidence.new_tensor([[self.SCALE], [self.OFFSET]])
-        scale, offset = self.learned.get(name, start)
-        logs: Tensor = scale.unsqueeze(-1) * functional.softplus(evidence.unsqueeze(1) + offset.unsqueeze(-1))
-        return logs
+        scale = self.learned[name] if name in self.learned else evidence.new_full((1,), self.START)
+        return evidence.unsqueeze(1) * scale.unsqueeze(-1)
 
 
 class Layer(nn.Module):

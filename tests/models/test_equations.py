@@ -264,12 +264,8 @@ def slow_emphasis(layer: CrossModalLayer, name: str, track: Track, correlation: 
         return [[0.0] * track.mask.shape[1] for _ in range(rows)]
     assert correlation.evidence is not None
     learned = layer.emphasis.learned
-    scales, offsets = learned[name].tolist() if name in learned else ([1.5], [0.5])
-    evidence = correlation.evidence[name][clip].tolist()
-    return [
-        [scale * math.log1p(math.exp(value + offset)) for value in evidence]
-        for scale, offset in zip(scales, offsets, strict=True)
-    ]
+    scales = learned[name].tolist() if name in learned else [0.5]
+    return [[scale * value for value in correlation.evidence[name][clip].tolist()] for scale in scales]
 
 
 def some_tracks(layer: CrossModalLayer) -> Tracks:
