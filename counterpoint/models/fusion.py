@@ -568,7 +568,8 @@ class AttentionModule(nn.Module):
         """The weights, zero where the track has no step, so that padding influences nothing.
 
         Args:
-            emphasis: the log of a factor by which a step counts more; there may be one row for all.
+            emphasis: the log of a factor by which a step counts more; there may be one row for all. It is given only
+                where the fusion is ``per_second``.
         """
         raise NotImplementedError
 
@@ -660,10 +661,7 @@ class CrossModalLayer(Layer):
     ) -> tuple[Tracks, dict[str, AttentionMaps]]:
         modules: Mapping[str, AttentionModule] = self.attention_modules  # type: ignore[assignment]
         tracks = {name: self._conditioned(name, track, correlation) for name, track in tracks.items()}
-        weights = {
-            name: modules[name].weights(track, self.emphasis(name, correlation) if self.emphasis else None)
-            for name, track in tracks.items()
-        }
+        weights = {name: self._weights(modules[name], name, track, correlation) for name, track in tracks.items()}
         influences = {name: self._influences(name, tracks, weights, correlation) for name in tracks}
         combined = {
             name: modules[name].aggregate(track, weights[name], influences[name]) for name, track in tracks.items()
@@ -684,6 +682,11 @@ class CrossModalLayer(Layer):
                 assert correlation is not None, "this layer's input needs a correlation tower"
                 features = features + self.conditionings[key](correlation, pair(source, target))
         return Track(features, track.mask)
+
+    def _weights(self, module: AttentionModule, name: str, track: Track, correlation: Correlation | None) -> Weights:
+        """A modality's weights; modules of one's own need not know of emphasis unless the fusion is per second."""
+        emphasis = self.emphasis(name, correlation) if self.emphasis else None
+        return module.weights(track) if emphasis is None else module.weights(track, emphasis)
 
     def _influences(
         self, target: str, tracks: Tracks, weights: Mapping[str, Weights], correlation: Correlation | None

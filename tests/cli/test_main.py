@@ -923,7 +923,8 @@ def test_bad_records_are_reported_once(command: Command, world: Path, tmp_path: 
 def test_not_a_run(command: Command, world: Path) -> None:
     for arguments in (["evaluate", world / "train", "--data", world / "train"], ["categorize", world / "train", "x"]):
         message = command.fails(*arguments)
-        expected = f"counterpoint: {world / 'train'}: not a run folder (no recipe.json); `counterpoint train` makes one"
+        named = f"counterpoint: {world / 'train'}: not a run folder (no recipe.json)"
+        expected = f"{named}; it is data, and the run is named before it"
         assert message == expected
 
 

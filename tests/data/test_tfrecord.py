@@ -104,7 +104,7 @@ def test_empty_file_has_no_records(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(Error, match=r"absent: No such file"):
         Shard(tmp_path / "absent")
-    with pytest.raises(Error, match="directory"):
+    with pytest.raises(Error, match="a folder, and not a file"):
         Shard(tmp_path)
 
 
