@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from counterpoint.errors import Error
 
 LOCK_FILE = ".lock"
-_FILMS = "3g2 3gp asf avi dv flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm rmvb ts vob webm wmv"
+_FILMS = "3g2 3gp asf avi dv f4v flv m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf ogv qt rm rmvb ts vob webm wmv"
 FILMS = frozenset(f".{name}" for name in _FILMS.split(" "))
 """Suffixes of the video files that are looked for in folders."""
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))  # of disks, which name no file

@@ -6,6 +6,7 @@ seconds, and `inspect` and `taxonomy` do without it.
 """
 
 import importlib
+import io
 import os
 import sys
 import textwrap
@@ -73,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 where it did what it was asked to, 1 for an error, 2 for wrong arguments, 130 if interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):  # a console of few letters shows a name with question marks, and goes on
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     tokens = [token for token in given if token != "--debug"] or ["--help"]

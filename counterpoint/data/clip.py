@@ -51,6 +51,18 @@ def present(track: TrackArray) -> NDArray[np.bool_]:
     return seen
 
 
+def are_codes(track: TrackArray) -> bool:
+    """Whether float features are 8-bit codes that nobody has turned into features: whole numbers from 0 to 255.
+
+    >>> are_codes(np.array([[0.0, 131.0, 255.0]], np.float32)), are_codes(np.array([[0.0, 1.5, -0.2]], np.float32))
+    (True, False)
+    """
+    if track.dtype == _CODE or not track.size:
+        return False
+    whole = np.rint(track) == track
+    return bool(whole.all() and track.min() >= 0 and 16 < track.max() <= 255)
+
+
 def _leading(tracks: TrackArray) -> NDArray[np.uint64] | None:
     """The first eight codes of each step as one number, where almost every step shows; None for other features."""
     if tracks.dtype != _CODE or tracks.shape[-1] < 8:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from counterpoint.data.clip import Clip
-from counterpoint.data.records import clip_of
+from counterpoint.data.clip import Clip, are_codes
+from counterpoint.data.records import CODE_OFFSET, CODE_SCALE, clip_of
 from counterpoint.data.remote import open_shard
 from counterpoint.data.store import RemotePath
 from counterpoint.errors import UNREADABLE, Error, RecordError
@@ -73,6 +73,11 @@ class FeatureSet:
                             raise Error(
                                 f"{path}: record {record}: {name!r} has {track.shape[1]} features a step, "
                                 f"other clips have {sizes[name]}"
+                            )
+                        if are_codes(track):
+                            raise Error(
+                                f"{path}: record {record}: {name!r} holds 8-bit codes (0 to 255) as floats; store them "
+                                f"as bytes, or as features: code * {CODE_SCALE:.6g} - {-CODE_OFFSET:.6g}"
                             )
                 found = stored[folder].sizes.keys() <= sizes.keys() if folder in stored else looked >= len(few)
                 if sizes and found:

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from counterpoint.data.clip import Clip, present
+from counterpoint.data.clip import Clip, are_codes, present
 from counterpoint.data.copies import Digests
 from counterpoint.data.features import FeatureSet, encoder_of
 from counterpoint.data.records import clip_of
@@ -207,6 +207,8 @@ class _Counts:
         self.forms: dict[str, Counter[tuple[int, str]]] = {}  # modality -> (size, type) -> clips
         self.track_steps: dict[str, Counter[int]] = {}
         self.empty: Counter[str] = Counter()
+        self.codes: Counter[str] = Counter()
+        self.featureless = 0
         self.problems: list[str] = []
         self.digests = Digests()
 
@@ -221,6 +223,8 @@ class _Counts:
             self.forms.setdefault(name, Counter())[track.shape[1], str(track.dtype)] += 1
             self.track_steps.setdefault(name, Counter())[len(track)] += 1
             self.empty[name] += not present(track).any()
+            self.codes[name] += are_codes(track)
+        self.featureless += bool(clip.tracks) and not any(present(track).any() for track in clip.tracks.values())
 
     def sum_up(self, shards: Sequence[Path | RemotePath]) -> Inspection:
         total = self.steps.total()
@@ -233,6 +237,11 @@ class _Counts:
                 self.problems.append(f"{name}: {clips:,} clips have {other_size:,} features of {other_kind}")
         if total and not modalities:
             self.problems.append("no clip has features")
+        for name, clips in self.codes.items():
+            if clips:
+                self.problems.append(f"{name}: {clips:,} clips hold 8-bit codes (0 to 255) as floats, and no features")
+        if self.featureless:
+            self.problems.append(f"{self.featureless:,} clips have all-zero features: they are read as missing")
         same_id, same_features = self.digests.repeated()
         if same_id:
             self.problems.append(f"{same_id:,} clips have the id of an earlier clip")

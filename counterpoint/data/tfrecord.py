@@ -328,6 +328,13 @@ def _header(data: Bytes, position: int) -> tuple[int, bool]:
     return length, head == head_of(length)
 
 
+def begins_a_record(path: Path) -> bool:
+    """Whether a file begins as a shard does: with a length that agrees with its checksum."""
+    with path.open("rb") as file:
+        head = np.frombuffer(file.read(HEAD_BYTES), np.uint8)
+    return _header(head, 0)[1]
+
+
 def _as_index(offsets: list[int], lengths: list[int], bad: list[tuple[int, int, str]]) -> Index:
     return Index(np.array(offsets, np.int64), np.array(lengths, np.int64), bad)
 

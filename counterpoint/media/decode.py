@@ -39,7 +39,7 @@ FORMATS = (
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 SUFFIXES = FILMS
 """Of the files that are looked for in folders."""
-_SOUNDS = "aac ac3 aiff amr flac gif m4a mp3 oga ogg opus wav"
+_SOUNDS = "aac ac3 aiff amr flac gif m4a mka mp3 oga ogg opus wav wma"
 SOUNDS = frozenset(f".{name}" for name in _SOUNDS.split(" "))
 """Of further files that are read where they are named."""
 UNSPECIFIED = (0, 2)  # colour spaces

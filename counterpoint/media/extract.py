@@ -6,7 +6,7 @@ not at all. The same call continues where an interrupted one stopped, and adds n
 ===============================  ==================================================
 ``clips-0000.tfrecord`` ...      the clips; an id is a file's path below its folder
 ``features.json``                which encoders made them
-``sources.jsonl``                the size of each clip's file in bytes, and the second at which it was cut
+``sources.jsonl``                each clip's file: its size in bytes, the second at which it was cut, notes about it
 ``taxonomy/``                    categories and labels, if there is a labels file
 ===============================  ==================================================
 """
@@ -28,7 +28,7 @@ import numpy as np
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FEATURES_FILE, FeatureSet
 from counterpoint.data.records import clip_of, encode
-from counterpoint.data.tfrecord import Shard, Writer
+from counterpoint.data.tfrecord import Shard, Writer, begins_a_record
 from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import check_output_folder, claimed
 from counterpoint.media.decode import DEFAULT, SOUNDS, SUFFIXES, Limits
@@ -162,7 +162,10 @@ def are_videos(paths: Paths) -> bool:
             if videos and any(path.rglob("*.tfrecord")):
                 raise Error(f"{path}: holds video files and shards; name the ones to categorize")
             return videos
-        return path.suffix.lower() in SUFFIXES | SOUNDS
+        if path.suffix.lower() in SUFFIXES | SOUNDS:
+            return True
+        # Of another name, or none: what is no shard is tried as a film, as `extract` does.
+        return path.suffix.lower() != ".tfrecord" and path.is_file() and not begins_a_record(path)
 
     kinds = {is_video(Path(path)) for path in _listed(paths)}
     if len(kinds) > 1:
@@ -366,7 +369,8 @@ def _extract(
         else:
             store.add(result.clip)
             with (out / SOURCES_FILE).open("a", encoding="utf-8") as file:
-                line = {"id": source.id, "bytes": _size(source.path), "cut": limits.seconds}
+                line: dict[str, Any] = {"id": source.id, "bytes": _size(source.path), "cut": limits.seconds}
+                line |= {"notes": result.notes} if result.notes else {}
                 file.write(json.dumps(line) + "\n")
             report.notes += [(source.path, note) for note in result.notes]
             report.new += 1

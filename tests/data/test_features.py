@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from training.world import SIZES, clip, clips, codes, damage, write
 
 from counterpoint.data.features import FEATURES_FILE, SAMPLE_CLIPS, FeatureSet
+from counterpoint.data.inspect import inspect
 from counterpoint.data.records import encode
 from counterpoint.data.tfrecord import Writer
 from counterpoint.errors import Error
@@ -154,3 +156,15 @@ def test_a_modality_that_the_first_films_lack(tmp_path: Path) -> None:
     assert FeatureSet.of([silent]).sizes == {"video": SIZES["video"]}
     late = write(tmp_path / "b.tfrecord", *clips(2 * SAMPLE_CLIPS, sound=False), *clips(SAMPLE_CLIPS))
     assert FeatureSet.of([silent, late]).sizes == SIZES
+
+
+def test_codes_as_floats_are_no_features(tmp_path: Path) -> None:
+    """A model that reads them gives nonsense without a word."""
+    made = np.random.default_rng(0).integers(0, 256, (1, 16)).astype(np.float32)
+    path = write(tmp_path / "a.tfrecord", clip("a", [10], video=made))
+    with pytest.raises(Error, match=r"record 0: 'video' holds 8-bit codes \(0 to 255\) as floats; store them as bytes"):
+        FeatureSet.of([path])
+    assert "video: 1 clips hold 8-bit codes (0 to 255) as floats, and no features" in inspect(path).problems
+    fine = write(tmp_path / "b.tfrecord", clip("a", [10], video=made / 64 - 2), clip("b", [10], video=0 * made))
+    assert FeatureSet.of([fine]).sizes == {"video": 16}
+    assert "1 clips have all-zero features: they are read as missing" in inspect(fine).problems

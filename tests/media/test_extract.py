@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from training import world
 
 from counterpoint.data.clip import Clip
 from counterpoint.data.features import FeatureSet
@@ -347,3 +349,20 @@ def test_clips_come_in_the_order_given(videos: Path, lite: Encoders) -> None:
     expected = lite.encode(videos / "a.mp4", "a.mp4")
     assert result.clip.tracks.keys() == expected.clip.tracks.keys()
     assert all(np.array_equal(result.clip.tracks[name], track) for name, track in expected.clip.tracks.items())
+
+
+def test_videos_by_any_name(videos: Path, tmp_path: Path) -> None:
+    """What `extract` takes as a video, `categorize` does too."""
+    for name in ("noname", "film.f4v", "film.xyz", "sound.mka"):
+        (tmp_path / name).write_bytes((videos / "a.mp4").read_bytes())
+        assert are_videos(tmp_path / name)
+    shard = world.write(tmp_path / "shard", *world.clips(2))
+    assert not are_videos(shard)
+    assert [source.id for source in find(tmp_path)] == ["film.f4v"]
+
+
+def test_notes_stay_beside_the_shards(lite: Encoders, tmp_path: Path) -> None:
+    film = render.write(tmp_path / "a.mp4", [np.zeros((48, 64, 3), np.uint8)] * 75, None)
+    report = extract_sources(find([film]), tmp_path / "out", lite)
+    (line,) = (tmp_path / "out" / extract.SOURCES_FILE).read_text().splitlines()
+    assert json.loads(line)["notes"] == [note for _, note in report.notes] == ["no sound"]
