@@ -259,3 +259,21 @@ def test_a_group_alone_lists_its_verbs(command: Any, capsys: pytest.CaptureFixtu
     code, out, _ = command("taxonomy")
     assert code == 0
     assert "measure" in out
+
+
+def test_names_of_strangers_do_nothing_to_a_terminal(command: Any, tmp_path: Path) -> None:
+    names = ("\x1b]0;pwned\x07\x1b[31mred", "\u202egnp.exe", "[bold]click[/bold]", "=1+1")
+    rows = "".join(f"c{i}\t\t{name}\n" for i, name in enumerate(names))
+    (tmp_path / "categories.tsv").write_text(f"id\tparent\tname\n{rows}", encoding="utf-8")
+    code, out, err = command("taxonomy", "show", tmp_path / "categories.tsv")
+    assert code == 0, err
+    assert not {"\x1b", "\x07", "\u202e"} & set(out)
+    assert r"\x1b]0;pwned" in out
+    assert "[bold]click[/bold]" in out
+
+
+def test_secrets_of_urls_are_not_printed(command: Any, tmp_path: Path) -> None:
+    code, out, err = command("inspect", "http://me:hidden@127.0.0.1:9/a.tfrecord?X-Amz-Signature=0a1b&part=1")
+    assert code == 1
+    assert "hidden" not in out + err
+    assert "0a1b" not in out + err
