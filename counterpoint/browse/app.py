@@ -15,7 +15,7 @@ from counterpoint.browse.clips import Clips, Filter
 from counterpoint.browse.export import Format, export
 from counterpoint.explanation import explain
 from counterpoint.serve.gate import PAGE as SHARED
-from counterpoint.serve.gate import Guard, bind, handle_errors, host_names, is_local, url_of
+from counterpoint.serve.gate import Guard, TimelyProtocol, bind, handle_errors, host_names, is_local, url_of
 from counterpoint.serve.serializers import timeline_answer
 
 PAGE = Path(__file__).with_name("page")
@@ -127,6 +127,7 @@ def serve(
     with bind(host, port) as bound:
         config = uvicorn.Config(
             build(clips, host_names(host)),
+            http=TimelyProtocol,
             log_level="warning",
             access_log=False,
             server_header=False,

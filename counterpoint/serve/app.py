@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from counterpoint import __version__
 from counterpoint.serve import answers
 from counterpoint.serve.answers import problems
-from counterpoint.serve.gate import PAGE, Gate, bind, handle_errors, is_local, url_of
+from counterpoint.serve.gate import PAGE, Gate, TimelyProtocol, bind, handle_errors, is_local, url_of
 from counterpoint.serve.service import Service
 from counterpoint.serve.settings import KEY, Settings
 
@@ -231,6 +231,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 build(service),
+                http=TimelyProtocol,
                 log_level="warning",
                 access_log=False,
                 server_header=False,

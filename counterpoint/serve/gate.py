@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from counterpoint.errors import Error, redacted
 from counterpoint.files import FULL
@@ -37,6 +38,9 @@ METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 NO_STATUS = 0  # no answer has begun
 IDLE_SECONDS = 30.0  # without a byte of an upload
 DRAIN_BYTES, DRAIN_SECONDS = 64 * MEGABYTE, 10.0  # of a refused upload that are read before its connection is closed
+
+HEAD_SECONDS = 10.0  # that a request's head may take
+LEAST_RATE, PATIENCE_SECONDS = 4096, 10.0  # bytes a second of an upload, after so many seconds
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine that no other machine reaches."""
@@ -119,6 +123,39 @@ def host_names(host: str, names: Collection[str] = ()) -> tuple[str, ...]:
         return ()
     own = f"[{host}]" if ":" in host else host
     return tuple(name.lower() for name in (*names, *LOCAL, own))
+
+
+class TimelyProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """uvicorn's, which ends connections whose next request's head does not come: thousands would hold its files."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._late is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._late = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._end)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _end(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -323,7 +360,7 @@ class Gate(Guard):
 
     def _limited(self, receive: Receive) -> Receive:
         """The body, up to the allowed size and as long as bytes arrive."""
-        seen = 0
+        seen, begun = 0, time.monotonic()
 
         async def limited() -> Message:
             nonlocal seen
@@ -333,6 +370,9 @@ class Gate(Guard):
             except TimeoutError:
                 raise HTTPException(408, f"nothing came for {IDLE_SECONDS:g} s") from None
             seen += len(message.get("body", b""))
+            elapsed = time.monotonic() - begun
+            if elapsed > PATIENCE_SECONDS and seen < LEAST_RATE * elapsed and message.get("more_body"):
+                raise HTTPException(408, f"slower than {LEAST_RATE / 1024:g} kB a second, which holds others up")
             if seen > self.service.settings.max_bytes:
                 raise HTTPException(413, self._too_large)
             return message

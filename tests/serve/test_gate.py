@@ -5,14 +5,18 @@ import errno
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
+from fastapi import HTTPException
 
 from counterpoint.errors import Error
 from counterpoint.files import claimed
+from counterpoint.serve import gate
 from counterpoint.serve.gate import Gate, bind, host_names, is_local, url_of
 from counterpoint.serve.service import PREFIX, Metrics, sweep
 from counterpoint.serve.settings import Settings
@@ -122,6 +126,67 @@ def test_folders_of_killed_servers_are_swept(tmp_path: Path) -> None:
         sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([used.name, other.name])
     assert (used / "upload").exists()
+
+
+def test_heads_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first one, and one that begins after an answer on a kept connection; requests that are worked on have none."""
+    monkeypatch.setattr(gate, "HEAD_SECONDS", 0.4)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await asyncio.sleep(1.0)
+            await well(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(slow, http=gate.TimelyProtocol, log_level="warning", lifespan="off"))
+    whole = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with bind("127.0.0.1", 0) as bound:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            for sent, answered in ((b"", False), (b"GET / HT", False), (whole, True), (whole + b"GET / HT", True)):
+                with socket.create_connection(bound.getsockname(), timeout=8) as client:
+                    client.sendall(sent[: len(whole)])
+                    received = b""
+                    if answered:
+                        while not received.endswith(b"0\r\n\r\n"):
+                            received += client.recv(9999)
+                        client.sendall(sent[len(whole) :])
+                    while part := client.recv(9999):
+                        received += part
+                    assert received.startswith(b"HTTP/1.1 200") == answered
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_uploads_have_a_least_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "PATIENCE_SECONDS", 0.05)
+
+    async def reads(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    service: Any = SimpleNamespace(
+        settings=Settings(), metrics=Metrics(), uploads=set(), stopping=False, admit=lambda clips: None
+    )
+
+    def upload(size: int) -> Any:
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0.02)
+            return {"type": "http.request", "body": bytes(size), "more_body": receive_more.pop()}
+
+        receive_more = [False, *[True] * 9]
+        scope = {"type": "http", "method": "POST", "path": "/v1/categorize", "headers": []}
+        return Gate(reads, service)(scope, receive, None)  # type: ignore[arg-type]
+
+    asyncio.run(upload(4000))
+    with pytest.raises(HTTPException, match="slower than 4 kB a second"):
+        asyncio.run(Gate(reads, service).forward({"method": "POST", "path": "/v1/categorize"}, trickle, None))  # type: ignore[arg-type]
+
+
+async def trickle() -> dict[str, Any]:
+    await asyncio.sleep(0.02)
+    return {"type": "http.request", "body": b"x", "more_body": True}
 
 
 def test_a_socket_names_its_protocol() -> None:
