@@ -395,6 +395,15 @@ class _Chooser:
             yield self.last
 
 
+def is_media(path: Path) -> bool:
+    """Whether a file, whatever its name, is of a kind that is decoded here."""
+    try:
+        with logged(), av.open(f"file:{path}", options=OPTIONS) as container:
+            return bool(container.streams.video or container.streams.audio)
+    except (OSError, av.FFmpegError):
+        return False
+
+
 def _picture(container: InputContainer) -> VideoStream | None:
     """The film, not its cover; of several, the default, then the largest."""
     films = [

@@ -31,7 +31,7 @@ from counterpoint.data.records import clip_of, encode
 from counterpoint.data.tfrecord import Shard, Writer, begins_a_record
 from counterpoint.errors import UNREADABLE, Error
 from counterpoint.files import check_output_folder, claimed
-from counterpoint.media.decode import DEFAULT, SOUNDS, SUFFIXES, Limits
+from counterpoint.media.decode import DEFAULT, SOUNDS, SUFFIXES, Limits, is_media
 from counterpoint.media.encoders import LITE, Encoded, Encoders, build
 from counterpoint.media.labels import FOLDERS, Labels, from_folders, read, real
 from counterpoint.media.workers import TIME_LIMIT, Engine, Failure, Source, encode_all
@@ -164,8 +164,8 @@ def are_videos(paths: Paths) -> bool:
             return videos
         if path.suffix.lower() in SUFFIXES | SOUNDS:
             return True
-        # Of another name, or none: what is no shard is tried as a film, as `extract` does.
-        return path.suffix.lower() != ".tfrecord" and path.is_file() and not begins_a_record(path)
+        other = path.suffix.lower() != ".tfrecord" and path.is_file()  # of another name, or none
+        return other and not begins_a_record(path) and is_media(path)
 
     kinds = {is_video(Path(path)) for path in _listed(paths)}
     if len(kinds) > 1:
